@@ -1,0 +1,18 @@
+//! The clock that all processes of a machine share.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::protocol::nanos;
+
+/// This moment, in nanoseconds.
+pub(crate) fn now() -> u64 {
+    // The monotonic clock begins with the machine, so it is never negative.
+    nanos(Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default())
+}
+
+/// Waits until a moment of [`now`].
+pub(crate) async fn wait_for(moment: u64) {
+    tokio::time::sleep(Duration::from_nanos(moment.saturating_sub(now()))).await;
+}

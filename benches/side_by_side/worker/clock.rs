@@ -1,0 +1,18 @@
+//! The clock that all processes of a machine share.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tooz_benches::protocol::nanos;
+
+/// This moment, in nanoseconds.
+pub(crate) fn now() -> u64 {
+    // The monotonic clock is always there.
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    nanos(time)
+}
+
+/// Waits until a moment of [`now`].
+pub(super) async fn wait_for(moment: u64) {
+    tokio::time::sleep(Duration::from_nanos(moment.saturating_sub(now()))).await;
+}

@@ -1,0 +1,77 @@
+//! Consul: GET and PUT of a key, and all keys that begin so.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Method;
+use serde::Deserialize;
+use tooz::{CoordinatorUrl, async_trait};
+
+use super::Raw;
+use super::http::{Http, JSON};
+use super::place::{option, own_name};
+
+pub(super) struct Consul {
+    http: Http,
+    get: String,
+    put: String,
+    /// Before the names of the groups.
+    groups: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry<'a> {
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    /// In base64; `None` if it is empty.
+    #[serde(borrow)]
+    value: Option<Cow<'a, str>>,
+}
+
+impl Consul {
+    pub(super) async fn open(url: &CoordinatorUrl) -> anyhow::Result<Self> {
+        let put = format!("/v1/kv/{}", own_name());
+        let namespace = option(url, "namespace").unwrap_or("tooz");
+        let mut this = Self {
+            http: Http::open(url, 8500).await?,
+            get: format!("{put}?consistent"),
+            put,
+            groups: format!("{namespace}/groups/"),
+        };
+        // So that there is something to read.
+        this.write().await?;
+        Ok(this)
+    }
+}
+
+#[async_trait]
+impl Raw for Consul {
+    async fn read(&mut self) -> anyhow::Result<()> {
+        self.http.get(&self.get).await?;
+        Ok(())
+    }
+
+    async fn write(&mut self) -> anyhow::Result<()> {
+        self.http.send(Method::PUT, &self.put, JSON, "1").await?;
+        Ok(())
+    }
+
+    async fn read_group(&mut self, group: &str) -> anyhow::Result<usize> {
+        let prefix = format!("{}{group}/", self.groups);
+        let body = self.http.get(&format!("/v1/kv/{prefix}?recurse&consistent")).await?;
+        let entries: Vec<Entry<'_>> = serde_json::from_slice(&body)?;
+        let mut bytes = 0;
+        for Entry { key, value } in &entries {
+            let value = STANDARD.decode(value.as_deref().unwrap_or_default())?;
+            bytes += key.len() - prefix.len() + value.len();
+        }
+        Ok(bytes)
+    }
+
+    async fn close(&mut self) -> anyhow::Result<()> {
+        self.http.send(Method::DELETE, &self.put, JSON, "").await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! etcd v2: GET with quorum and PUT of a key, and a directory with everything in it.
+
+use std::borrow::Cow;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use hyper::Method;
+use serde::Deserialize;
+use tooz::{CoordinatorUrl, async_trait};
+
+use super::Raw;
+use super::http::{FORM, Http};
+use super::place::{option, own_name};
+
+pub(super) struct Etcd {
+    http: Http,
+    get: String,
+    put: String,
+    /// Before the names of the groups.
+    groups: String,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    node: Node<'a>,
+}
+
+#[derive(Deserialize)]
+struct Node<'a> {
+    #[serde(borrow, default)]
+    key: Cow<'a, str>,
+    #[serde(borrow, default)]
+    value: Cow<'a, str>,
+    #[serde(default)]
+    dir: bool,
+    #[serde(borrow, default)]
+    nodes: Vec<Node<'a>>,
+}
+
+impl Etcd {
+    pub(super) async fn open(url: &CoordinatorUrl) -> anyhow::Result<Self> {
+        let put = format!("/v2/keys/{}", own_name());
+        let root = match option(url, "namespace").unwrap_or_default() {
+            "" => String::new(),
+            namespace => format!("/{namespace}"),
+        };
+        let mut this = Self {
+            http: Http::open(url, 2379).await?,
+            get: format!("{put}?quorum=true"),
+            put,
+            groups: format!("/v2/keys{root}/tooz.rs/group/g"),
+        };
+        // So that there is something to read.
+        this.write().await?;
+        Ok(this)
+    }
+}
+
+/// The bytes of a member's id and capabilities, of `mID` and `SESSION:CAPABILITIES` in base64.
+fn size_of(member: &Node<'_>) -> Option<usize> {
+    let (_, id) = member.key.rsplit_once("/m")?;
+    let (_, capabilities) = member.value.split_once(':')?;
+    Some(URL_SAFE.decode(id).ok()?.len() + URL_SAFE.decode(capabilities).ok()?.len())
+}
+
+#[async_trait]
+impl Raw for Etcd {
+    async fn read(&mut self) -> anyhow::Result<()> {
+        self.http.get(&self.get).await?;
+        Ok(())
+    }
+
+    async fn write(&mut self) -> anyhow::Result<()> {
+        self.http.send(Method::PUT, &self.put, FORM, "value=1&ttl=600").await?;
+        Ok(())
+    }
+
+    async fn read_group(&mut self, group: &str) -> anyhow::Result<usize> {
+        // The padding of base64 is all of it that a URL does not take.
+        let name = URL_SAFE.encode(group).replace('=', "%3D");
+        let target = format!("{}{name}?quorum=true&recursive=true", self.groups);
+        let body = self.http.get(&target).await?;
+        let event: Event<'_> = serde_json::from_slice(&body)?;
+        // Beside the directory of the members is the mark of the group.
+        let members = event.node.nodes.iter().filter(|node| node.dir).flat_map(|dir| &dir.nodes);
+        members.map(|member| size_of(member).context("no member of ours")).sum()
+    }
+}

@@ -1,0 +1,116 @@
+//! The contestant that is a bare client: the round trips of which a driver's calls are made.
+//!
+//! Each backend has the client that our driver has, of the same version, on a connection of the
+//! same kind, and nothing above it: no engine, no session, no limit of time, no second attempt.
+//! What it measures is what no driver on that client can fall below.
+
+mod consul;
+mod etcd;
+mod etcd3;
+mod etcd3_http;
+mod file;
+mod http;
+mod ipc;
+mod memcached;
+mod mysql;
+mod place;
+mod postgresql;
+mod redis;
+mod zookeeper;
+
+use std::time::Instant;
+
+use anyhow::{Context as _, bail, ensure};
+use tooz::{CoordinatorUrl, async_trait};
+use tooz_benches::protocol::{Answer, Ask};
+
+/// A connection. Each call is awaited before the next.
+#[async_trait]
+trait Raw: Send {
+    /// One round trip that reads a little.
+    async fn read(&mut self) -> anyhow::Result<()>;
+
+    /// One round trip that writes as an acquisition would.
+    async fn write(&mut self) -> anyhow::Result<()>;
+
+    /// Reads what the driver keeps of a group's members, in the fewest round trips; how many bytes
+    /// their ids and capabilities have, with what the driver keeps beside them in the same place.
+    /// The group's name has letters, digits and hyphens only.
+    async fn read_group(&mut self, group: &str) -> anyhow::Result<usize>;
+
+    /// Removes what would stay. All else ends with the connection, or in its time.
+    async fn close(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Opens the connection that a driver of the URL's scheme would.
+async fn open(url: &str) -> anyhow::Result<Box<dyn Raw>> {
+    let url: CoordinatorUrl = url.parse()?;
+    Ok(match url.scheme() {
+        "redis" => Box::new(redis::Redis::open(&url).await?),
+        "zookeeper" => Box::new(zookeeper::ZooKeeper::open(&url).await?),
+        "memcached" => Box::new(memcached::Memcached::open(&url).await?),
+        "etcd3" => Box::new(etcd3::Etcd3::open(&url).await?),
+        "etcd3+http" => Box::new(etcd3_http::Etcd3Http::open(&url).await?),
+        "etcd" => Box::new(etcd::Etcd::open(&url).await?),
+        "consul" => Box::new(consul::Consul::open(&url).await?),
+        "postgresql" => Box::new(postgresql::PostgreSql::open(&url).await?),
+        "mysql" => Box::new(mysql::MySql::open(&url).await?),
+        "file" => Box::new(file::Files::open(&url)?),
+        "ipc" => Box::new(ipc::Ipc::open(&url)?),
+        other => bail!("there is no bare client for {other}"),
+    })
+}
+
+/// A bare client, connected once it is asked to.
+#[derive(Default)]
+pub(super) struct Client {
+    raw: Option<Box<dyn Raw>>,
+}
+
+impl Client {
+    /// Does what is asked, within the task of the caller.
+    pub(super) async fn answer(&mut self, ask: Ask) -> anyhow::Result<Answer> {
+        match ask {
+            Ask::Open { url, .. } => {
+                let began = Instant::now();
+                self.raw = Some(open(&url).await?);
+                Ok(Answer::took(began.elapsed()))
+            }
+            Ask::Close => {
+                if let Some(mut raw) = self.raw.take() {
+                    raw.close().await?;
+                }
+                Ok(Answer::default())
+            }
+            Ask::Reads { count } => {
+                let raw = self.raw()?;
+                Ok(timed!(count, raw.read().await?))
+            }
+            Ask::Writes { count } => {
+                let raw = self.raw()?;
+                Ok(timed!(count, raw.write().await?))
+            }
+            Ask::ReadGroup { group, count } => self.read_group(&group, count).await,
+            Ask::Memory => Ok(Answer { bytes: Some(super::resident()?), ..Answer::default() }),
+            _ => Ok(Answer::unsupported("a bare client has round trips only")),
+        }
+    }
+
+    fn raw(&mut self) -> anyhow::Result<&mut dyn Raw> {
+        let raw = self.raw.as_mut().context("not open")?;
+        Ok(raw.as_mut())
+    }
+
+    /// The answer has the bytes of the last time too.
+    async fn read_group(&mut self, group: &str, count: usize) -> anyhow::Result<Answer> {
+        let raw = self.raw()?;
+        let mut bytes = 0;
+        let answer = timed!(count, {
+            bytes = raw.read_group(group).await?;
+            ensure!(bytes > 0, "nothing is where the members of {group} should be");
+        });
+        Ok(Answer { bytes: Some(bytes.try_into()?), ..answer })
+    }
+}

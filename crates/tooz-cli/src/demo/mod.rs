@@ -1,0 +1,277 @@
+//! `tooz demo`: five processes coordinate before your eyes, and survive their leader's death.
+//!
+//! Each thing that it shows is a claim, which is checked: from what the workers report, from what a
+//! coordinator of its own sees, and from a record that the workers write under the lock.
+
+mod cast;
+mod claims;
+mod jobs;
+mod screen;
+mod worker;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+use tooz::{Characteristic, Coordinator, CoordinatorUrl, Feature, Features, MemberId};
+
+use self::cast::{Cast, Setting, State};
+use self::claims::{Claims, read_record};
+use self::jobs::JOBS;
+use self::screen::{Screen, Tone};
+pub(crate) use self::worker::{WorkerArgs, work};
+use crate::connect::{self, Target};
+use crate::output::Output;
+use crate::signals::Signals;
+
+const WORKERS: usize = 5;
+
+/// How far apart the workers start, so that one can watch them join.
+const BETWEEN_STARTS: Duration = Duration::from_millis(350);
+/// How long each part is shown at least.
+const SCENE: Duration = Duration::from_millis(2_500);
+/// How long a step may take that promises no time. All of them together stay below 20 s only if
+/// most are quicker; `CURTAIN` sees to the rest.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// When it ends at the latest.
+const CURTAIN: Duration = Duration::from_secs(18);
+
+/// How soon a death is known where ownership does not rest on time, and where it does.
+const AT_ONCE: Duration = Duration::from_secs(1);
+const AFTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(target: &Target, out: Output) -> Result<u8> {
+    let mut signals = Signals::listen()?;
+    let stage = tempfile::Builder::new().prefix("tooz-demo-").tempdir();
+    let stage = stage.context("cannot make a temporary directory")?;
+    let setting = setting(target, &stage)?;
+    let limit = suits(&setting.url)?;
+
+    let shown = setting.url.parse::<CoordinatorUrl>()?;
+    let title = format!("tooz demo: {WORKERS} processes, {JOBS} jobs and a lock on {shown}");
+    let screen = Screen::new(out.json, title)?;
+    let coordinator = tooz::get_coordinator(&setting.url, "demo")?;
+    signals.interrupt(coordinator.start()).await??;
+    let (group, record) = (setting.group.clone(), setting.record.clone());
+    let lock = setting.lock.clone();
+    let mut cast = Cast::new(&coordinator, setting, screen).await?;
+
+    let mut claims = Claims::default();
+    let play = async {
+        let show = show(&mut cast, &mut claims, limit);
+        match tokio::time::timeout(CURTAIN, show).await {
+            Ok(shown) => shown?,
+            Err(_) => claims.add(format!("it ends within {CURTAIN:?}"), Err("it did not".into())),
+        }
+        let killed = cast.workers.iter().find(|w| w.state == State::Killed).map(|w| &*w.name);
+        check_record(&record, killed, &mut claims)?;
+        check_residue(&coordinator, &group, &lock, &mut claims).await;
+        cast.screen.summary(&claims)?;
+        Ok(u8::from(claims.failed() > 0))
+    };
+    let played = signals.interrupt(play).await;
+    cast.clear().await;
+    // Of no use to anybody, and gone with the directory unless the user chose the backend.
+    let _ = coordinator.delete_group(&group).await;
+    connect::stop(&coordinator).await;
+    played?
+}
+
+/// The user's backend, or one of our own that lasts as long as the demonstration.
+fn setting(target: &Target, stage: &TempDir) -> Result<Setting> {
+    let url = match target.chosen_url() {
+        Some(url) => url.to_owned(),
+        None => connect::file_url(&stage.path().join("store"))?,
+    };
+    let record = stage.path().join("record");
+    std::fs::write(&record, "").context("cannot write the record")?;
+    let run = std::process::id();
+    let (group, lock) = (format!("tooz-demo-{run}"), format!("tooz-demo-lock-{run}"));
+    Ok(Setting { url, group, lock, record })
+}
+
+/// Whether the backend can be used by several processes and does all that is shown; and how soon it
+/// knows of a death.
+fn suits(url: &str) -> Result<Duration> {
+    const NEEDED: Features = Features::of(&[
+        Feature::Locks,
+        Feature::FencingTokens,
+        Feature::Groups,
+        Feature::Capabilities,
+        Feature::Events,
+        Feature::Elections,
+    ]);
+    let url: CoordinatorUrl = url.parse()?;
+    let driver = tooz::registry().driver(url.scheme())?;
+    if !driver.characteristics.contains(Characteristic::DistributedAcrossProcesses) {
+        bail!(
+            "{}:// lives within one process, and the workers of the demonstration are processes; \
+             choose another --url, or none",
+            url.scheme()
+        );
+    }
+    let missing = NEEDED.without(driver.features);
+    if !missing.is_empty() {
+        bail!("the driver {} cannot show: {missing}", driver.name);
+    }
+    Ok(match driver.characteristics.contains(Characteristic::NonTimeoutBased) {
+        true => AT_ONCE,
+        false => AFTER_TIMEOUT,
+    })
+}
+
+/// The story.
+async fn show(cast: &mut Cast, claims: &mut Claims, limit: Duration) -> Result<()> {
+    everybody_joins(cast, claims).await?;
+    work_goes_on(cast, claims, "at first").await?;
+    the_leader_dies(cast, claims, limit).await?;
+    work_goes_on(cast, claims, "after it").await?;
+    everybody_leaves(cast, claims).await
+}
+
+async fn everybody_joins(cast: &mut Cast, claims: &mut Claims) -> Result<()> {
+    for _ in 0..WORKERS {
+        cast.start_worker()?;
+        cast.until(BETWEEN_STARTS, |_| false).await?;
+    }
+    let joined = cast.until(PATIENCE, Cast::all_joined).await?;
+    let seen = format!("{} members", cast.members.len());
+    claims.add("five processes join the group", happened(joined, &seen));
+
+    let led = cast.until(PATIENCE, |cast| cast.only_leader().is_some()).await?;
+    claims.add("they elect one leader", happened(led, &leader_of(cast)));
+    Ok(())
+}
+
+/// Jobs are shared, and the lock goes round.
+async fn work_goes_on(cast: &mut Cast, claims: &mut Claims, when: &str) -> Result<()> {
+    let shared = cast.until(PATIENCE, Cast::jobs_are_shared).await?;
+    let text = format!("each of the {JOBS} jobs has one owner {when}");
+    claims.add(text, happened(shared, &cast.shares()));
+
+    let scene = Instant::now();
+    let before: Vec<_> = cast.workers.iter().map(|worker| worker.turns).collect();
+    let turns = |cast: &Cast| {
+        let turns = cast.workers.iter().zip(&before).filter(|(worker, _)| worker.is_alive());
+        turns.map(|(worker, before)| worker.turns - before).min().unwrap_or(0)
+    };
+    let turned = cast.until(PATIENCE, |cast| turns(cast) > 0).await?;
+    cast.until(SCENE.saturating_sub(scene.elapsed()), |_| false).await?;
+    let text = format!("each of them holds the lock {when}");
+    claims.add(text, happened(turned, &format!("{} at least", times(turns(cast)))));
+    Ok(())
+}
+
+async fn the_leader_dies(cast: &mut Cast, claims: &mut Claims, limit: Duration) -> Result<()> {
+    let Some(leader) = cast.only_leader() else {
+        claims.add("the leader is killed", Err("nobody leads".into()));
+        return Ok(());
+    };
+    // While it holds the lock, if that comes soon: then both must go to somebody else.
+    cast.until(PATIENCE, |cast| cast.workers[leader].inside).await?;
+    let old = MemberId::from(&cast.workers[leader].name);
+    let turns = |cast: &Cast| cast.workers.iter().map(|worker| worker.turns).sum::<usize>();
+    let before = turns(cast);
+    cast.kill(leader)?;
+
+    // They come in any order: each moment is noted as it is seen.
+    let killed = Instant::now();
+    let (mut gone, mut led, mut shared, mut locked) = (None, None, None, None);
+    cast.until(limit * 2, |cast| {
+        let note = |moment: &mut Option<Duration>, happened: bool| {
+            if happened {
+                moment.get_or_insert(killed.elapsed());
+            }
+        };
+        note(&mut gone, !cast.members.contains(&old));
+        note(&mut led, cast.only_leader().is_some());
+        note(&mut shared, cast.jobs_are_shared());
+        note(&mut locked, turns(cast) > before);
+        [gone, led, shared, locked].iter().all(Option::is_some)
+    })
+    .await?;
+    claims.within("a new leader takes over", limit, led);
+    claims.within("the dead one is out of the group", limit, gone);
+    claims.within("its jobs have new owners", limit, shared);
+    claims.within("its lock is had by another", limit, locked);
+    let rising = cast.terms.is_sorted_by(|a, b| a < b);
+    let terms: Vec<_> = cast.terms.iter().map(ToString::to_string).collect();
+    let seen = format!("terms with the tokens {}", terms.join(", "));
+    let once = rising && cast.terms.len() == 2;
+    claims.add("one leader at a time, and tokens rise", if once { Ok(seen) } else { Err(seen) });
+    if let Some(took) = led {
+        let text = format!("{}, {} ms after that death", leader_of(cast), took.as_millis());
+        cast.screen.tell(Tone::Good, &text)?;
+    }
+    Ok(())
+}
+
+async fn everybody_leaves(cast: &mut Cast, claims: &mut Claims) -> Result<()> {
+    cast.screen.tell(Tone::Plain, "all are asked to stop")?;
+    cast.dismiss().await;
+    let ended = |cast: &Cast| cast.alive().count() == 0;
+    let all = cast.until(PATIENCE, ended).await?;
+    let well = cast.workers.iter().filter(|w| w.state == State::Ended { well: true }).count();
+    let seen = format!("{well} ended well");
+    let good = all.is_some() && well == WORKERS - 1;
+    claims.add("the others give all back and end", if good { Ok(seen) } else { Err(seen) });
+    if !cast.troubles.is_empty() {
+        claims.add("no worker is in trouble", Err(cast.troubles.join("; ")));
+    }
+    Ok(())
+}
+
+/// What the workers wrote down under the lock.
+fn check_record(record: &Path, killed: Option<&str>, claims: &mut Claims) -> Result<()> {
+    let record = std::fs::read_to_string(record).context("cannot read the record")?;
+    let seen = read_record(&record, killed)
+        .map(|turns| format!("{} turns, with tokens up to {}", turns.count, turns.last_token));
+    claims.add("never two hold the lock, and tokens rise", seen);
+    Ok(())
+}
+
+/// What is left on the backend: nothing that anybody holds.
+async fn check_residue(coordinator: &Coordinator, group: &str, lock: &str, claims: &mut Claims) {
+    let look = async {
+        let (members, leader) =
+            (coordinator.members(group).await?, coordinator.leader(group).await?);
+        let free = match coordinator.lock(lock)?.try_acquire().await? {
+            Some(guard) => guard.release().await.map(|_| true)?,
+            None => false,
+        };
+        Ok::<_, tooz::Error>((members.len(), leader, free))
+    };
+    let seen = match look.await {
+        Ok((0, None, true)) => Ok("no member, no leader, a free lock".into()),
+        Ok((members, leader, free)) => Err(format!(
+            "{members} members, {}, {} lock",
+            leader.map_or("no leader".into(), |leader| format!("{leader} leads")),
+            if free { "a free" } else { "a held" },
+        )),
+        Err(error) => Err(crate::output::chain(&error)),
+    };
+    claims.add("nothing is left on the backend", seen);
+}
+
+/// What was seen counts if it came in time.
+fn happened(took: Option<Duration>, seen: &str) -> Result<String, String> {
+    match took {
+        Some(_) => Ok(seen.to_owned()),
+        None => Err(format!("only {seen}, after {PATIENCE:?}")),
+    }
+}
+
+fn leader_of(cast: &Cast) -> String {
+    match cast.only_leader() {
+        Some(leader) => format!("{} leads", cast.workers[leader].name),
+        None => "not one leader".into(),
+    }
+}
+
+fn times(count: usize) -> String {
+    match count {
+        1 => "once".into(),
+        count => format!("{count} times"),
+    }
+}

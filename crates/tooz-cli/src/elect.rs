@@ -1,0 +1,102 @@
+//! `tooz elect`: CMD only while leading.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use anyhow::Result;
+use tooz::{Coordinator, GroupId, Leadership};
+
+use crate::LOST;
+use crate::child::{self, Ended};
+use crate::connect::{self, Target, bytes};
+use crate::lock::seconds;
+use crate::output;
+use crate::signals::Signals;
+
+/// How long to wait before another campaign, when one fails because the backend is out of reach.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs CMD only while leading a group
+///
+/// Joins the group, which is created if it is not there, and campaigns. While this member leads,
+/// CMD runs; it sees TOOZ_FENCING_TOKEN, which rises with every term, TOOZ_GROUP, TOOZ_URL and
+/// TOOZ_MEMBER_ID. When CMD ends by itself, the member stands down and leaves.
+///
+/// Exit code: that of CMD, 128 + n if signal n ended it; 76 if the term was lost, with --once; 126
+/// or 127 if CMD cannot be run; 1 for another error. Signals are passed on to CMD, and end the wait
+/// for the term.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The group
+    group: OsString,
+
+    /// Ends when the term is lost, instead of campaigning again
+    #[arg(long)]
+    once: bool,
+
+    /// How long CMD has between SIGTERM and SIGKILL when the term is lost
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "10")]
+    grace: Duration,
+
+    /// What to run
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+pub(crate) async fn run(target: &Target, args: Args) -> Result<u8> {
+    let mut signals = Signals::listen()?;
+    let coordinator = target.coordinator()?;
+    connect::report_session(&coordinator);
+    signals.interrupt(coordinator.start()).await??;
+    let result = rule(&coordinator, target, &args, &mut signals).await;
+    // This also leaves the group.
+    connect::stop(&coordinator).await;
+    result
+}
+
+/// One term after the other.
+async fn rule(
+    coordinator: &Coordinator,
+    target: &Target,
+    args: &Args,
+    signals: &mut Signals,
+) -> Result<u8> {
+    let group = GroupId::from(bytes(&args.group));
+    signals.interrupt(coordinator.join_group_create(&group, &())).await??;
+    let mut term = signals.interrupt(coordinator.campaign(&group)).await??;
+    loop {
+        output::note(&format!("leads {group}, with the token {}", term.fencing_token()));
+        let variables = [
+            ("TOOZ_FENCING_TOKEN", term.fencing_token().to_string().into()),
+            ("TOOZ_GROUP", args.group.clone()),
+            ("TOOZ_URL", target.url()?.into()),
+            ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
+        ];
+        let ended = child::run(&args.command, &variables, Some(&*term), args.grace, signals).await;
+        let stood_down = term.stand_down().await;
+        match ended? {
+            Ended::Exited(code) => {
+                if let Err(error) = stood_down {
+                    output::note(&output::chain(&error));
+                }
+                return Ok(code);
+            }
+            Ended::Lost(loss) => output::note(&format!("no longer leads {group}: {loss}")),
+        }
+        if args.once {
+            return Ok(LOST);
+        }
+        term = signals.interrupt(campaign_again(coordinator, &group)).await??;
+    }
+}
+
+/// A campaign that an outage of the backend does not end.
+async fn campaign_again(coordinator: &Coordinator, group: &GroupId) -> Result<Leadership> {
+    loop {
+        match coordinator.campaign(group).await {
+            Err(error) if error.is_retryable() => output::note(&output::chain(&error)),
+            result => return Ok(result?),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

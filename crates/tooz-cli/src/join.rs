@@ -1,0 +1,77 @@
+//! `tooz join`: a member of a group.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+use tooz::{Coordinator, GroupId};
+
+use crate::child::{self, Ended};
+use crate::connect::{self, Target, bytes};
+use crate::output::{self, Output};
+use crate::signals::Signals;
+
+/// Is a member of a group while CMD runs, or until a signal
+///
+/// The group is created if it is not there. With CMD, which sees TOOZ_GROUP, TOOZ_URL and
+/// TOOZ_MEMBER_ID, signals are passed on and the exit code is CMD's, 128 + n if signal n ended it.
+/// Without CMD, it says when it has joined, and a signal ends it with 0.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The group
+    group: OsString,
+
+    /// What the member publishes about itself
+    #[arg(long, value_name = "JSON", value_parser = json_value, default_value = "null")]
+    capabilities: serde_json::Value,
+
+    /// What to run
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+fn json_value(text: &str) -> Result<serde_json::Value, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+pub(crate) async fn run(target: &Target, args: Args, out: Output) -> Result<u8> {
+    let mut signals = Signals::listen()?;
+    let coordinator = target.coordinator()?;
+    connect::report_session(&coordinator);
+    signals.interrupt(coordinator.start()).await??;
+    let result = take_part(&coordinator, target, &args, &mut signals, out).await;
+    // This also leaves the group.
+    connect::stop(&coordinator).await;
+    result
+}
+
+async fn take_part(
+    coordinator: &Coordinator,
+    target: &Target,
+    args: &Args,
+    signals: &mut Signals,
+    out: Output,
+) -> Result<u8> {
+    let (group, member) = (GroupId::from(bytes(&args.group)), coordinator.member_id());
+    signals.interrupt(coordinator.join_group_create(&group, &args.capabilities)).await??;
+    if args.command.is_empty() {
+        match out.json {
+            true => out.value(&json!({"event": "joined", "member": output::id(member)}))?,
+            false => out.line(&format!("{member} joined {group}"))?,
+        }
+        signals.next().await;
+        return Ok(0);
+    }
+
+    let variables = [
+        ("TOOZ_GROUP", args.group.clone()),
+        ("TOOZ_URL", target.url()?.into()),
+        ("TOOZ_MEMBER_ID", connect::argument(member)),
+    ];
+    // Nothing that CMD needs can be lost: the coordinator joins again by itself.
+    match child::run(&args.command, &variables, None, Duration::ZERO, signals).await? {
+        Ended::Exited(code) => Ok(code),
+        Ended::Lost(_) => Ok(crate::LOST),
+    }
+}

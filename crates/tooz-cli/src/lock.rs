@@ -1,0 +1,108 @@
+//! `tooz lock`: CMD under a lock.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use anyhow::Result;
+use tooz::{Coordinator, LockName, Mode, Release, Wait};
+
+use crate::child::{self, Ended};
+use crate::connect::{self, Target, bytes};
+use crate::output;
+use crate::signals::Signals;
+use crate::{LOST, NOT_HAD};
+
+/// Runs CMD while holding a lock
+///
+/// CMD sees TOOZ_FENCING_TOKEN, a number that rises with every acquisition: let what the lock
+/// protects refuse a lower one than it has seen. It also sees TOOZ_LOCK, TOOZ_URL and
+/// TOOZ_MEMBER_ID.
+///
+/// Exit code: that of CMD, 128 + n if signal n ended it; 75 if the lock was not had; 76 if it was
+/// lost; 126 or 127 if CMD cannot be run; 1 for another error. Signals are passed on to CMD. The
+/// lock is released, and that confirmed, before the end.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The lock
+    name: OsString,
+
+    /// Holds it together with other shared holders
+    #[arg(long)]
+    shared: bool,
+
+    /// Does not wait: 75 if somebody else holds it
+    #[arg(long = "try", conflicts_with = "wait")]
+    no_wait: bool,
+
+    /// Waits that long and no longer: then 75
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    wait: Option<Duration>,
+
+    /// How long CMD has between SIGTERM and SIGKILL when the lock is lost
+    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "10")]
+    grace: Duration,
+
+    /// What to run
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Reads a number of seconds, which may have a fraction.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+pub(crate) async fn run(target: &Target, args: Args) -> Result<u8> {
+    let mut signals = Signals::listen()?;
+    let coordinator = target.coordinator()?;
+    signals.interrupt(coordinator.start()).await??;
+    let result = hold(&coordinator, target, &args, &mut signals).await;
+    connect::stop(&coordinator).await;
+    result
+}
+
+async fn hold(
+    coordinator: &Coordinator,
+    target: &Target,
+    args: &Args,
+    signals: &mut Signals,
+) -> Result<u8> {
+    let name = LockName::from(bytes(&args.name));
+    let lock = coordinator.lock(&name)?;
+    let mode = if args.shared { Mode::Shared } else { Mode::Exclusive };
+    let wait = match args.wait {
+        _ if args.no_wait => Wait::Try,
+        Some(time) => Wait::For(time),
+        None => Wait::Forever,
+    };
+    let Some(guard) = signals.interrupt(lock.acquire_with(mode, wait)).await?? else {
+        output::note(&format!("the lock {name} is held by somebody else"));
+        return Ok(NOT_HAD);
+    };
+
+    let variables = [
+        ("TOOZ_FENCING_TOKEN", guard.fencing_token().to_string().into()),
+        ("TOOZ_LOCK", args.name.clone()),
+        ("TOOZ_URL", target.url()?.into()),
+        ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
+    ];
+    let ended = child::run(&args.command, &variables, Some(&*guard), args.grace, signals).await;
+    let released = guard.release().await;
+    match (ended?, released) {
+        (Ended::Lost(loss), _) => {
+            output::note(&format!("the lock {name} was lost: {loss}"));
+            Ok(LOST)
+        }
+        (Ended::Exited(_), Ok(Release::WasLost)) => {
+            output::note(&format!("the lock {name} was lost before {:?} ended", args.command[0]));
+            Ok(LOST)
+        }
+        (Ended::Exited(code), Ok(Release::Released)) => Ok(code),
+        // It was held until CMD ended, so CMD's word counts.
+        (Ended::Exited(code), Err(error)) => {
+            output::note(&output::chain(&error));
+            Ok(code)
+        }
+    }
+}

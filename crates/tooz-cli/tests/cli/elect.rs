@@ -1,0 +1,70 @@
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{Place, Running, until};
+
+const LEAD: &str = "echo ready; echo $TOOZ_FENCING_TOKEN $TOOZ_GROUP; exec sleep 120";
+
+#[test]
+fn the_exit_code_is_that_of_the_command_and_nothing_is_left() {
+    let place = Place::new();
+    let done = place.run(["elect", "g", "--", "sh", "-c", "exit 5"]);
+    assert_eq!(done.code, 5);
+    assert!(done.err.contains("leads g, with the token 1"), "{done:?}");
+    assert_eq!(place.run(["leader", "g", "--json"]).json(), json!({"leader": null}));
+    assert_eq!(place.run(["members", "g", "--json"]).json(), json!([]));
+}
+
+#[test]
+fn one_leads_and_the_next_takes_over_from_a_killed_one() {
+    let place = Place::new();
+    let mut first = place.start(&["--member", "one", "elect", "g"], LEAD);
+    assert_eq!(first.line(), "1 g");
+    let next = ["--member", "two", "elect", "g", "--", "sh", "-c", LEAD];
+    let mut second = Running::start(&mut place.tooz(next));
+    until("two are in the group", || place.run(["members", "g"]).out == "one\ntwo\n");
+    assert_eq!(place.run(["leader", "g", "--json"]).json(), json!({"leader": "one"}));
+
+    first.signal(Signal::SIGKILL);
+    assert_eq!((second.line().as_str(), second.line().as_str()), ("ready", "2 g"));
+    assert_eq!(place.run(["leader", "g"]).out, "two\n");
+    assert_eq!(place.run(["members", "g"]).out, "two\n");
+    second.signal(Signal::SIGTERM);
+    assert_eq!(second.finish().code, 143);
+    drop(first);
+}
+
+#[test]
+fn a_lost_term_stops_the_command_and_another_campaign_begins() {
+    let place = Place::new();
+    let mut leader = place.start(&["--member", "one", "elect", "g"], LEAD);
+    assert_eq!(leader.line(), "1 g");
+    place.end_sessions();
+    assert_eq!((leader.line().as_str(), leader.line().as_str()), ("ready", "2 g"));
+    assert_eq!(place.run(["leader", "g"]).out, "one\n");
+    leader.signal(Signal::SIGTERM);
+    let done = leader.finish();
+    assert_eq!(done.code, 143);
+    assert!(done.err.contains("no longer leads g: "), "{done:?}");
+}
+
+#[test]
+fn once_is_once() {
+    let place = Place::new();
+    let leader = place.start(&["elect", "--once", "g"], LEAD);
+    place.end_sessions();
+    assert_eq!(leader.finish().code, 76);
+}
+
+#[test]
+fn a_signal_ends_the_campaign() {
+    let place = Place::new();
+    let first = place.start(&["--member", "one", "elect", "g"], LEAD);
+    let next = ["--member", "two", "elect", "g", "--", "true"];
+    let second = Running::start(&mut place.tooz(next));
+    until("two are in the group", || place.run(["members", "g"]).out == "one\ntwo\n");
+    second.signal(Signal::SIGINT);
+    assert_eq!(second.finish().code, 130);
+    assert_eq!(place.run(["members", "g"]).out, "one\n", "it left");
+    drop(first);
+}

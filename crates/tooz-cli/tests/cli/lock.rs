@@ -1,0 +1,173 @@
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Place, Running, until_dead};
+
+/// Says that it is ready, and runs until a signal.
+const UNTIL_SIGNAL: &str = "echo ready; exec sleep 120";
+
+/// Says which signal came, and ends with 3.
+fn trapping(signal: &str) -> String {
+    format!("trap 'echo got {signal}; kill $!; exit 3' {signal}; sleep 120 & echo ready; wait")
+}
+
+#[test]
+fn the_exit_code_is_that_of_the_command() {
+    let place = Place::new();
+    for code in [0, 1, 75, 255] {
+        let script = format!("exit {code}");
+        assert_eq!(place.run(["lock", "a", "--", "sh", "-c", &script]).code, code);
+    }
+    let killed = place.run(["lock", "a", "--", "sh", "-c", "kill -TERM $$"]);
+    assert_eq!((killed.code, killed.err.as_str()), (143, ""));
+}
+
+#[test]
+fn the_command_sees_what_it_needs() {
+    let place = Place::new();
+    let script = "echo $TOOZ_FENCING_TOKEN $TOOZ_LOCK $TOOZ_MEMBER_ID $TOOZ_URL";
+    for token in 1..=3 {
+        let done = place.run(["--member", "me", "lock", "a", "--", "sh", "-c", script]);
+        assert_eq!(done.out, format!("{token} a me {}\n", place.url()));
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_told_as_shells_do() {
+    let place = Place::new();
+    let missing = place.run(["lock", "a", "--", "/no/such/command"]);
+    assert_eq!(missing.code, 127);
+    assert!(missing.err.starts_with("tooz: cannot run /no/such/command: "), "{missing:?}");
+    assert_eq!(missing.err.lines().count(), 1);
+    assert_eq!(place.run(["lock", "a", "--", "/"]).code, 126);
+    assert_eq!(place.run(["lock", "--try", "a", "--", "true"]).code, 0, "it was released");
+}
+
+#[test]
+fn who_does_not_get_the_lock_exits_with_75() {
+    let place = Place::new();
+    let mut holder = Running::start(
+        place.tooz(["lock", "a", "--", "sh", "-c", "echo ready; read line"]).stdin(Stdio::piped()),
+    );
+    assert_eq!(holder.line(), "ready");
+
+    let tried = place.run(["lock", "--try", "a", "--", "echo", "ran"]);
+    assert_eq!((tried.code, tried.out.as_str()), (75, ""));
+    assert_eq!(tried.err, "tooz: the lock a is held by somebody else\n");
+    let began = Instant::now();
+    assert_eq!(place.run(["lock", "--wait", "0.3", "a", "--", "true"]).code, 75);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!(place.run(["lock", "--try", "b", "--", "true"]).code, 0, "another lock");
+
+    let waiter = Running::start(&mut place.tooz(["lock", "--wait", "60", "a", "--", "true"]));
+    waiter.catches(Signal::SIGTERM);
+    holder.signal(Signal::SIGTERM);
+    assert_eq!(holder.finish().code, 143);
+    assert_eq!(waiter.finish().code, 0);
+}
+
+#[test]
+fn shared_holders_share_and_keep_others_out() {
+    let place = Place::new();
+    let one = place.start(&["lock", "--shared", "a"], UNTIL_SIGNAL);
+    let two = place.start(&["lock", "--shared", "--try", "a"], UNTIL_SIGNAL);
+    assert_eq!(place.run(["lock", "--try", "a", "--", "true"]).code, 75);
+    for holder in [one, two] {
+        holder.signal(Signal::SIGTERM);
+        assert_eq!(holder.finish().code, 143);
+    }
+    let writer = place.start(&["lock", "--try", "a"], UNTIL_SIGNAL);
+    assert_eq!(place.run(["lock", "--shared", "--try", "a", "--", "true"]).code, 75);
+    drop(writer);
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let place = Place::new();
+    for signal in ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2"] {
+        let mut running = place.start(&["lock", "a"], &trapping(signal));
+        running.signal(format!("SIG{signal}").parse().unwrap());
+        assert_eq!(running.line(), format!("got {signal}"));
+        let done = running.finish();
+        assert_eq!((done.code, done.out.as_str()), (3, ""), "once, not twice");
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_the_lock() {
+    let place = Place::new();
+    let holder = place.start(&["lock", "a"], UNTIL_SIGNAL);
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGUSR1, 138)] {
+        let waiter = Running::start(&mut place.tooz(["lock", "a", "--", "echo", "ran"]));
+        waiter.catches(signal);
+        waiter.signal(signal);
+        let done = waiter.finish();
+        assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (code, "", ""));
+    }
+    drop(holder);
+}
+
+#[test]
+fn a_lost_lock_stops_the_command() {
+    let place = Place::new();
+    let mut holder = place.start(&["lock", "a"], &trapping("TERM"));
+    place.end_sessions();
+    assert_eq!(holder.line(), "got TERM");
+    let done = holder.finish();
+    assert_eq!(done.code, 76, "{done:?}");
+    // The shell may have a word on its own background job before.
+    assert!(done.err.contains("tooz: the lock a was lost: "), "{done:?}");
+}
+
+#[test]
+fn a_broken_lock_stops_the_command() {
+    let place = Place::new();
+    let holder = place.start(&["lock", "a"], UNTIL_SIGNAL);
+    std::fs::remove_file(place.dir.path().join("store/a")).unwrap();
+    assert_eq!(holder.finish().code, 76);
+}
+
+#[test]
+fn a_command_that_does_not_listen_is_killed_after_the_grace() {
+    let place = Place::new();
+    let script = "trap '' TERM; sleep 120 & echo ready; echo $!; wait";
+    let mut holder = place.start(&["lock", "--grace", "0.3", "a"], script);
+    let grandchild = holder.line();
+    let began = Instant::now();
+    place.end_sessions();
+    assert_eq!(holder.finish().code, 76);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    until_dead(&grandchild);
+}
+
+/// Where there is a terminal, the command stays in its job, and this test does not apply.
+#[test]
+fn what_the_command_started_does_not_go_on_after_the_loss() {
+    if std::fs::File::open("/dev/tty").is_ok() {
+        return;
+    }
+    let place = Place::new();
+    // The shell dies of SIGTERM, what it started needs longer.
+    let script = "(trap 'exec sleep 120' TERM; echo ready; sleep 120 & wait) & echo $!; wait";
+    let all = ["lock", "--grace", "0.3", "a", "--", "sh", "-c", script];
+    let mut holder = Running::start(&mut place.tooz(all));
+    let mut lines = [holder.line(), holder.line()];
+    lines.sort_by_key(|line| line == "ready");
+    place.end_sessions();
+    assert_eq!(holder.finish().code, 76);
+    until_dead(&lines[0]);
+}
+
+#[test]
+fn the_command_dies_with_a_killed_holder() {
+    let place = Place::new();
+    let script = "echo ready; echo $$; exec sleep 120";
+    let mut holder = place.start(&["lock", "a"], script);
+    let command = holder.line();
+    holder.signal(Signal::SIGKILL);
+    until_dead(&command);
+    assert_eq!(place.run(["lock", "--wait", "5", "a", "--", "true"]).code, 0);
+    assert_eq!(holder.finish().code, -9);
+}

@@ -1,0 +1,17 @@
+//! The command, run as a user runs it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod contention;
+mod demo;
+mod elect;
+mod general;
+mod groups;
+mod lock;
+mod python;
+mod support;

@@ -1,0 +1,306 @@
+//! What the conformance kit does not ask: this backend's own errors, faults and costs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server;
+
+use std::time::{Duration, Instant};
+
+use server::proxy::Proxy;
+use server::{asked_for, build, client, fresh, start};
+use tokio::time::timeout;
+use tooz_consul::inspect::Inspector;
+use tooz_core::{
+    Coordinator, ErrorKind, Heartbeat, Loss, Mode, Outcome, Registry, Release, Result,
+    SessionEvent, Wait,
+};
+use tooz_http::Request;
+
+macro_rules! asked_for {
+    ($setup:literal) => {
+        match asked_for($setup) {
+            Some(url) => url,
+            None => return Ok(()),
+        }
+    };
+}
+
+/// `HOST:PORT` of the plain setup.
+fn address(url: &str) -> &str {
+    url.trim_start_matches("consul://")
+}
+
+// ---- Errors.
+
+#[tokio::test]
+async fn refusals_are_clear() -> Result<()> {
+    let url = asked_for!("CONSUL_ACL");
+    let token = "acl_token=aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
+    for (other, what) in [
+        ("check=auto", "permission"),
+        ("acl_token=99999999-bbbb-cccc-dddd-eeeeeeeeeeee", "permission"),
+    ] {
+        let error = build(&url.replace(token, other), "a")?.start().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Authentication, "{error:?}");
+        let shown = format!("{error:?}");
+        assert!(shown.contains(what) && !shown.contains("99999999"), "{shown}");
+    }
+    // Without the client's certificate, and without the authority of the server's.
+    for removed in ["client_cert=", "ca_cert="] {
+        let kept =
+            |option: &&str| !option.starts_with(removed) && !option.starts_with("client_key=");
+        let (base, options) = url.split_once('?').unwrap();
+        let options: Vec<_> = options.split('&').filter(kept).collect();
+        let url = format!("{base}?{}", options.join("&"));
+        let error = match build(&url, "a") {
+            Ok(coordinator) => coordinator.start().await.unwrap_err(),
+            // A system that trusts nobody.
+            Err(error) => error,
+        };
+        let refused = [ErrorKind::Authentication, ErrorKind::InvalidInput];
+        assert!(refused.contains(&error.kind()), "without {removed}: {error:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_soon() -> Result<()> {
+    asked_for!("CONSUL");
+    let begin = Instant::now();
+    let error = build("consul://127.0.0.1:1?ttl=2", "a")?.start().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Connection, Outcome::NotApplied));
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_passed_over() -> Result<()> {
+    let url = asked_for!("CONSUL");
+    let url = fresh(&url.replace("consul://", "consul://127.0.0.1:1,"), "ttl=2");
+    let a = start(&url, "a").await?;
+    a.lock("it")?.acquire().await?.release().await?;
+    a.stop().await
+}
+
+// ---- Sessions.
+
+/// With the default times, where no renewal tells anything soon.
+#[tokio::test]
+async fn a_destroyed_session_is_told_and_repaired() -> Result<()> {
+    let url = fresh(&asked_for!("CONSUL"), "");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    a.join_group_create("g", &7).await?;
+    let guard = a.lock("it")?.acquire().await?;
+    let mut session = a.session_events();
+    let begin = Instant::now();
+    assert_eq!(Inspector::new(&url)?.destroy_sessions(&"a".into()).await?, 2);
+    timeout(Duration::from_secs(1), guard.lost()).await.expect("told within a second");
+    let rejoined =
+        async { while !matches!(session.next().await, Some(SessionEvent::Rejoined(_)) | None) {} };
+    timeout(Duration::from_secs(2), rejoined).await.expect("joined again within 2 s");
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!(b.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
+    assert_eq!(guard.release().await?, Release::WasLost);
+    a.stop().await?;
+    b.stop().await
+}
+
+#[tokio::test]
+async fn a_clean_release_has_no_delay_and_a_lost_session_has() -> Result<()> {
+    let url = fresh(&asked_for!("CONSUL"), "ttl=2&lock_delay=2");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let guard = a.lock("it")?.acquire().await?;
+    assert_eq!(guard.release().await?, Release::Released);
+    let guard = b.lock("it")?.try_acquire().await?.expect("free at once after a release");
+    let begin = Instant::now();
+    Inspector::new(&url)?.destroy_sessions(&"b".into()).await?;
+    let next = timeout(Duration::from_secs(10), a.lock("it")?.acquire()).await;
+    let next = next.expect("free after the delay")?;
+    let delay = begin.elapsed();
+    assert!(delay > Duration::from_millis(1_900), "kept from all after a loss: {delay:?}");
+    assert_eq!(guard.loss(), Some(Loss::SessionEnded));
+    assert_eq!(next.release().await?, Release::Released);
+    a.stop().await?;
+    b.stop().await
+}
+
+/// Without an agent's check, Consul ends a session after twice its time to live.
+#[tokio::test]
+async fn a_session_without_a_check_lives_by_its_renewals() -> Result<()> {
+    let url = fresh(&asked_for!("CONSUL"), "ttl=1&lock_delay=0&check=no");
+    let a = start(&url, "a").await?;
+    let silent = Registry::new().with(tooz_consul::DRIVER)?.builder(&url, "silent")?;
+    let silent = silent.heartbeat(Heartbeat::Manual).build()?;
+    silent.start().await?;
+    let guard = a.lock("renewed")?.acquire().await?;
+    let lost = silent.lock("it")?.acquire().await?;
+    timeout(Duration::from_secs(1), lost.lost()).await.expect("lost before the server ends it");
+    let next = timeout(Duration::from_secs(5), a.lock("it")?.acquire()).await;
+    next.expect("free when the server has ended it")?.release().await?;
+    guard.check()?;
+    assert!(guard.verify().await?, "renewed all the while");
+    a.stop().await
+}
+
+#[tokio::test]
+async fn shared_holders_that_died_are_cleared_away() -> Result<()> {
+    let url = fresh(&asked_for!("CONSUL"), "ttl=2&lock_delay=0");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let guard = a.lock("it")?.acquire_shared().await?;
+    let lock = b.lock("it")?;
+    let waiting = tokio::spawn(async move { lock.acquire().await });
+    // The session of those who share it lives on.
+    assert_eq!(Inspector::new(&url)?.destroy_sessions(&"a".into()).await?, 1);
+    let next = timeout(Duration::from_secs(5), waiting).await.expect("freed").unwrap()?;
+    assert!(next.verify().await? && guard.check().is_err());
+    next.release().await?;
+    a.stop().await?;
+    b.stop().await
+}
+
+// ---- Lost replies.
+
+#[tokio::test]
+async fn lost_replies_are_resolved() -> Result<()> {
+    let url = asked_for!("CONSUL");
+    let proxy = Proxy::of(address(&url)).await;
+    let url = fresh(&proxy.url(), "ttl=6&lock_delay=0");
+    let a = start(&url, "a").await?;
+    let lock = a.lock("it")?;
+    for mode in [Mode::Exclusive, Mode::Shared] {
+        for wait in [Wait::Try, Wait::Forever] {
+            proxy.lose_next();
+            let guard = lock.acquire_with(mode, wait).await?.expect("applied, and found so");
+            assert!(guard.verify().await?);
+            proxy.lose_next();
+            guard.release().await?;
+            let next = lock.try_acquire().await?.expect("it was released");
+            next.release().await?;
+        }
+    }
+    proxy.lose_next();
+    a.create_group("g").await?;
+    proxy.lose_next();
+    a.join_group("g", &1).await?;
+    proxy.lose_next();
+    a.update_capabilities("g", &2).await?;
+    assert_eq!(a.member("g", "a").await?.capabilities.decode::<i32>()?, 2);
+    proxy.lose_next();
+    a.leave_group("g").await?;
+    proxy.lose_next();
+    a.delete_group("g").await?;
+    assert!(a.groups().await?.is_empty());
+    assert_eq!(proxy.lost(), 13, "every reply that was to be lost was");
+    a.stop().await?;
+    // What is given back in the background.
+    let (inspector, begin) = (Inspector::new(&url)?, Instant::now());
+    while !inspector.residue().await?.is_empty() {
+        let residue = inspector.residue().await?;
+        assert!(begin.elapsed() < Duration::from_secs(5), "left: {residue:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+// ---- Costs.
+
+#[tokio::test]
+async fn each_step_is_one_request() -> Result<()> {
+    let url = asked_for!("CONSUL");
+    let proxy = Proxy::of(address(&url)).await;
+    let a = start(&fresh(&proxy.url(), "ttl=60"), "a").await?;
+    a.create_group("g").await?;
+    let lock = a.lock("it")?;
+    proxy.take_requests();
+    let guard = lock.acquire().await?;
+    assert_eq!(proxy.take_requests(), ["PUT /v1/txn HTTP/1.1"], "an acquisition");
+    assert!(guard.verify().await?);
+    assert_eq!(proxy.take_requests().len(), 1, "a look");
+    guard.release().await?;
+    assert_eq!(proxy.take_requests(), ["PUT /v1/txn HTTP/1.1"], "a release");
+    a.join_group("g", &1).await?;
+    assert_eq!(proxy.take_requests(), ["PUT /v1/txn HTTP/1.1"], "a join");
+    a.members_with_capabilities("g").await?;
+    assert_eq!(proxy.take_requests().len(), 1, "members with capabilities");
+    let mut guards = Vec::new();
+    for n in 0..100 {
+        guards.push(a.lock(format!("lock-{n}"))?.acquire().await?);
+    }
+    proxy.take_requests();
+    a.heartbeat().await?;
+    // Beside the two renewals and the check, which are not counted here.
+    assert_eq!(proxy.take_requests().len(), 2, "looks at 100 locks and a membership");
+    for guard in guards {
+        guard.release().await?;
+    }
+    a.stop().await
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// Measured in turn, so that what else the machine does weighs on all alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_off_takes_less_than_three_round_trips_and_consuls_own_time() -> Result<()> {
+    let url = asked_for!("CONSUL");
+    let port = address(&url).rsplit(':').next().unwrap().parse().unwrap();
+    let (http, key) = (client(port), tooz_core::OperationId::random().to_string());
+    let path = format!("/v1/kv/{key}");
+    // A transaction like ours. The server takes no notice of a value that is as it was.
+    let write = || {
+        let value = tooz_core::OperationId::random();
+        let set = format!(r#"{{"KV": {{"Verb": "set", "Key": "{key}", "Value": "{value}"}}}}"#);
+        let delete = format!(r#"{{"KV": {{"Verb": "delete", "Key": "{key}-no"}}}}"#);
+        Request::put("/v1/txn").body(format!("[{set}, {delete}]"))
+    };
+    let round_trip = async || {
+        let begin = Instant::now();
+        assert!(http.send(&write()).await.unwrap().is_success());
+        begin.elapsed()
+    };
+    // What Consul takes by itself to tell somebody of a change.
+    let own = async || {
+        let head = http.send(&Request::get(path.clone())).await.unwrap();
+        let index = head.header("x-consul-index").unwrap().to_owned();
+        let poll = Request::get(path.clone()).query("index", index).query("wait", "5s");
+        let poller = http.clone();
+        let told = tokio::spawn(async move { poller.send(&poll).await.map(|_| Instant::now()) });
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        let begin = Instant::now();
+        http.send(&write()).await.unwrap();
+        told.await.unwrap().unwrap().saturating_duration_since(begin)
+    };
+    let url = fresh(&url, "ttl=10&lock_delay=0");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let mut holder = a.lock("it")?.acquire().await?;
+    let (mut round_trips, mut owns, mut hand_offs) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..60 {
+        round_trips.push(round_trip().await);
+        owns.push(own().await);
+        let next: &Coordinator = if turn % 2 == 0 { &b } else { &a };
+        let lock = next.lock("it")?;
+        let waiting =
+            tokio::spawn(async move { lock.acquire().await.map(|guard| (guard, Instant::now())) });
+        // Until it stands in the queue, and waits.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let begin = Instant::now();
+        holder.release().await?;
+        let (guard, got) = waiting.await.unwrap()?;
+        holder = guard;
+        hand_offs.push(got.saturating_duration_since(begin));
+    }
+    http.send(&Request::delete(path.clone())).await?;
+    let [round_trip, own, hand_off] = [round_trips, owns, hand_offs].map(median);
+    println!("round trip {round_trip:?}, Consul's own {own:?}, hand-off {hand_off:?}");
+    assert!(hand_off < round_trip * 3 + own, "{hand_off:?} of 3 x {round_trip:?} + {own:?}");
+    drop(holder);
+    a.stop().await?;
+    b.stop().await
+}

@@ -1,0 +1,91 @@
+//! A proxy that counts requests, and can lose an answer.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Ends with its runtime.
+#[derive(Clone)]
+pub(crate) struct Proxy(Arc<Shared>);
+
+struct Shared {
+    port: u16,
+    upstream: String,
+    requests: Mutex<Vec<String>>,
+    lose: AtomicBool,
+    lost: AtomicUsize,
+}
+
+impl Proxy {
+    /// A proxy of the server at `HOST:PORT`.
+    pub(crate) async fn of(upstream: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shared = Shared {
+            port: listener.local_addr().unwrap().port(),
+            upstream: upstream.to_owned(),
+            requests: Mutex::default(),
+            lose: AtomicBool::new(false),
+            lost: AtomicUsize::new(0),
+        };
+        let proxy = Self(Arc::new(shared));
+        let accepting = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let proxy = accepting.clone();
+                tokio::spawn(async move { proxy.pass(client).await });
+            }
+        });
+        proxy
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("consul://127.0.0.1:{}", self.0.port)
+    }
+
+    /// The next answer to something that changes keys comes from the server, and is lost.
+    pub(crate) fn lose_next(&self) {
+        self.0.lose.store(true, SeqCst);
+    }
+
+    /// How many answers were lost.
+    pub(crate) fn lost(&self) -> usize {
+        self.0.lost.load(SeqCst)
+    }
+
+    /// The requests so far but for blocking queries and renewals, which come in their own time.
+    pub(crate) fn take_requests(&self) -> Vec<String> {
+        let mut requests = std::mem::take(&mut *self.0.requests.lock().unwrap());
+        requests.retain(|r| !["index=", "/renew/", "/check/pass/"].iter().any(|x| r.contains(x)));
+        requests
+    }
+
+    async fn pass(&self, mut client: TcpStream) {
+        let mut server = TcpStream::connect(&self.0.upstream).await.unwrap();
+        let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+        let mut losing = false;
+        loop {
+            tokio::select! {
+                read = client.read(&mut up) => {
+                    let Ok(read @ 1..) = read else { return };
+                    let text = String::from_utf8_lossy(&up[..read]);
+                    for line in text.lines().filter(|line| line.ends_with(" HTTP/1.1")) {
+                        let changes = line.starts_with("PUT /v1/txn ") || line.contains("cas=");
+                        losing |= changes && self.0.lose.swap(false, SeqCst);
+                        self.0.requests.lock().unwrap().push(line.to_owned());
+                    }
+                    if server.write_all(&up[..read]).await.is_err() { return }
+                }
+                read = server.read(&mut down) => {
+                    let Ok(read @ 1..) = read else { return };
+                    if losing {
+                        self.0.lost.fetch_add(1, SeqCst);
+                        return;
+                    }
+                    if client.write_all(&down[..read]).await.is_err() { return }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What is settled before a coordinator is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::keeper::Keeper;
+use crate::{
+    Characteristic, Characteristics, Coordinator, CoordinatorUrl, DriverEntry, Error, ErrorKind,
+    Feature, Features, MemberId, Options, Result, RetryPolicy,
+};
+
+/// What a [`Builder`] has settled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) timeout: Duration,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) required: Characteristics,
+}
+
+/// Who renews what a coordinator holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Heartbeat {
+    /// The engine, on its own thread.
+    #[default]
+    Automatic,
+    /// The application, by [`Coordinator::heartbeat`].
+    Manual,
+}
+
+/// Settles how a coordinator behaves, before it is made.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tooz_core::{Characteristic, ErrorKind, Registry};
+/// # let registry = Registry::new().with(tooz_memory::DRIVER)?;
+/// let builder = registry.builder("memory://docs-builder", "host-1")?;
+/// let coordinator = builder
+///     .require(Characteristic::Linearizable)
+///     .option("timeout", "5")
+///     .timeout(Duration::from_secs(10))
+///     .build()?;
+///
+/// let builder = registry.builder("memory://docs-builder", "host-1")?;
+/// let error = builder.require(Characteristic::DistributedAcrossHosts).build().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::DriverChosenPoorly);
+/// assert!(error.to_string().contains("distributed-across-hosts"));
+/// # Ok::<(), tooz_core::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until build() is called"]
+pub struct Builder {
+    entry: DriverEntry,
+    url: CoordinatorUrl,
+    member: MemberId,
+    options: Vec<(String, String)>,
+    features: Features,
+    settings: Settings,
+}
+
+impl Builder {
+    pub(crate) fn new(entry: DriverEntry, url: CoordinatorUrl, member: MemberId) -> Self {
+        let settings = Settings {
+            heartbeat: Heartbeat::Automatic,
+            timeout: Duration::from_secs(30),
+            retry: RetryPolicy::default(),
+            required: Characteristics::NONE,
+        };
+        Self { entry, url, member, options: Vec::new(), features: Features::NONE, settings }
+    }
+
+    /// Requires a characteristic. A driver that lacks it is refused by [`build`](Self::build); a
+    /// deployment that lacks it, by [`Coordinator::start`].
+    pub fn require(mut self, characteristic: Characteristic) -> Self {
+        let required = self.settings.required;
+        self.settings.required = required.union(Characteristics::of(&[characteristic]));
+        self
+    }
+
+    /// Requires a feature: a driver that lacks it is refused by [`build`](Self::build).
+    pub fn require_feature(mut self, feature: Feature) -> Self {
+        self.features = self.features.union(Features::of(&[feature]));
+        self
+    }
+
+    /// Who renews what is held. Automatic by default.
+    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.settings.heartbeat = heartbeat;
+        self
+    }
+
+    /// How long an operation may look for a working session, and how long starting and stopping
+    /// may take. 30 s by default. Waiting for a lock is not bounded by it.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings.timeout = timeout;
+        self
+    }
+
+    /// The pauses between attempts.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.settings.retry = retry;
+        self
+    }
+
+    /// Sets an option of the driver. It replaces those of the same name in the URL; given again,
+    /// it adds a value.
+    pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.push((name.into(), value.into()));
+        self
+    }
+
+    /// Makes the coordinator. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::DriverChosenPoorly`], naming the required characteristics and features that
+    ///   the driver lacks.
+    /// - [`ErrorKind::InvalidInput`] for an unknown or malformed option.
+    pub fn build(self) -> Result<Coordinator> {
+        let characteristics = self.settings.required.without(self.entry.characteristics);
+        let features = self.features.without(self.entry.features);
+        if !characteristics.is_empty() || !features.is_empty() {
+            let missing: Vec<_> = characteristics
+                .iter()
+                .map(|c| c.name())
+                .chain(features.iter().map(|f| f.name()))
+                .collect();
+            return Err(Error::new(
+                ErrorKind::DriverChosenPoorly,
+                format!("the driver does not ensure: {}", missing.join(", ")),
+            )
+            .on(self.entry.name));
+        }
+        let options = Options::with_overrides(&self.url, self.options);
+        let driver = (self.entry.open)(&self.url, options).map_err(|e| e.on(self.entry.name))?;
+        let engine = Engine::of(&self.entry)?;
+        let keeper = Keeper::new(engine, self.entry, driver, self.member, self.settings);
+        Ok(Coordinator::new(Arc::new(keeper)))
+    }
+}

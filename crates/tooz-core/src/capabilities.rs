@@ -1,0 +1,175 @@
+//! The data that a member publishes about itself.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rmpv::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, ErrorKind, Result};
+
+const NIL: &[u8] = &[0xc0];
+/// How the original wrote "none" up to 8.1.
+const EMPTY_BIN: &[u8] = &[0xc4, 0x00];
+
+/// A member's capabilities: any serde value, as msgpack on the wire, byte for byte what the
+/// original writes.
+///
+/// ```
+/// use tooz_core::Capabilities;
+///
+/// let capabilities = Capabilities::encode(&serde_json::json!({"weight": 1}))?;
+/// assert_eq!(capabilities.as_msgpack(), b"\x81\xa6weight\x01");
+/// let back: serde_json::Value = capabilities.decode()?;
+/// assert_eq!(back["weight"], 1);
+/// # Ok::<(), tooz_core::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Capabilities(Arc<[u8]>);
+
+impl Capabilities {
+    /// No capabilities: nil on the wire.
+    pub fn none() -> Self {
+        Self(NIL.into())
+    }
+
+    /// Encodes a value. Structs become maps; `()` and `None` become nil.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Serialization`] when the value cannot be encoded, or has a map whose keys are
+    /// not text or bytes: a Python peer could not read it.
+    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        let refuse = |what: String| Error::new(ErrorKind::Serialization, what);
+        let bytes = rmp_serde::to_vec_named(value)
+            .map_err(|e| refuse("the capabilities cannot be encoded".into()).caused_by(e))?;
+        if let Some(key) = odd_key(&read(&bytes)?) {
+            return Err(refuse(format!(
+                "the capabilities have the map key {key}; use text or bytes as keys"
+            )));
+        }
+        Ok(Self(bytes.into()))
+    }
+
+    /// Decodes the value. "None" of either kind reads as nil: `()` or `None`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Serialization`] when the stored bytes are not a `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        let bytes = if self.is_none() { NIL } else { &self.0 };
+        rmp_serde::from_slice(bytes).map_err(|e| {
+            Error::new(ErrorKind::Serialization, "the capabilities are of another type")
+                .with("capabilities", self)
+                .caused_by(e)
+        })
+    }
+
+    /// The value in msgpack's own terms, which holds everything that a peer can have written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Serialization`] when the stored bytes are not msgpack.
+    pub fn to_value(&self) -> Result<Value> {
+        if self.is_none() { Ok(Value::Nil) } else { read(&self.0) }
+    }
+
+    /// What a backend has stored. Nothing is checked: a peer's odd data must not hide the member.
+    pub fn from_msgpack(bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        if bytes.is_empty() { Self::none() } else { Self(bytes) }
+    }
+
+    /// The encoded form.
+    pub fn as_msgpack(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether there are none: nil, or the empty bytes that the original wrote up to 8.1.
+    pub fn is_none(&self) -> bool {
+        *self.0 == *NIL || *self.0 == *EMPTY_BIN
+    }
+}
+
+fn read(mut bytes: &[u8]) -> Result<Value> {
+    let refuse = |what: &str| Error::new(ErrorKind::Serialization, what);
+    let value = rmpv::decode::read_value(&mut bytes)
+        .map_err(|e| refuse("the capabilities are not msgpack").caused_by(e))?;
+    if !bytes.is_empty() {
+        return Err(refuse("the capabilities have bytes after their end"));
+    }
+    Ok(value)
+}
+
+fn odd_key(value: &Value) -> Option<&Value> {
+    match value {
+        Value::Map(pairs) => pairs.iter().find_map(|(key, value)| match key {
+            Value::String(_) | Value::Binary(_) => odd_key(value),
+            _ => Some(key),
+        }),
+        Value::Array(items) => items.iter().find_map(odd_key),
+        _ => None,
+    }
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to_value() {
+            Ok(value) => write!(f, "{value}"),
+            Err(_) => write!(f, "{} bytes that are not msgpack", self.0.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Capabilities({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_of_none_are_none() {
+        for stored in [&[0xc0][..], &[0xc4, 0], &[]] {
+            let none = Capabilities::from_msgpack(stored);
+            assert!(none.is_none());
+            assert_eq!(none.decode::<Option<u8>>().unwrap(), None);
+        }
+        assert_eq!(Capabilities::encode(&()).unwrap(), Capabilities::none());
+        assert!(!Capabilities::encode(&serde_json::json!({})).unwrap().is_none());
+    }
+
+    #[test]
+    fn structs_are_maps_and_keep_their_order() {
+        #[derive(Serialize)]
+        struct Worker {
+            weight: u32,
+            host: &'static str,
+        }
+        let stored = Capabilities::encode(&Worker { weight: 3, host: "höst" }).unwrap();
+        assert_eq!(stored.as_msgpack(), b"\x82\xa6weight\x03\xa4host\xa5h\xc3\xb6st");
+    }
+
+    #[test]
+    fn what_python_cannot_read_is_refused() {
+        let odd = std::collections::BTreeMap::from([(1, 2)]);
+        let error = Capabilities::encode(&odd).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Serialization);
+        assert!(error.to_string().contains("map key 1"), "{error}");
+    }
+
+    #[test]
+    fn a_peers_extension_types_are_kept() {
+        let uuid = b"\x81\xa1u\xc7\x20\x0000000000000000000000000000000001";
+        let stored = Capabilities::from_msgpack(&uuid[..]);
+        let Value::Map(pairs) = stored.to_value().unwrap() else { panic!("not a map") };
+        assert!(matches!(&pairs[0].1, Value::Ext(0, text) if text.len() == 32));
+    }
+}

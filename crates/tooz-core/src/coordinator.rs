@@ -1,0 +1,673 @@
+//! The coordinator: the one thing that a user starts from.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing::Instrument;
+
+use crate::engine::Undo;
+use crate::events::channel;
+use crate::keeper::{Call, Keeper};
+use crate::tenure::{Claim, Tenure};
+use crate::{
+    Capabilities, Characteristics, Error, ErrorKind, Events, Feature, Features, GroupEvent,
+    GroupFeed, GroupId, LeaderFeed, Leadership, Lock, LockName, Loss, Member, MemberId, Mode,
+    Result, Wait,
+};
+
+/// What happened to a coordinator's session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// The connection is in trouble. All is held as far as anyone knows, until the deadlines.
+    Suspended,
+    /// The connection is well again, and the session is the same.
+    Resumed,
+    /// The session is lost, and with it every membership. Locks and terms that depended on it are
+    /// reported lost by their guards. The engine is opening another.
+    Lost(Loss),
+    /// There is a new session: these groups are joined again with their capabilities, watches go
+    /// on, and waiting acquisitions are queued again. Locks and terms are not taken again.
+    Rejoined(Vec<GroupId>),
+}
+
+/// A member's way to a backend: locks, groups, elections.
+///
+/// A cheap handle: clones are the same coordinator. When the last clone and the last guard are
+/// dropped, it is stopped in the background.
+///
+/// ```
+/// # tooz_core::blocking::block_on(async {
+/// # let registry = tooz_core::Registry::new().with(tooz_memory::DRIVER)?;
+/// let coordinator = registry.builder("memory://docs-coordinator", "host-1")?.build()?;
+/// coordinator.start().await?;
+/// coordinator.join_group_create("workers", &()).await?;
+/// let guard = coordinator.lock("inventory")?.acquire().await?;
+/// guard.check()?;
+/// coordinator.stop().await?;
+/// # Ok::<(), tooz_core::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Cancellation
+/// Every method can be dropped at any await point. A dropped `start` is stopped, a dropped
+/// `join_group` is left again, a dropped acquisition is withdrawn or released. The other writes
+/// (creating, deleting and leaving a group, updating capabilities, stopping) are finished by the
+/// engine once they were polled for the first time.
+///
+/// # Errors
+/// Before it is started and after it is stopped, every method that needs the backend fails with
+/// [`ErrorKind::NotRunning`]. A feature that the driver does not declare fails with
+/// [`ErrorKind::NotImplemented`] before any I/O. With the backend out of reach for the
+/// [timeout](crate::Builder::timeout), the kind is [`ErrorKind::Connection`] or [`ErrorKind::TimedOut`].
+/// Failures that changed nothing are tried again within that time.
+#[derive(Clone)]
+pub struct Coordinator(Arc<Handle>);
+
+/// Counts the handles and guards of a coordinator.
+pub(crate) struct Handle {
+    pub(crate) keeper: Arc<Keeper>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let keeper = self.keeper.clone();
+        self.keeper.engine.spawn(async move {
+            // An error is NotRunning, or a backend that is gone: nothing is left to do.
+            drop(keeper.stop().await);
+        });
+    }
+}
+
+impl Coordinator {
+    pub(crate) fn new(keeper: Arc<Keeper>) -> Self {
+        Self(Arc::new(Handle { keeper }))
+    }
+
+    /// This member's id.
+    pub fn member_id(&self) -> &MemberId {
+        &self.0.keeper.member
+    }
+
+    /// What the driver ensures, in general.
+    pub fn characteristics(&self) -> Characteristics {
+        self.0.keeper.entry.characteristics
+    }
+
+    /// What the driver implements.
+    pub fn features(&self) -> Features {
+        self.0.keeper.entry.features
+    }
+
+    /// Connects, and starts the heart unless it is manual.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::NotRunning`] if it is started already, or being stopped.
+    /// - [`ErrorKind::Connection`], [`ErrorKind::Authentication`] or [`ErrorKind::TimedOut`].
+    /// - [`ErrorKind::DriverChosenPoorly`] if this deployment lacks what was
+    ///   [required](crate::Builder::require).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let registry = tooz_core::Registry::new().with(tooz_memory::DRIVER)?;
+    /// let coordinator = registry.builder("memory://docs-start", "host-1")?.build()?;
+    /// coordinator.start().await?;
+    /// coordinator.stop().await?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn start(&self) -> Result<()> {
+        let keeper = self.keeper();
+        let undo = self
+            .run("start", async move {
+                keeper.start().await?;
+                Ok(Undo::with(move || {
+                    let engine = keeper.engine.clone();
+                    engine.spawn(async move { drop(keeper.stop().await) });
+                }))
+            })
+            .await?;
+        undo.keep();
+        Ok(())
+    }
+
+    /// Releases all locks, stands down, leaves all groups and disconnects. Guards report their
+    /// loss, streams end, and waiting acquisitions fail.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::NotRunning`] if it is not started.
+    /// - Whatever kept the backend from hearing the goodbye. It is stopped even so, and what the
+    ///   backend still has ends with its timeouts.
+    pub async fn stop(&self) -> Result<()> {
+        let keeper = self.keeper();
+        self.run("stop", async move { keeper.stop().await }).await
+    }
+
+    /// Renews all that is held, by hand, and returns when the next heartbeat is due. Only needed
+    /// with [`Heartbeat::Manual`](crate::Heartbeat::Manual).
+    ///
+    /// # Errors
+    /// As of the [type](Self). What is held stays held until its deadline: call again soon.
+    ///
+    /// ```
+    /// # use tooz_core::Heartbeat;
+    /// # tooz_core::blocking::block_on(async {
+    /// # let registry = tooz_core::Registry::new().with(tooz_memory::DRIVER)?;
+    /// # let builder = registry.builder("memory://docs-heartbeat", "host-1")?;
+    /// let coordinator = builder.heartbeat(Heartbeat::Manual).build()?;
+    /// coordinator.start().await?;
+    /// let due = coordinator.heartbeat().await?; // call it again before this time is over
+    /// # assert!(!due.is_zero());
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn heartbeat(&self) -> Result<Duration> {
+        let keeper = self.keeper();
+        self.run("heartbeat", async move { keeper.heartbeat().await }).await
+    }
+
+    /// The events of the session: trouble, loss, repair.
+    ///
+    /// ```
+    /// # use tooz_core::SessionEvent;
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-session-events", "host-1").await?;
+    /// let mut events = coordinator.session_events();
+    /// tooz_memory::World::named("docs-session-events").expire_session(coordinator.member_id());
+    /// assert!(matches!(events.next().await, Some(SessionEvent::Lost(_))));
+    /// assert!(matches!(events.next().await, Some(SessionEvent::Rejoined(_))));
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn session_events(&self) -> Events<SessionEvent> {
+        let (sink, events) = channel();
+        self.0.keeper.add_session_sink(sink);
+        events
+    }
+
+    /// A lock of that name. Nothing is acquired yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for an empty name; [`ErrorKind::NotImplemented`].
+    pub fn lock(&self, name: impl Into<LockName>) -> Result<Lock> {
+        self.needs(Feature::Locks, "lock")?;
+        let name = name.into().checked().map_err(|e| e.during("lock"))?;
+        Ok(Lock::new(self.clone(), name))
+    }
+
+    /// Creates a group.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupAlreadyExists`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-create-group", "host-1").await?;
+    /// coordinator.create_group("workers").await?;
+    /// let error = coordinator.create_group("workers").await.unwrap_err();
+    /// assert_eq!(error.kind(), tooz_core::ErrorKind::GroupAlreadyExists);
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn create_group(&self, group: impl Into<GroupId>) -> Result<()> {
+        let group = self.group(group, "create_group")?;
+        self.call("create_group", group, |session, group| session.create_group(group)).await
+    }
+
+    /// Deletes a group that has no members.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::GroupNotEmpty`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-delete-group", "host-1").await?;
+    /// coordinator.create_group("workers").await?;
+    /// coordinator.delete_group("workers").await?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn delete_group(&self, group: impl Into<GroupId>) -> Result<()> {
+        let group = self.group(group, "delete_group")?;
+        self.call("delete_group", group, |session, group| session.delete_group(group)).await
+    }
+
+    /// The groups that exist.
+    ///
+    /// # Errors
+    /// As of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-groups", "host-1").await?;
+    /// coordinator.create_group("workers").await?;
+    /// assert!(coordinator.groups().await?.contains(&"workers".into()));
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn groups(&self) -> Result<BTreeSet<GroupId>> {
+        self.needs(Feature::Groups, "groups")?;
+        self.call("groups", (), |session, ()| session.groups()).await
+    }
+
+    /// Joins a group. The membership lasts until [`leave_group`](Self::leave_group) or
+    /// [`stop`](Self::stop): after a lost session the engine joins again, with the latest
+    /// capabilities, and creates the group if the backend lost that too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberAlreadyExists`],
+    /// [`ErrorKind::Serialization`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-join-group", "host-1").await?;
+    /// coordinator.create_group("workers").await?;
+    /// coordinator.join_group("workers", &serde_json::json!({"weight": 2})).await?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn join_group<C: Serialize + ?Sized>(
+        &self,
+        group: impl Into<GroupId>,
+        capabilities: &C,
+    ) -> Result<()> {
+        self.join(group.into(), Capabilities::encode(capabilities)?, false).await?.keep();
+        Ok(())
+    }
+
+    /// Joins a group, and creates it if it does not exist. A dropped call leaves again, and leaves
+    /// the group that it created.
+    ///
+    /// # Errors
+    /// As of [`join_group`](Self::join_group), without `GroupNotCreated`.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-join-group-create", "host-1").await?;
+    /// coordinator.join_group_create("workers", &()).await?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn join_group_create<C: Serialize + ?Sized>(
+        &self,
+        group: impl Into<GroupId>,
+        capabilities: &C,
+    ) -> Result<()> {
+        self.join_for_now(group, capabilities).await?.keep();
+        Ok(())
+    }
+
+    /// Joins, and leaves again when what it returns is dropped without being kept.
+    pub(crate) async fn join_for_now<C: Serialize + ?Sized>(
+        &self,
+        group: impl Into<GroupId>,
+        capabilities: &C,
+    ) -> Result<Undo> {
+        self.join(group.into(), Capabilities::encode(capabilities)?, true).await
+    }
+
+    async fn join(&self, group: GroupId, capabilities: Capabilities, create: bool) -> Result<Undo> {
+        let group = self.group(group, "join_group")?;
+        if !capabilities.is_none() {
+            self.needs(Feature::Capabilities, "join_group")?;
+        }
+        let keeper = self.keeper();
+        self.run("join_group", async move {
+            loop {
+                match keeper.join(&group, capabilities.clone()).await {
+                    Err(e) if create && e.kind() == ErrorKind::GroupNotCreated => {}
+                    result => break result?,
+                }
+                match keeper.call(&group, |session, group| session.create_group(group)).await {
+                    Err(e) if e.kind() == ErrorKind::GroupAlreadyExists => {}
+                    result => result?,
+                }
+            }
+            Ok(Undo::with(move || {
+                let engine = keeper.engine.clone();
+                // On failure the session's end ends the membership.
+                engine.spawn(async move { drop(keeper.leave(&group).await) });
+            }))
+        })
+        .await
+    }
+
+    /// Leaves a group, and stands down first if this member leads it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else as of the
+    /// [type](Self), and then this is still a member.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-leave-group", "host-1").await?;
+    /// coordinator.join_group_create("workers", &()).await?;
+    /// coordinator.leave_group("workers").await?;
+    /// assert!(coordinator.members("workers").await?.is_empty());
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn leave_group(&self, group: impl Into<GroupId>) -> Result<()> {
+        let group = self.group(group, "leave_group")?;
+        let keeper = self.keeper();
+        self.run("leave_group", async move { keeper.leave(&group).await }).await
+    }
+
+    /// Replaces what this member publishes about itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`],
+    /// [`ErrorKind::Serialization`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-update", "host-1").await?;
+    /// coordinator.join_group_create("workers", &serde_json::json!({"weight": 1})).await?;
+    /// coordinator.update_capabilities("workers", &serde_json::json!({"weight": 5})).await?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn update_capabilities<C: Serialize + ?Sized>(
+        &self,
+        group: impl Into<GroupId>,
+        capabilities: &C,
+    ) -> Result<()> {
+        let group = self.group(group, "update_capabilities")?;
+        self.needs(Feature::Capabilities, "update_capabilities")?;
+        let capabilities = Capabilities::encode(capabilities)?;
+        let keeper = self.keeper();
+        self.run("update_capabilities", async move { keeper.update(&group, capabilities).await })
+            .await
+    }
+
+    /// The ids of the living members.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-members", "host-1").await?;
+    /// coordinator.join_group_create("workers", &()).await?;
+    /// assert!(coordinator.members("workers").await?.contains(coordinator.member_id()));
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn members(&self, group: impl Into<GroupId>) -> Result<BTreeSet<MemberId>> {
+        let group = self.group(group, "members")?;
+        self.call("members", group, |session, group| session.members(group)).await
+    }
+
+    /// The living members with what they publish, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-members-with", "host-1").await?;
+    /// coordinator.join_group_create("workers", &"eu-west").await?;
+    /// for member in coordinator.members_with_capabilities("workers").await? {
+    ///     println!("{}: {}", member.id, member.capabilities);
+    /// }
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn members_with_capabilities(
+        &self,
+        group: impl Into<GroupId>,
+    ) -> Result<Vec<Member>> {
+        let group = self.group(group, "members_with_capabilities")?;
+        self.call("members_with_capabilities", group, |session, group| {
+            session.members_with_capabilities(group)
+        })
+        .await
+    }
+
+    /// One living member, with what it publishes and what the backend knows of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else as of the
+    /// [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-member", "host-1").await?;
+    /// coordinator.join_group_create("workers", &"eu-west").await?;
+    /// let member = coordinator.member("workers", "host-1").await?;
+    /// assert_eq!(member.capabilities.decode::<String>()?, "eu-west");
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn member(
+        &self,
+        group: impl Into<GroupId>,
+        member: impl Into<MemberId>,
+    ) -> Result<Member> {
+        let group = self.group(group, "member")?;
+        let member = member.into().checked().map_err(|e| e.during("member"))?;
+        self.call("member", (group, member), |session, (group, member)| {
+            session.member(group, member)
+        })
+        .await
+    }
+
+    /// The events of a group: a snapshot, then what changes, pushed. The stream goes on over lost
+    /// sessions, marked by [`GroupEvent::Gap`]; if the group is deleted, it waits for it to be
+    /// created again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # use tooz_core::GroupEvent;
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-watch-group", "host-1").await?;
+    /// coordinator.create_group("workers").await?;
+    /// let mut events = coordinator.watch_group("workers").await?;
+    /// assert!(matches!(events.next().await, Some(GroupEvent::Snapshot(all)) if all.is_empty()));
+    /// coordinator.join_group("workers", &()).await?;
+    /// assert!(matches!(events.next().await, Some(GroupEvent::Joined(_))));
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn watch_group(&self, group: impl Into<GroupId>) -> Result<Events<GroupEvent>> {
+        let group = self.group(group, "watch_group")?;
+        self.needs(Feature::Events, "watch_group")?;
+        let keeper = self.keeper();
+        self.run("watch_group", async move {
+            keeper.call(&group, |session, group| session.members(group)).await?;
+            let (feed, events) = GroupFeed::new();
+            keeper.feed_group(group, feed);
+            Ok(events)
+        })
+        .await
+    }
+
+    /// Stands for election in a group that this member has joined, until it leads.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MemberNotJoined`] before any I/O; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-campaign", "host-1").await?;
+    /// coordinator.join_group_create("workers", &()).await?;
+    /// let term = coordinator.campaign("workers").await?;
+    /// println!("leading, with the token {}", term.fencing_token());
+    /// term.stand_down().await?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn campaign(&self, group: impl Into<GroupId>) -> Result<Leadership> {
+        let group = group.into();
+        let term = self.campaign_with(group.clone(), Wait::Forever).await?;
+        term.ok_or_else(|| {
+            Error::new(ErrorKind::LockAcquireFailed, "the campaign ended without a term")
+                .with("group", group)
+        })
+    }
+
+    /// Stands for election and waits as told; `None` if the time was over before.
+    ///
+    /// # Errors
+    /// As of [`campaign`](Self::campaign).
+    ///
+    /// ```
+    /// # use tooz_core::Wait;
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-campaign-with", "host-1").await?;
+    /// coordinator.join_group_create("workers", &()).await?;
+    /// let term = coordinator.campaign_with("workers", Wait::Try).await?;
+    /// assert!(term.is_some());
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn campaign_with(
+        &self,
+        group: impl Into<GroupId>,
+        wait: Wait,
+    ) -> Result<Option<Leadership>> {
+        let group = self.group(group, "campaign")?;
+        self.needs(Feature::Elections, "campaign")?;
+        let claim = Claim::Term(group);
+        let term = Tenure::acquire(self.0.clone(), "campaign", claim, wait).await?;
+        Ok(term.map(Leadership::new))
+    }
+
+    /// Who leads the group.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-leader", "host-1").await?;
+    /// coordinator.join_group_create("workers", &()).await?;
+    /// assert_eq!(coordinator.leader("workers").await?, None);
+    /// let term = coordinator.campaign("workers").await?;
+    /// assert_eq!(coordinator.leader("workers").await?.as_ref(), Some(coordinator.member_id()));
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn leader(&self, group: impl Into<GroupId>) -> Result<Option<MemberId>> {
+        let group = self.group(group, "leader")?;
+        self.needs(Feature::Elections, "leader")?;
+        self.call("leader", group, |session, group| session.leader(group)).await
+    }
+
+    /// Who leads the group, now and after each change, pushed. A change that is undone at once may
+    /// not be seen.
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-observe-leader", "host-1").await?;
+    /// coordinator.join_group_create("workers", &()).await?;
+    /// let mut leaders = coordinator.observe_leader("workers").await?;
+    /// assert_eq!(leaders.next().await, Some(None));
+    /// let term = coordinator.campaign("workers").await?;
+    /// assert_eq!(leaders.next().await, Some(Some("host-1".into())));
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn observe_leader(
+        &self,
+        group: impl Into<GroupId>,
+    ) -> Result<Events<Option<MemberId>>> {
+        let group = self.group(group, "observe_leader")?;
+        self.needs(Feature::Elections, "observe_leader")?;
+        let keeper = self.keeper();
+        self.run("observe_leader", async move {
+            keeper.call(&group, |session, group| session.leader(group)).await?;
+            let (feed, events) = LeaderFeed::new();
+            keeper.feed_leader(group, feed);
+            Ok(events)
+        })
+        .await
+    }
+
+    pub(crate) async fn break_lock(&self, name: LockName) -> Result<bool> {
+        self.needs(Feature::BreakLock, "break_lock")?;
+        self.call("break_lock", name, |session, name| session.break_lock(name)).await
+    }
+
+    pub(crate) async fn acquire(
+        &self,
+        name: &LockName,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Option<Tenure>> {
+        if mode == Mode::Shared {
+            self.needs(Feature::SharedLocks, "acquire")?;
+        }
+        let claim = Claim::Lock(name.clone(), mode);
+        Tenure::acquire(self.0.clone(), "acquire", claim, wait).await
+    }
+
+    fn needs(&self, feature: Feature, operation: &'static str) -> Result<()> {
+        let entry = &self.0.keeper.entry;
+        if entry.features.contains(feature) {
+            return Ok(());
+        }
+        Err(Error::not_implemented(feature).during(operation).on(entry.name))
+    }
+
+    fn group(&self, group: impl Into<GroupId>, operation: &'static str) -> Result<GroupId> {
+        self.needs(Feature::Groups, operation)?;
+        group.into().checked().map_err(|e| e.during(operation))
+    }
+
+    /// Runs `work` on the engine, to its end.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.keeper.engine.spawn(work);
+    }
+
+    /// The first pause of the retry policy, on the engine.
+    pub(crate) async fn pause_before_retry(&self) {
+        self.0.keeper.settings.retry.backoff().pause().await;
+    }
+
+    fn keeper(&self) -> Arc<Keeper> {
+        self.0.keeper.clone()
+    }
+
+    /// Calls the session on the engine.
+    async fn call<A, T>(&self, operation: &'static str, arguments: A, call: Call<A, T>) -> Result<T>
+    where
+        A: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let keeper = self.keeper();
+        self.run(operation, async move { keeper.call(&arguments, call).await }).await
+    }
+
+    /// Runs an operation on the engine.
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let keeper = &self.0.keeper;
+        let span = keeper.span(operation);
+        keeper
+            .engine
+            .run(work.instrument(span))
+            .await
+            .map_err(|e| e.during(operation).on(keeper.entry.name))
+    }
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator")
+            .field("backend", &self.0.keeper.entry.name)
+            .field("member", &self.0.keeper.member)
+            .finish()
+    }
+}

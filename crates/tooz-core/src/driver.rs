@@ -1,0 +1,364 @@
+//! The contract between the engine and a driver.
+//!
+//! A driver crate exports one const [`DriverEntry`]. From it come, in this order: a [`Driver`]
+//! (configured, not connected), its [`Session`]s (one connection's life each), and the [`Hold`]s
+//! that a session grants (a lock, a term).
+//!
+//! # What the engine does, so that a driver need not
+//!
+//! - It calls a driver inside the engine's Tokio runtime and on no other thread, so `tokio::spawn`,
+//!   timers and sockets work in every method.
+//! - It drives the future of every method here to completion, whatever the caller does with its
+//!   own: a driver never has to be safe against being dropped half-way. The two exceptions are
+//!   [`Session::watch_group`] and [`Session::watch_leader`], which only read and are dropped when
+//!   nobody listens any more.
+//! - It undoes what an abandoned call has done: it releases a hold, leaves a group.
+//! - It calls [`Session::heartbeat`] in time, retries, and opens a new session after a loss. It
+//!   joins the groups again, restarts watches, and puts waiting acquisitions back in the queue.
+//! - It judges ownership by [`Lease`]s: by the local deadline, without asking the driver.
+//! - It refuses undeclared features and empty names before a driver is called.
+//!
+//! # What a driver must do
+//!
+//! - Return. Each request to the backend has a time limit of the driver's own; after it, an error
+//!   with the right [`Outcome`](crate::Outcome). Waiting is bounded by [`Waiting`] alone.
+//! - Resolve lost replies. Each acquisition carries an [`OperationId`]; store it, so that after a
+//!   broken connection a read tells whether the write was applied. Only what stays unknown is
+//!   [`Outcome::Unknown`](crate::Outcome::Unknown).
+//! - Make every lease from the moment *before* the request that made it was sent.
+//! - Call [`Lease::lose`] as soon as the backend says that something is no longer ours.
+//! - Push: a waiter or a watch wakes because the backend told it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::{
+    Capabilities, Characteristics, CoordinatorUrl, Features, GroupFeed, GroupId, LeaderFeed, Lease,
+    LockName, Member, MemberId, Moment, Options, Result,
+};
+
+/// What a driver crate exports as its const `DRIVER`.
+#[derive(Clone, Copy, Debug)]
+pub struct DriverEntry {
+    /// The driver's name: that of its crate without `tooz-`.
+    pub name: &'static str,
+    /// The URL schemes that it serves.
+    pub schemes: &'static [&'static str],
+    /// What the backend ensures in general. A deployment may give less: see
+    /// [`Session::characteristics`].
+    pub characteristics: Characteristics,
+    /// What the driver implements.
+    pub features: Features,
+    /// Where its work runs.
+    pub runs_on: RunsOn,
+    /// Reads the URL and the options, and connects nothing.
+    pub open: fn(&CoordinatorUrl, Options) -> Result<Arc<dyn Driver>>,
+}
+
+/// The thread that a driver's work runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunsOn {
+    /// The engine's thread, which all such drivers share: for drivers that never block.
+    Engine,
+    /// A thread of the driver's own, with the same kind of runtime: for system calls that block.
+    OwnThread,
+}
+
+/// A configured backend.
+#[async_trait]
+pub trait Driver: fmt::Debug + Send + Sync + 'static {
+    /// Opens a session for `member`: connects, authenticates, and starts what proves to the
+    /// backend that the member lives.
+    ///
+    /// The engine bounds the time of the call, and after a loss calls it again.
+    async fn connect(&self, member: &MemberId) -> Result<Arc<dyn Session>>;
+}
+
+/// One session with a backend: from its connection to its loss or close.
+///
+/// A session that is lost stays lost; the engine opens another.
+#[async_trait]
+pub trait Session: fmt::Debug + Send + Sync + 'static {
+    /// The life of the session itself. When it is lost, the engine opens another session.
+    ///
+    /// [`Lease::suspend`] on it says that the connection is in trouble, a renewal that it is well
+    /// again.
+    fn lease(&self) -> &Lease;
+
+    /// What this deployment ensures: the driver's [`DriverEntry::characteristics`], or less where
+    /// the session found out about a proxy, a replica or the like.
+    fn characteristics(&self) -> Characteristics;
+
+    /// How often [`heartbeat`](Self::heartbeat) must be called; `None` if there is no need.
+    fn heartbeat_interval(&self) -> Option<Duration>;
+
+    /// Renews everything that this session holds, in one round trip, and the leases with it.
+    ///
+    /// What turns out to be lost is told through its lease and is no error of the call.
+    async fn heartbeat(&self) -> Result<()>;
+
+    /// Ends the session: the backend forgets at once what depends on it. Idempotent, and best
+    /// effort if the backend cannot be reached.
+    async fn close(&self) -> Result<()>;
+
+    /// Acquires a lock; `None` when the waiting ended without it.
+    ///
+    /// After `None` or an error, nothing is left on the backend that could still be granted; what
+    /// could not be withdrawn at once is withdrawn in the background as soon as that can be done.
+    ///
+    /// Acquisitions never nest: while one is held, another of the same name waits, even by the
+    /// same session, unless both are shared.
+    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>>;
+
+    /// Takes a lock away from whoever holds it; whether anybody did. The holder is told as soon as
+    /// the backend can.
+    async fn break_lock(&self, name: &LockName) -> Result<bool>;
+
+    /// Creates a group, or fails with `GroupAlreadyExists`.
+    async fn create_group(&self, group: &GroupId) -> Result<()>;
+
+    /// Deletes a group, or fails with `GroupNotCreated` or `GroupNotEmpty`. No join can fall
+    /// between the check and the deletion.
+    async fn delete_group(&self, group: &GroupId) -> Result<()>;
+
+    /// The groups that exist.
+    async fn groups(&self) -> Result<BTreeSet<GroupId>>;
+
+    /// Joins a group, or fails with `GroupNotCreated` or `MemberAlreadyExists` and changes
+    /// nothing. The lease is that of the membership.
+    async fn join_group(&self, request: JoinRequest) -> Result<Lease>;
+
+    /// Leaves a group, or fails with `GroupNotCreated` or `MemberNotJoined`.
+    async fn leave_group(&self, group: &GroupId) -> Result<()>;
+
+    /// Replaces this member's capabilities, or fails with `GroupNotCreated` or `MemberNotJoined`.
+    async fn update_capabilities(&self, group: &GroupId, capabilities: &Capabilities)
+    -> Result<()>;
+
+    /// The ids of the living members, or `GroupNotCreated`.
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>>;
+
+    /// The living members with all that is known of them, in the order of their ids, or
+    /// `GroupNotCreated`. One round trip where the backend can.
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>>;
+
+    /// One member, or `GroupNotCreated` or `MemberNotJoined`.
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member>;
+
+    /// Feeds what happens in a group until it is dropped or fails: first a snapshot, then
+    /// snapshots or changes, without a gap between. A group that does not exist has no members, and
+    /// may appear later.
+    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()>;
+
+    /// Acquires the leadership of a group, under the rules of [`acquire`](Self::acquire). The engine
+    /// has seen to it that this member is in the group.
+    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>>;
+
+    /// Who leads the group, or `GroupNotCreated`.
+    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>>;
+
+    /// Feeds who leads the group until it is dropped or fails: first who does now.
+    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()>;
+}
+
+/// A lock or a term that a session granted.
+#[async_trait]
+pub trait Hold: fmt::Debug + Send + Sync + 'static {
+    /// The fencing token: greater than that of every earlier acquisition of this name.
+    fn token(&self) -> FencingToken;
+
+    /// How long it is ours.
+    fn lease(&self) -> &Lease;
+
+    /// Asks the backend whether it is ours.
+    async fn verify(&self) -> Result<bool>;
+
+    /// Gives it back, touching nothing that is somebody else's by now. Idempotent; the engine
+    /// repeats it until it is `Ok` or the lease has ended at the backend. Renewals stop before the
+    /// request is sent. `WasLost` if there was nothing of ours to give back.
+    async fn release(&self) -> Result<Release>;
+}
+
+/// What a release found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Release {
+    /// It was ours, and it is free now.
+    Released,
+    /// It was no longer ours, and whoever has it keeps it.
+    WasLost,
+}
+
+/// A number that strictly rises with every acquisition of a lock and every term of a group.
+///
+/// Send it with every request to the resource that the lock protects; the resource refuses a
+/// number below the highest that it has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(pub u64);
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What makes an acquisition distinct from every other: stored as its value or its queue entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperationId(Uuid);
+
+impl OperationId {
+    /// A new one, by the system's random numbers.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// Its 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+/// 32 lower-case hexadecimal digits.
+impl fmt::Display for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::LowerHex::fmt(&self.0.simple(), f)
+    }
+}
+
+/// Whether a lock excludes everybody or only exclusive holders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Excludes everybody.
+    Exclusive,
+    /// Excludes exclusive holders.
+    Shared,
+}
+
+/// An acquisition of a lock.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LockRequest {
+    /// What tells it from all others.
+    pub id: OperationId,
+    /// The lock.
+    pub name: LockName,
+    /// Exclusive or shared.
+    pub mode: Mode,
+    /// How long to wait for it.
+    pub waiting: Waiting,
+}
+
+/// An acquisition of a group's leadership.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CampaignRequest {
+    /// What tells it from all others.
+    pub id: OperationId,
+    /// The group.
+    pub group: GroupId,
+    /// How long to wait for it.
+    pub waiting: Waiting,
+}
+
+/// A join.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JoinRequest {
+    /// The group.
+    pub group: GroupId,
+    /// What the member publishes.
+    pub capabilities: Capabilities,
+    /// Whether an earlier session of this very coordinator had joined: a membership under this
+    /// id that is still there is a remnant of ours, to be replaced rather than refused.
+    pub again: bool,
+}
+
+impl LockRequest {
+    /// A new acquisition.
+    pub fn new(name: LockName, mode: Mode, waiting: Waiting) -> Self {
+        Self { id: OperationId::random(), name, mode, waiting }
+    }
+}
+
+impl CampaignRequest {
+    /// A new candidacy.
+    pub fn new(group: GroupId, waiting: Waiting) -> Self {
+        Self { id: OperationId::random(), group, waiting }
+    }
+}
+
+impl JoinRequest {
+    /// A join of a group.
+    pub fn new(group: GroupId, capabilities: Capabilities, again: bool) -> Self {
+        Self { group, capabilities, again }
+    }
+}
+
+/// How long an acquisition waits: until the caller gives up, its time is over, or the session is
+/// lost.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    until: Option<Moment>,
+    given_up: CancellationToken,
+}
+
+impl Waiting {
+    /// No waiting: one attempt.
+    pub fn none() -> Self {
+        Self::until(Some(Moment::now()), CancellationToken::new())
+    }
+
+    pub(crate) fn until(until: Option<Moment>, given_up: CancellationToken) -> Self {
+        Self { until, given_up }
+    }
+
+    /// Whether it is over. An acquisition makes its first attempt even so.
+    pub fn is_over(&self) -> bool {
+        self.is_given_up() || self.until.is_some_and(Moment::has_passed)
+    }
+
+    /// Waits until it is over.
+    pub async fn over(&self) {
+        match self.until {
+            None => self.given_up.cancelled().await,
+            Some(until) => tokio::select! {
+                () = self.given_up.cancelled() => {}
+                () = until.wait() => {}
+            },
+        }
+    }
+
+    /// The time left, for backends that wait by themselves; `None` if it has no limit. It may be
+    /// over before: the backend's wait must end then too.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.until.map(Moment::remaining)
+    }
+
+    /// The same, and can be given up alone.
+    pub(crate) fn child(&self) -> Self {
+        Self::until(self.until, self.given_up.child_token())
+    }
+
+    pub(crate) fn give_up(&self) {
+        self.given_up.cancel();
+    }
+
+    /// Gives up when the returned guard is dropped.
+    pub(crate) fn give_up_on_drop(&self) -> DropGuard {
+        self.given_up.clone().drop_guard()
+    }
+
+    pub(crate) async fn given_up(&self) {
+        self.given_up.cancelled().await;
+    }
+
+    /// Whether it was given up, as opposed to its time being over.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.is_cancelled()
+    }
+}

@@ -1,0 +1,146 @@
+//! Names: bytes with a readable `Debug`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{Error, Result};
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        ///
+        /// Any non-empty bytes. A driver refuses what its backend cannot store with
+        /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput). Cheap to clone.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<[u8]>);
+
+        impl $name {
+            /// The bytes.
+            pub fn as_bytes(&self) -> &[u8] {
+                &self.0
+            }
+
+            /// The text, where the bytes are UTF-8.
+            pub fn as_str(&self) -> Option<&str> {
+                std::str::from_utf8(&self.0).ok()
+            }
+
+            /// Refuses the empty name.
+            pub(crate) fn checked(self) -> Result<Self> {
+                if self.0.is_empty() {
+                    return Err(Error::invalid(concat!("the ", $what, " is empty")));
+                }
+                Ok(self)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.as_bytes().into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into_bytes().into())
+            }
+        }
+
+        impl From<&String> for $name {
+            fn from(text: &String) -> Self {
+                Self(text.as_bytes().into())
+            }
+        }
+
+        impl From<&[u8]> for $name {
+            fn from(bytes: &[u8]) -> Self {
+                Self(bytes.into())
+            }
+        }
+
+        impl<const N: usize> From<&[u8; N]> for $name {
+            fn from(bytes: &[u8; N]) -> Self {
+                Self(bytes.as_slice().into())
+            }
+        }
+
+        impl From<Vec<u8>> for $name {
+            fn from(bytes: Vec<u8>) -> Self {
+                Self(bytes.into())
+            }
+        }
+
+        impl From<&$name> for $name {
+            fn from(name: &$name) -> Self {
+                name.clone()
+            }
+        }
+
+        impl AsRef<[u8]> for $name {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0.escape_ascii_unless_utf8())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "(\"{}\")"), self)
+            }
+        }
+    };
+}
+
+name!(
+    /// The id of a member: unique among the processes that share a backend.
+    MemberId,
+    "member id"
+);
+name!(
+    /// The id of a group.
+    GroupId,
+    "group id"
+);
+name!(
+    /// The name of a lock.
+    LockName,
+    "lock name"
+);
+
+trait Readable {
+    fn escape_ascii_unless_utf8(&self) -> std::borrow::Cow<'_, str>;
+}
+
+impl Readable for [u8] {
+    /// Text as it is, and anything else with its odd bytes escaped.
+    fn escape_ascii_unless_utf8(&self) -> std::borrow::Cow<'_, str> {
+        match std::str::from_utf8(self) {
+            Ok(text) if !text.contains(char::is_control) => text.into(),
+            _ => self.escape_ascii().to_string().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_is_readable() {
+        assert_eq!(format!("{:?}", MemberId::from("host-1")), "MemberId(\"host-1\")");
+        assert_eq!(format!("{:?}", GroupId::from(b"a\xff")), "GroupId(\"a\\xff\")");
+        assert_eq!(LockName::from("büro").to_string(), "büro");
+        assert_eq!(LockName::from("a\nb").to_string(), "a\\nb");
+    }
+
+    #[test]
+    fn empty_names_are_refused() {
+        assert!(LockName::from("").checked().is_err());
+        assert!(LockName::from("x").checked().is_ok());
+    }
+}

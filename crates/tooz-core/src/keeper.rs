@@ -1,0 +1,680 @@
+//! The engine's side of a coordinator: keeps its session alive and heals it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{Span, debug, debug_span, info, warn};
+
+use crate::builder::{Heartbeat, Settings};
+use crate::coordinator::SessionEvent;
+use crate::engine::{Engine, Undo};
+use crate::events::EventSink;
+use crate::{
+    Capabilities, Driver, DriverEntry, Error, ErrorKind, GroupFeed, GroupId, Hold, JoinRequest,
+    LeaderFeed, Lease, Loss, MemberId, Moment, OperationId, Outcome, Release, Result, Session,
+    Wait, Waiting,
+};
+
+/// One per coordinator, shared by its handles and by the tasks on the engine.
+pub(crate) struct Keeper {
+    pub(crate) engine: Engine,
+    pub(crate) entry: DriverEntry,
+    pub(crate) member: MemberId,
+    pub(crate) settings: Settings,
+    driver: Arc<dyn Driver>,
+    link: watch::Sender<Link>,
+    /// Locked for the whole of a join, a leave or a rejoin, so that they never cross.
+    memberships: tokio::sync::Mutex<BTreeMap<GroupId, Membership>>,
+    state: Mutex<State>,
+}
+
+/// A call of one of a session's methods with these arguments.
+pub(crate) type Call<A, T> =
+    for<'a> fn(&'a dyn Session, &'a A) -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// The way to the backend.
+#[derive(Clone)]
+enum Link {
+    /// Not started, or stopped.
+    Idle,
+    /// Between two sessions.
+    Down,
+    Up(Arc<dyn Session>),
+}
+
+struct Membership {
+    capabilities: Capabilities,
+    lease: Lease,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// Ends all tasks of the present run.
+    run: CancellationToken,
+    holds: HashMap<OperationId, Held>,
+    session_events: Vec<EventSink<SessionEvent>>,
+    group_feeds: Vec<(GroupId, GroupFeed)>,
+}
+
+/// A lock, or a term in a group.
+struct Held {
+    hold: Arc<dyn Hold>,
+    term_in: Option<GroupId>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Idle,
+    Starting,
+    Running,
+    Stopping,
+}
+
+impl Keeper {
+    pub(crate) fn new(
+        engine: Engine,
+        entry: DriverEntry,
+        driver: Arc<dyn Driver>,
+        member: MemberId,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            engine,
+            entry,
+            member,
+            settings,
+            driver,
+            link: watch::Sender::new(Link::Idle),
+            memberships: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is locked, so it is whole even if poisoned.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an operation's own events and the driver's appear under.
+    pub(crate) fn span(&self, operation: &'static str) -> Span {
+        debug_span!("tooz", operation, backend = self.entry.name, member = %self.member)
+    }
+
+    // ---- Start and stop.
+
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<()> {
+        {
+            let mut state = self.state();
+            match state.phase {
+                Phase::Idle => state.phase = Phase::Starting,
+                Phase::Stopping => return Err(not_running("is being stopped")),
+                _ => return Err(not_running("is started already")),
+            }
+        }
+        let opened = self.open().await;
+        let mut state = self.state();
+        match opened {
+            Err(error) => {
+                state.phase = Phase::Idle;
+                Err(error)
+            }
+            Ok(session) => {
+                state.phase = Phase::Running;
+                state.run = CancellationToken::new();
+                let run = state.run.clone();
+                self.link.send_replace(Link::Up(session.clone()));
+                self.engine.spawn(self.clone().keep(session, run));
+                info!(backend = self.entry.name, member = %self.member, "coordinator started");
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens one session, within the time limit.
+    async fn open(self: &Arc<Self>) -> Result<Arc<dyn Session>> {
+        // Drivers are never dropped half-way, so a session that comes too late is closed.
+        let keeper = self.clone();
+        let (reply, mut answer) = tokio::sync::oneshot::channel::<Result<Arc<dyn Session>>>();
+        self.engine.spawn(async move {
+            let session = keeper.driver.connect(&keeper.member).await;
+            if let Err(Ok(late)) = reply.send(session) {
+                keeper.close(&late).await;
+            }
+        });
+        let limit = tokio::time::timeout(self.settings.timeout, &mut answer).await;
+        // Closed first, so that an answer comes either here or back to its sender.
+        answer.close();
+        let session = match limit.map(Result::ok).unwrap_or_else(|_| answer.try_recv().ok()) {
+            Some(session) => session?,
+            None => {
+                return Err(Error::new(ErrorKind::TimedOut, "no session within the time limit")
+                    .with("seconds", self.settings.timeout.as_secs_f64()));
+            }
+        };
+        if let Err(error) = self.suits(&*session) {
+            self.close(&session).await;
+            return Err(error);
+        }
+        Ok(session)
+    }
+
+    /// Whether the deployment gives what is required, which may be more than it ensures.
+    fn suits(&self, session: &dyn Session) -> Result<()> {
+        let weaker = self.entry.characteristics.without(session.characteristics());
+        if weaker.is_empty() {
+            return Ok(());
+        }
+        let missing = self.settings.required.without(session.characteristics());
+        if missing.is_empty() {
+            warn!(backend = self.entry.name, %weaker, "this deployment does not ensure all");
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::DriverChosenPoorly,
+            format!("this deployment does not ensure: {missing}"),
+        )
+        .on(self.entry.name))
+    }
+
+    pub(crate) async fn stop(self: &Arc<Self>) -> Result<()> {
+        let (run, holds) = {
+            let mut state = self.state();
+            if state.phase != Phase::Running {
+                return Err(not_running("is not started"));
+            }
+            state.phase = Phase::Stopping;
+            (state.run.clone(), std::mem::take(&mut state.holds))
+        };
+        run.cancel();
+        let link = self.link.send_replace(Link::Idle);
+        for held in holds.values() {
+            held.hold.lease().lose(Loss::GivenUp);
+        }
+        let mut outcome = Ok(());
+        if let Link::Up(session) = link {
+            let goodbye = self.engine.run(self.clone().say_goodbye(session.clone(), holds));
+            // The limit is for all of it together: a dead backend must not hold up a shutdown.
+            outcome =
+                tokio::time::timeout(self.settings.timeout, goodbye).await.unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::TimedOut, "the backend did not answer the goodbye")
+                        .outcome_is(Outcome::Unknown))
+                });
+            session.lease().lose(Loss::GivenUp);
+        } else {
+            self.memberships.lock().await.clear();
+        }
+        let mut state = self.state();
+        state.phase = Phase::Idle;
+        state.session_events.clear();
+        state.group_feeds.clear();
+        info!(backend = self.entry.name, member = %self.member, "coordinator stopped");
+        outcome
+    }
+
+    async fn say_goodbye(
+        self: Arc<Self>,
+        session: Arc<dyn Session>,
+        holds: HashMap<OperationId, Held>,
+    ) -> Result<()> {
+        for held in holds.values() {
+            if let Err(error) = self.give_back(&*held.hold).await {
+                warn!(%error, "a lock or term could not be given back at the stop");
+            }
+        }
+        let mut memberships = self.memberships.lock().await;
+        for (group, _) in std::mem::take(&mut *memberships) {
+            if let Err(error) = session.leave_group(&group).await {
+                warn!(%group, %error, "the group could not be left at the stop");
+            }
+        }
+        session.close().await
+    }
+
+    // ---- The session and its heart.
+
+    async fn keep(self: Arc<Self>, mut session: Arc<dyn Session>, run: CancellationToken) {
+        loop {
+            if self.settings.heartbeat == Heartbeat::Automatic {
+                self.engine.spawn(self.clone().beat(session.clone(), run.clone()));
+            }
+            let loss = tokio::select! {
+                loss = self.tend(&session) => loss,
+                () = run.cancelled() => return,
+            };
+            warn!(backend = self.entry.name, member = %self.member, %loss, "session lost");
+            self.link.send_replace(Link::Down);
+            self.announce(&SessionEvent::Lost(loss));
+            let (keeper, old) = (self.clone(), session);
+            self.engine.spawn(async move { keeper.close(&old).await });
+            session = tokio::select! {
+                session = self.reopen() => session,
+                () = run.cancelled() => return,
+            };
+            if run.is_cancelled() {
+                return self.close(&session).await;
+            }
+            self.link.send_replace(Link::Up(session.clone()));
+            self.engine.spawn(self.clone().rejoin_all(session.clone()));
+        }
+    }
+
+    /// Tells of trouble until the session is lost.
+    async fn tend(&self, session: &Arc<dyn Session>) -> Loss {
+        let lease = session.lease();
+        loop {
+            tokio::select! {
+                loss = lease.lost() => return loss,
+                () = lease.doubt_is(true) => self.announce(&SessionEvent::Suspended),
+            }
+            tokio::select! {
+                loss = lease.lost() => return loss,
+                () = lease.doubt_is(false) => self.announce(&SessionEvent::Resumed),
+            }
+        }
+    }
+
+    /// The heart: one session's renewals, until it is lost.
+    async fn beat(self: Arc<Self>, session: Arc<dyn Session>, run: CancellationToken) {
+        let Some(interval) = session.heartbeat_interval() else { return };
+        let mut next = Moment::now() + interval;
+        let mut backoff = self.settings.retry.backoff();
+        loop {
+            tokio::select! {
+                () = next.wait() => {}
+                _ = session.lease().lost() => return,
+                () = run.cancelled() => return,
+            }
+            let sent = Moment::now();
+            if self.beat_once(&*session).await.is_ok() {
+                next = sent + interval;
+                backoff = self.settings.retry.backoff();
+            } else {
+                backoff.pause().await;
+            }
+        }
+    }
+
+    async fn beat_once(&self, session: &dyn Session) -> Result<()> {
+        let result = session.heartbeat().await;
+        if let Err(error) = &result {
+            debug!(backend = self.entry.name, %error, "heartbeat failed");
+            match error.kind() {
+                ErrorKind::SessionLost => session.lease().lose(Loss::SessionEnded),
+                _ => session.lease().suspend(),
+            }
+        }
+        result
+    }
+
+    /// One heartbeat by hand; when the next is due.
+    pub(crate) async fn heartbeat(&self) -> Result<Duration> {
+        let session = self.session(Moment::now() + self.settings.timeout).await?;
+        self.beat_once(&*session).await?;
+        Ok(session.heartbeat_interval().unwrap_or(self.settings.timeout))
+    }
+
+    async fn reopen(self: &Arc<Self>) -> Arc<dyn Session> {
+        let mut backoff = self.settings.retry.backoff();
+        loop {
+            match self.open().await {
+                Ok(session) => return session,
+                Err(error) => warn!(backend = self.entry.name, %error, "no new session yet"),
+            }
+            backoff.pause().await;
+        }
+    }
+
+    async fn close(&self, session: &Arc<dyn Session>) {
+        if let Err(error) = session.close().await {
+            debug!(backend = self.entry.name, %error, "the session could not be closed");
+        }
+    }
+
+    /// A session that is held now, once there is one.
+    pub(crate) async fn session(&self, until: Moment) -> Result<Arc<dyn Session>> {
+        let mut link = self.link.subscribe();
+        loop {
+            let session = match &*link.borrow_and_update() {
+                Link::Idle => return Err(not_running("is not started")),
+                Link::Down => None,
+                Link::Up(session) => Some(session.clone()),
+            };
+            if let Some(session) = session.filter(|session| session.lease().is_held()) {
+                return Ok(session);
+            }
+            tokio::select! {
+                // The sender lives in `self`: the wait cannot fail.
+                _ = link.changed() => {}
+                () = until.wait() => {
+                    return Err(Error::new(ErrorKind::Connection, "there is no session")
+                        .with("seconds", self.settings.timeout.as_secs_f64()));
+                }
+            }
+        }
+    }
+
+    /// Calls the session, again after failures that changed nothing, within the time limit.
+    pub(crate) async fn call<A, T>(&self, arguments: &A, call: Call<A, T>) -> Result<T> {
+        Ok(self.call_on(arguments, call).await?.1)
+    }
+
+    /// The same, and which session answered.
+    async fn call_on<A, T>(
+        &self,
+        arguments: &A,
+        call: Call<A, T>,
+    ) -> Result<(Arc<dyn Session>, T)> {
+        let until = Moment::now() + self.settings.timeout;
+        let mut backoff = self.settings.retry.backoff();
+        loop {
+            let session = self.session(until).await?;
+            match call(&*session, arguments).await {
+                Err(error) if may_repeat(&error) && !until.has_passed() => {
+                    debug!(backend = self.entry.name, %error, "trying again");
+                    backoff.pause().await;
+                }
+                result => return result.map(|answer| (session, answer)),
+            }
+        }
+    }
+
+    // ---- What is held.
+
+    /// A wait that the end of the coordinator ends too.
+    pub(crate) fn waiting(&self, wait: Wait) -> Waiting {
+        let until = match wait {
+            Wait::Try => Some(Moment::now()),
+            Wait::For(time) => Some(Moment::now() + time),
+            Wait::Forever => None,
+        };
+        Waiting::until(until, self.state().run.child_token())
+    }
+
+    pub(crate) async fn hold(
+        &self,
+        id: OperationId,
+        hold: Arc<dyn Hold>,
+        term_in: Option<GroupId>,
+    ) -> Result<()> {
+        let group = term_in.clone();
+        {
+            let mut state = self.state();
+            if state.phase != Phase::Running {
+                return Err(not_running("was stopped"));
+            }
+            state.holds.insert(id, Held { hold, term_in });
+        }
+        // Whoever left the group meanwhile has not seen this term.
+        match group {
+            Some(group) => self.must_be_member(&group).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn forget(&self, id: OperationId) {
+        self.state().holds.remove(&id);
+    }
+
+    /// Gives a lock or a term back: until that is confirmed, or its lease has surely ended.
+    pub(crate) async fn give_back(&self, hold: &dyn Hold) -> Result<Release> {
+        let lease = hold.lease();
+        let lost = lease.loss().is_some_and(|loss| loss != Loss::GivenUp);
+        lease.lose(Loss::GivenUp);
+        // The deadline is a margin before the end at the backend; two margins are beyond it.
+        let end = lease.deadline().zip(lease.ttl()).map(|(deadline, ttl)| deadline + ttl / 5);
+        let mut backoff = self.settings.retry.backoff();
+        loop {
+            match hold.release().await {
+                Ok(_) if lost => return Ok(Release::WasLost),
+                Ok(release) => return Ok(release),
+                Err(error) if error.kind() == ErrorKind::SessionLost => {
+                    return Ok(Release::WasLost);
+                }
+                Err(error) if !error.is_retryable() || end.is_some_and(Moment::has_passed) => {
+                    return Err(error);
+                }
+                Err(error) => debug!(backend = self.entry.name, %error, "releasing again"),
+            }
+            backoff.pause().await;
+        }
+    }
+
+    // ---- Groups.
+
+    pub(crate) async fn join(
+        self: &Arc<Self>,
+        group: &GroupId,
+        capabilities: Capabilities,
+    ) -> Result<()> {
+        let mut memberships = self.memberships.lock().await;
+        if memberships.contains_key(group) {
+            return Err(Error::member_already_exists(group, &self.member));
+        }
+        let request = JoinRequest::new(group.clone(), capabilities.clone(), false);
+        let (session, lease) =
+            self.call_on(&request, |session, request| session.join_group(request.clone())).await?;
+        if self.state().phase != Phase::Running {
+            // The goodbye did not wait for this join; the session's end ends what is left of it.
+            drop(session.leave_group(group).await);
+            return Err(not_running("was stopped"));
+        }
+        self.watch_over(group, &session, &lease);
+        memberships.insert(group.clone(), Membership { capabilities, lease });
+        Ok(())
+    }
+
+    pub(crate) async fn leave(&self, group: &GroupId) -> Result<()> {
+        let mut memberships = self.memberships.lock().await;
+        let led = |held: &&Held| held.term_in.as_ref() == Some(group);
+        let terms: Vec<_> = {
+            let state = self.state();
+            state.holds.values().filter(led).map(|held| held.hold.clone()).collect()
+        };
+        for term in terms {
+            self.give_back(&*term).await?;
+        }
+        let left = self.call(group, |session, group| session.leave_group(group)).await;
+        match left {
+            // Lost, and not joined again yet: now it never will be.
+            Err(error) if is_pending(memberships.get(group), &error) => {}
+            left => left?,
+        }
+        memberships.remove(group);
+        Ok(())
+    }
+
+    pub(crate) async fn update(&self, group: &GroupId, capabilities: Capabilities) -> Result<()> {
+        let mut memberships = self.memberships.lock().await;
+        let update = (group.clone(), capabilities);
+        let updated = self
+            .call(&update, |session, (group, new)| session.update_capabilities(group, new))
+            .await;
+        match updated {
+            // Lost, and not joined again yet: it will be with these.
+            Err(error) if is_pending(memberships.get(group), &error) => {}
+            updated => updated?,
+        }
+        let (_, capabilities) = update;
+        if let Some(membership) = memberships.get_mut(group) {
+            membership.capabilities = capabilities;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn must_be_member(&self, group: &GroupId) -> Result<()> {
+        match self.memberships.lock().await.get(group) {
+            Some(membership) if membership.lease.is_held() => Ok(()),
+            // Passing: the engine is about to join again.
+            Some(_) => Err(Error::new(ErrorKind::SessionLost, "the membership was just lost")
+                .with("group", group)
+                .retryable(true)),
+            None => Err(Error::member_not_joined(group, &self.member)),
+        }
+    }
+
+    /// Rejoins the group when the membership alone is lost.
+    fn watch_over(self: &Arc<Self>, group: &GroupId, session: &Arc<dyn Session>, lease: &Lease) {
+        let (keeper, run) = (self.clone(), self.state().run.clone());
+        let (group, session, lease) = (group.clone(), session.clone(), lease.clone());
+        self.engine.spawn(async move {
+            tokio::select! {
+                _ = lease.lost() => {}
+                () = run.cancelled() => return,
+            }
+            if session.lease().is_held() {
+                warn!(%group, member = %keeper.member, "membership lost");
+                keeper.rejoin(&session, &group).await;
+            }
+        });
+    }
+
+    async fn rejoin_all(self: Arc<Self>, session: Arc<dyn Session>) {
+        let groups: Vec<_> = self.memberships.lock().await.keys().cloned().collect();
+        for group in &groups {
+            self.rejoin(&session, group).await;
+        }
+        if session.lease().is_held() {
+            info!(backend = self.entry.name, member = %self.member, "session rebuilt");
+            self.announce(&SessionEvent::Rejoined(groups));
+        }
+    }
+
+    /// Joins a group again with the capabilities of before, until it succeeds or the session is
+    /// lost or nobody wants the membership any more.
+    async fn rejoin(self: &Arc<Self>, session: &Arc<dyn Session>, group: &GroupId) {
+        let mut backoff = self.settings.retry.backoff();
+        while session.lease().is_held() {
+            let mut memberships = self.memberships.lock().await;
+            let Some(membership) = memberships.get_mut(group) else { return };
+            let capabilities = membership.capabilities.clone();
+            let request = JoinRequest::new(group.clone(), capabilities, true);
+            match session.join_group(request).await {
+                Ok(lease) => {
+                    membership.lease = lease.clone();
+                    drop(memberships);
+                    self.watch_over(group, session, &lease);
+                    for (_, feed) in self.state().group_feeds.iter().filter(|(g, _)| g == group) {
+                        feed.rejoined();
+                    }
+                    return;
+                }
+                // The backend lost the group too, for example restarted empty.
+                Err(error) if error.kind() == ErrorKind::GroupNotCreated => {
+                    match session.create_group(group).await {
+                        Ok(()) => continue,
+                        Err(e) if e.kind() == ErrorKind::GroupAlreadyExists => continue,
+                        Err(error) => warn!(%group, %error, "the group is not rebuilt yet"),
+                    }
+                }
+                Err(error) => warn!(%group, %error, "not rejoined yet"),
+            }
+            drop(memberships);
+            backoff.pause().await;
+        }
+    }
+
+    // ---- Events.
+
+    fn announce(&self, event: &SessionEvent) {
+        let mut state = self.state();
+        state.session_events.retain(|sink| !sink.is_closed());
+        for sink in &state.session_events {
+            sink.send(event.clone(), |newest| vec![newest]);
+        }
+    }
+
+    pub(crate) fn add_session_sink(&self, sink: EventSink<SessionEvent>) {
+        self.state().session_events.push(sink);
+    }
+
+    /// Feeds a group's events until nobody listens or the coordinator is stopped.
+    pub(crate) fn feed_group(self: &Arc<Self>, group: GroupId, feed: GroupFeed) {
+        let run = {
+            let mut state = self.state();
+            state.group_feeds.push((group.clone(), feed.clone()));
+            state.run.clone()
+        };
+        let keeper = self.clone();
+        self.engine.spawn(async move {
+            // In a panic of the driver too: the consumer sees the end, rather than nothing more.
+            let _forget = Undo::with({
+                let (keeper, feed) = (keeper.clone(), feed.clone());
+                move || keeper.state().group_feeds.retain(|(_, other)| !other.is(&feed))
+            });
+            let target = (group, feed.clone());
+            let watch = keeper.repeat(&target, |session, (group, feed)| {
+                // Nothing yet for the first watch; for a later one, what it missed.
+                feed.gap();
+                session.watch_group(group, feed)
+            });
+            tokio::select! {
+                () = feed.closed() => {}
+                () = run.cancelled() => {}
+                () = watch => {}
+            }
+        });
+    }
+
+    /// Feeds who leads a group until nobody listens or the coordinator is stopped.
+    pub(crate) fn feed_leader(self: &Arc<Self>, group: GroupId, feed: LeaderFeed) {
+        let (keeper, run) = (self.clone(), self.state().run.clone());
+        self.engine.spawn(async move {
+            let target = (group, feed.clone());
+            let watch =
+                keeper.repeat(&target, |session, (group, feed)| session.watch_leader(group, feed));
+            tokio::select! {
+                () = feed.closed() => {}
+                () = run.cancelled() => {}
+                () = watch => {}
+            }
+        });
+    }
+
+    /// Runs a watch on one session after the other.
+    async fn repeat<A>(&self, target: &A, watch: Call<A, ()>) {
+        let mut backoff = self.settings.retry.backoff();
+        loop {
+            match self.session(Moment::now() + self.settings.timeout).await {
+                Ok(session) => {
+                    let began = Moment::now();
+                    let lease = session.lease().clone();
+                    tokio::select! {
+                        result = watch(&*session, target) => if let Err(error) = result {
+                            debug!(backend = self.entry.name, %error, "watching again");
+                        },
+                        _ = lease.lost() => {}
+                    }
+                    if began.elapsed() > Duration::from_secs(5) {
+                        backoff = self.settings.retry.backoff();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::NotRunning => return,
+                Err(_) => {}
+            }
+            backoff.pause().await;
+        }
+    }
+}
+
+/// Whether a membership is lost and waits to be joined again, so that the backend knows nothing of
+/// it.
+fn is_pending(membership: Option<&Membership>, error: &Error) -> bool {
+    let unknown = matches!(error.kind(), ErrorKind::MemberNotJoined | ErrorKind::GroupNotCreated);
+    unknown && membership.is_some_and(|membership| !membership.lease.is_held())
+}
+
+/// Whether a failed call changed nothing and can succeed later.
+fn may_repeat(error: &Error) -> bool {
+    let passing = error.is_retryable() || error.kind() == ErrorKind::SessionLost;
+    passing && error.outcome() == Outcome::NotApplied
+}
+
+pub(crate) fn not_running(what: &str) -> Error {
+    Error::new(ErrorKind::NotRunning, format!("the coordinator {what}"))
+}

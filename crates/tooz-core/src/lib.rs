@@ -1,0 +1,60 @@
+//! The vocabulary and the engine of `tooz`: coordinators, guards, the driver contract.
+//!
+//! Applications use the crate `tooz`, which is this one with drivers; who writes a driver starts
+//! at [`driver`].
+
+mod builder;
+mod capabilities;
+mod characteristics;
+mod clock;
+mod coordinator;
+pub mod driver;
+mod election;
+mod engine;
+mod error;
+mod events;
+mod group;
+pub mod hash_ring;
+mod id;
+mod keeper;
+mod lease;
+mod lock;
+mod options;
+mod partitioner;
+mod partitions;
+mod registry;
+mod retry;
+mod tenure;
+#[cfg(feature = "tls")]
+mod tls;
+mod url;
+
+pub mod blocking;
+
+pub use async_trait::async_trait;
+pub use builder::{Builder, Heartbeat};
+pub use capabilities::Capabilities;
+pub use characteristics::{Characteristic, Characteristics, Feature, Features};
+pub use clock::Moment;
+pub use coordinator::{Coordinator, SessionEvent};
+pub use driver::{
+    CampaignRequest, Driver, DriverEntry, FencingToken, Hold, JoinRequest, LockRequest, Mode,
+    OperationId, Release, RunsOn, Session, Waiting,
+};
+pub use election::Leadership;
+pub use error::{Error, ErrorKind, Outcome, Result};
+pub use events::Events;
+pub use group::{GroupEvent, GroupFeed, LeaderFeed, Member};
+pub use hash_ring::HashRing;
+pub use id::{GroupId, LockName, MemberId};
+pub use lease::{Lease, Loss};
+pub use lock::{Lock, LockGuard, Wait};
+pub use options::Options;
+pub use partitioner::Partitioner;
+pub use partitions::{Partition, Partitions, Revocation};
+pub use registry::Registry;
+pub use retry::RetryPolicy;
+pub use tenure::Tenure;
+#[cfg(feature = "tls")]
+pub use tls::ensure_crypto_provider;
+pub use url::{CoordinatorUrl, Host, Secret};

@@ -1,0 +1,181 @@
+//! Locks.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use crate::tenure::Tenure;
+use crate::{Coordinator, LockName, Mode, Release, Result};
+
+/// How long to wait for a lock or a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// One attempt, without waiting for a holder.
+    Try,
+    /// For that long.
+    For(Duration),
+    /// As long as it takes.
+    Forever,
+}
+
+/// A lock, made by [`Coordinator::lock`].
+///
+/// Cheap to clone. Acquisitions never nest: while one is held, another by the same coordinator
+/// waits as one of another process would.
+///
+/// # Errors
+/// Acquiring fails as the [`Coordinator`] says, never because somebody else holds the lock.
+///
+/// # Cancellation
+/// A dropped acquisition is withdrawn; if it had been granted by then, it is released.
+#[derive(Clone, Debug)]
+pub struct Lock {
+    coordinator: Coordinator,
+    name: LockName,
+}
+
+impl Lock {
+    pub(crate) fn new(coordinator: Coordinator, name: LockName) -> Self {
+        Self { coordinator, name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &LockName {
+        &self.name
+    }
+
+    /// Acquires it, and waits as long as it takes.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-acquire", "host-1").await?;
+    /// let guard = coordinator.lock("inventory")?.acquire().await?;
+    /// println!("send {} with every write", guard.fencing_token());
+    /// guard.check()?;
+    /// guard.release().await?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn acquire(&self) -> Result<LockGuard> {
+        self.forever(Mode::Exclusive).await
+    }
+
+    /// Acquires it if nobody holds it.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-try-acquire", "host-1").await?;
+    /// let lock = coordinator.lock("inventory")?;
+    /// if let Some(guard) = lock.try_acquire().await? {
+    ///     assert!(lock.try_acquire().await?.is_none());
+    ///     guard.release().await?;
+    /// }
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn try_acquire(&self) -> Result<Option<LockGuard>> {
+        self.acquire_with(Mode::Exclusive, Wait::Try).await
+    }
+
+    /// Acquires it, or gives up after `time`.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-acquire-for", "host-1").await?;
+    /// let lock = coordinator.lock("inventory")?;
+    /// let guard = lock.acquire_for(std::time::Duration::from_secs(1)).await?;
+    /// assert!(guard.is_some());
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn acquire_for(&self, time: Duration) -> Result<Option<LockGuard>> {
+        self.acquire_with(Mode::Exclusive, Wait::For(time)).await
+    }
+
+    /// Acquires it together with other shared holders, and waits as long as it takes.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-acquire-shared", "host-1").await?;
+    /// let lock = coordinator.lock("inventory")?;
+    /// let reader = lock.acquire_shared().await?;
+    /// let another = lock.acquire_shared().await?;
+    /// assert!(lock.try_acquire().await?.is_none());
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn acquire_shared(&self) -> Result<LockGuard> {
+        self.forever(Mode::Shared).await
+    }
+
+    /// Acquires it together with other shared holders, if no exclusive holder has it.
+    pub async fn try_acquire_shared(&self) -> Result<Option<LockGuard>> {
+        self.acquire_with(Mode::Shared, Wait::Try).await
+    }
+
+    /// Acquires it together with other shared holders, or gives up after `time`.
+    pub async fn acquire_shared_for(&self, time: Duration) -> Result<Option<LockGuard>> {
+        self.acquire_with(Mode::Shared, Wait::For(time)).await
+    }
+
+    /// Acquires it in a mode, waiting as told; `None` if the time was over before.
+    pub async fn acquire_with(&self, mode: Mode, wait: Wait) -> Result<Option<LockGuard>> {
+        let tenure = self.coordinator.acquire(&self.name, mode, wait).await?;
+        Ok(tenure.map(LockGuard))
+    }
+
+    async fn forever(&self, mode: Mode) -> Result<LockGuard> {
+        loop {
+            // Forever ends with the lock or an error; None would be a driver that gave up early.
+            if let Some(guard) = self.acquire_with(mode, Wait::Forever).await? {
+                return Ok(guard);
+            }
+        }
+    }
+
+    /// Takes the lock away from whoever holds it, and says whether anybody did. The holder is told
+    /// as soon as its backend can.
+    ///
+    /// # Errors
+    /// As of the [`Coordinator`].
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-break-lock", "host-1").await?;
+    /// let lock = coordinator.lock("inventory")?;
+    /// let guard = lock.acquire().await?;
+    /// assert!(lock.break_lock().await?);
+    /// assert!(guard.check().is_err());
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn break_lock(&self) -> Result<bool> {
+        self.coordinator.break_lock(self.name.clone()).await
+    }
+}
+
+/// A lock that is held. Its methods are those of [`Tenure`]; dropping it releases the lock in the
+/// background.
+#[derive(Debug)]
+#[must_use = "dropping the guard releases the lock"]
+pub struct LockGuard(Tenure);
+
+impl LockGuard {
+    /// Releases the lock, and waits until that is confirmed or its lease has ended.
+    ///
+    /// # Errors
+    /// When the backend could not be told before the lease ended. The lock is free by then.
+    ///
+    /// # Cancellation
+    /// The release goes on without the caller.
+    pub async fn release(self) -> Result<Release> {
+        self.0.give_back("release").await
+    }
+}
+
+impl Deref for LockGuard {
+    type Target = Tenure;
+
+    fn deref(&self) -> &Tenure {
+        &self.0
+    }
+}

@@ -1,0 +1,49 @@
+//! How long to wait between attempts.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+/// The pauses between attempts of the same thing: they double, with jitter, up to a limit.
+///
+/// The default starts at 20 ms and ends at 2 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    first: Duration,
+    longest: Duration,
+}
+
+impl RetryPolicy {
+    /// Pauses from `first` up to `longest`.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self { first: first.max(Duration::from_millis(1)), longest: longest.max(first) }
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        let pauses = ExponentialBuilder::new()
+            .with_min_delay(self.first)
+            .with_max_delay(self.longest)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        Backoff { pauses, longest: self.longest }
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(20), Duration::from_secs(2))
+    }
+}
+
+/// One row of attempts.
+pub(crate) struct Backoff {
+    pauses: ExponentialBackoff,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) async fn pause(&mut self) {
+        tokio::time::sleep(self.pauses.next().unwrap_or(self.longest)).await;
+    }
+}

@@ -1,0 +1,295 @@
+//! What a lock guard and a leadership have in common.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tracing::Instrument;
+
+use crate::coordinator::Handle;
+use crate::keeper::{Keeper, not_running};
+use crate::{
+    CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, LockName, LockRequest, Loss,
+    Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
+};
+
+/// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
+///
+/// No lock service can stop a process that is paused past its deadline from believing, until it
+/// looks, that it still holds the lock. So look, with [`check`](Self::check) or
+/// [`run`](Self::run), and send the [`fencing_token`](Self::fencing_token) with each write to the
+/// protected resource, so that the resource can refuse a holder of yesterday.
+///
+/// Dropping it gives it back in the background: anywhere, without blocking, with or without a
+/// runtime.
+///
+/// ```
+/// # tooz_core::blocking::block_on(async {
+/// # let coordinator = tooz_memory::start("docs-tenure", "host-1").await?;
+/// let guard = coordinator.lock("inventory")?.acquire().await?;
+/// println!("token {}, held until {:?} at least", guard.fencing_token(), guard.deadline());
+/// guard.check()?; // a look at the clock
+/// assert!(guard.verify().await?); // a question to the backend
+/// let answer = guard.run(async { 6 * 7 }).await?; // dropped at the loss
+/// assert_eq!(answer, 42);
+///
+/// tooz_memory::World::named("docs-tenure").expire_session(coordinator.member_id());
+/// println!("{}", guard.lost().await);
+/// assert!(guard.check().is_err());
+/// # Ok::<(), tooz_core::Error>(())
+/// # }).unwrap();
+/// ```
+pub struct Tenure {
+    handle: Arc<Handle>,
+    hold: Arc<dyn Hold>,
+    id: OperationId,
+    what: What,
+    settled: bool,
+}
+
+/// What is held, for messages.
+#[derive(Clone)]
+struct What {
+    kind: &'static str,
+    name: String,
+}
+
+/// What is asked for.
+pub(crate) enum Claim {
+    Lock(LockName, Mode),
+    Term(GroupId),
+}
+
+impl Claim {
+    fn what(&self) -> What {
+        match self {
+            Self::Lock(name, _) => What { kind: "lock", name: name.to_string() },
+            Self::Term(group) => What { kind: "group", name: group.to_string() },
+        }
+    }
+
+    fn term_in(&self) -> Option<GroupId> {
+        match self {
+            Self::Lock(..) => None,
+            Self::Term(group) => Some(group.clone()),
+        }
+    }
+
+    /// One attempt on one session, under an id of its own: what is left of an earlier attempt must
+    /// not be taken for it.
+    async fn attempt(
+        &self,
+        keeper: &Keeper,
+        waiting: &Waiting,
+        patience: Duration,
+    ) -> Result<Option<(OperationId, Arc<dyn Hold>)>> {
+        if let Self::Term(group) = self {
+            keeper.must_be_member(group).await?;
+        }
+        let session = tokio::select! {
+            session = keeper.session(Moment::now() + patience) => session?,
+            () = waiting.given_up() => return Ok(None),
+        };
+        let (id, waiting) = (OperationId::random(), waiting.child());
+        let mut granted = match self {
+            Self::Lock(name, mode) => {
+                let (name, mode, waiting) = (name.clone(), *mode, waiting.clone());
+                session.acquire(LockRequest { id, name, mode, waiting })
+            }
+            Self::Term(group) => {
+                let (group, waiting) = (group.clone(), waiting.clone());
+                session.campaign(CampaignRequest { id, group, waiting })
+            }
+        };
+        let granted = tokio::select! {
+            granted = &mut granted => granted,
+            _ = session.lease().lost() => {
+                waiting.give_up();
+                granted.await
+            }
+        };
+        Ok(granted?.map(|hold| (id, hold)))
+    }
+}
+
+impl Tenure {
+    /// Acquires on the engine, over as many sessions as it takes.
+    pub(crate) async fn acquire(
+        handle: Arc<Handle>,
+        operation: &'static str,
+        claim: Claim,
+        wait: Wait,
+    ) -> Result<Option<Self>> {
+        let keeper = handle.keeper.clone();
+        let waiting = keeper.waiting(wait);
+        // How long one attempt looks for a session: a try does, as every operation.
+        let timeout = keeper.settings.timeout;
+        let patience = if let Wait::For(time) = wait { time.min(timeout) } else { timeout };
+        // Dropping this future tells the engine to withdraw.
+        let _withdraw = waiting.give_up_on_drop();
+        let (name, engine, shown) = (keeper.entry.name, keeper.engine.clone(), claim.what());
+        let span = keeper.span(operation);
+        let acquired = async move {
+            let mut backoff = keeper.settings.retry.backoff();
+            loop {
+                let failed = match claim.attempt(&keeper, &waiting, patience).await {
+                    Ok(Some((id, hold))) => {
+                        let (handle, what) = (handle.clone(), claim.what());
+                        let tenure = Self { handle, hold, id, what, settled: false };
+                        let held = keeper.hold(id, tenure.hold.clone(), claim.term_in()).await;
+                        // The wait may have outlived the lease: look before it is granted.
+                        if held.is_ok() && tenure.hold.lease().is_held() {
+                            return Ok(Some(tenure));
+                        }
+                        // Before the caller hears that there is nothing. If it fails, the end of
+                        // its session ends it.
+                        drop(tenure.give_back(operation).await);
+                        held.err()
+                    }
+                    Ok(None) => None,
+                    Err(error) => Some(error),
+                };
+                if let Some(error) = failed {
+                    let passing = error.is_retryable() || error.kind() == ErrorKind::SessionLost;
+                    if !passing || waiting.is_over() {
+                        return Err(error);
+                    }
+                }
+                if waiting.is_given_up() {
+                    return Err(not_running("was stopped"));
+                }
+                if waiting.is_over() {
+                    return Ok(None);
+                }
+                backoff.pause().await;
+            }
+        };
+        let acquired = engine.run(acquired.instrument(span));
+        acquired.await.map_err(|e| e.during(operation).on(name).with(shown.kind, shown.name))
+    }
+
+    /// The token of this acquisition: greater than that of every earlier one of the same name.
+    pub fn fencing_token(&self) -> FencingToken {
+        self.hold.token()
+    }
+
+    /// The moment at which it counts as lost unless a renewal is confirmed before. `None` where
+    /// ownership ends only with the connection or the process.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.hold.lease().deadline().map(|deadline| Instant::now() + deadline.remaining())
+    }
+
+    /// Why it is lost, if it is. Looks at the clock, asks nobody and never blocks.
+    pub fn loss(&self) -> Option<Loss> {
+        self.hold.lease().loss()
+    }
+
+    /// Succeeds while it is held. Looks at the clock, asks nobody and never blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LockLost`].
+    pub fn check(&self) -> Result<()> {
+        match self.loss() {
+            None => Ok(()),
+            Some(loss) => Err(self.lost_error(loss)),
+        }
+    }
+
+    /// Waits until it is lost: at the deadline at the latest, even with the network gone.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. It runs on any runtime.
+    pub async fn lost(&self) -> Loss {
+        self.hold.lease().lost().await
+    }
+
+    /// Asks the backend whether it is still ours. If not, it is lost from then on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LockLost`] if it is known to be lost already; [`ErrorKind::Connection`] and
+    /// [`ErrorKind::TimedOut`] if the backend cannot be asked.
+    pub async fn verify(&self) -> Result<bool> {
+        self.check()?;
+        let (keeper, hold) = (self.handle.keeper.clone(), self.hold.clone());
+        let name = keeper.entry.name;
+        let engine = keeper.engine.clone();
+        let verified = engine.run(async move {
+            let ours = hold.verify().await?;
+            if !ours {
+                hold.lease().lose(Loss::Taken);
+            }
+            Ok(ours)
+        });
+        verified.await.map_err(|e| e.during("verify").on(name))
+    }
+
+    /// Runs `work` while it is held. The deadline is looked at before each poll, and at the loss
+    /// the future is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LockLost`] at the loss. What `work` has done by then stays done.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output> {
+        let mut work = pin!(work);
+        let mut lost = pin!(self.lost());
+        std::future::poll_fn(|cx| {
+            if let Err(error) = self.check() {
+                return Poll::Ready(Err(error));
+            }
+            if let Poll::Ready(loss) = lost.as_mut().poll(cx) {
+                return Poll::Ready(Err(self.lost_error(loss)));
+            }
+            work.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    pub(crate) async fn give_back(mut self, operation: &'static str) -> Result<Release> {
+        self.settled = true;
+        let (keeper, hold, id) = (self.handle.keeper.clone(), self.hold.clone(), self.id);
+        let (name, what) = (keeper.entry.name, self.what.clone());
+        let engine = keeper.engine.clone();
+        let span = keeper.span(operation);
+        let given = async move {
+            let release = keeper.give_back(&*hold).await;
+            keeper.forget(id);
+            release
+        };
+        let given = engine.run(given.instrument(span));
+        given.await.map_err(|e| e.during(operation).on(name).with(what.kind, what.name))
+    }
+
+    fn lost_error(&self, loss: Loss) -> Error {
+        Error::new(ErrorKind::LockLost, format!("no longer held: {loss}"))
+            .on(self.handle.keeper.entry.name)
+            .with(self.what.kind, &self.what.name)
+            .outcome_is(Outcome::Unknown)
+    }
+}
+
+impl Drop for Tenure {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let (keeper, hold, id) = (self.handle.keeper.clone(), self.hold.clone(), self.id);
+        let engine = keeper.engine.clone();
+        engine.spawn(async move {
+            if let Err(error) = keeper.give_back(&*hold).await {
+                tracing::debug!(backend = keeper.entry.name, %error, "not released");
+            }
+            keeper.forget(id);
+        });
+    }
+}
+
+impl fmt::Debug for Tenure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tenure")
+            .field(self.what.kind, &self.what.name)
+            .field("token", &self.fencing_token().0)
+            .field("loss", &self.loss())
+            .finish()
+    }
+}

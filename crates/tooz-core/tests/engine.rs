@@ -1,0 +1,295 @@
+//! The engine's promises, over the in-process driver and its faults.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use tooz_core::blocking::block_on;
+use tooz_core::{
+    Coordinator, ErrorKind, GroupEvent, Heartbeat, Loss, MemberId, Registry, Release, SessionEvent,
+    Wait,
+};
+use tooz_memory::World;
+
+const TTL: Duration = Duration::from_secs(1);
+
+fn coordinator(world: &str, member: &str) -> Coordinator {
+    let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+    let url = format!("memory://{world}?timeout={}", TTL.as_secs_f64());
+    let builder = registry.builder(&url, member).unwrap();
+    builder.timeout(Duration::from_secs(5)).build().unwrap()
+}
+
+async fn started(world: &str, member: &str) -> Coordinator {
+    let coordinator = coordinator(world, member);
+    coordinator.start().await.unwrap();
+    coordinator
+}
+
+#[test]
+fn a_lock_excludes_hands_over_and_its_tokens_rise() {
+    block_on(async {
+        let (a, b) = (started("hand-over", "a").await, started("hand-over", "b").await);
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        let lock = b.lock("x").unwrap();
+        assert!(lock.try_acquire().await.unwrap().is_none());
+        assert!(lock.acquire_for(Duration::from_millis(50)).await.unwrap().is_none());
+        let first = held.fencing_token();
+        assert_eq!(held.release().await.unwrap(), Release::Released);
+        let held = lock.acquire().await.unwrap();
+        assert!(held.fencing_token() > first);
+        assert!(held.verify().await.unwrap());
+    });
+}
+
+#[test]
+fn an_uncontended_acquisition_and_its_release_cost_one_request_each() {
+    block_on(async {
+        let world = World::named("requests");
+        let a = started("requests", "a").await;
+        let before = world.requests();
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        assert_eq!(world.requests() - before, 1);
+        held.release().await.unwrap();
+        assert_eq!(world.requests() - before, 2);
+    });
+}
+
+#[test]
+fn a_loss_is_reported_by_the_deadline_with_the_backend_silent() {
+    block_on(async {
+        let world = World::named("silent");
+        let a = started("silent", "a").await;
+        let mut events = a.session_events();
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        world.pause();
+        let began = Instant::now();
+        assert_eq!(held.lost().await, Loss::Expired);
+        assert!(began.elapsed() < TTL, "{:?}", began.elapsed());
+        assert_eq!(held.check().unwrap_err().kind(), ErrorKind::LockLost);
+        world.resume();
+        assert_eq!(held.release().await.unwrap(), Release::WasLost);
+        loop {
+            match events.next().await.unwrap() {
+                SessionEvent::Rejoined(_) => break,
+                event => assert!(!matches!(event, SessionEvent::Resumed), "{event:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_lost_session_is_rebuilt_with_its_groups_and_watches() {
+    block_on(async {
+        let world = World::named("rebuilt");
+        let a = started("rebuilt", "a").await;
+        a.join_group_create("g", &7).await.unwrap();
+        let mut group = a.watch_group("g").await.unwrap();
+        let mut session = a.session_events();
+        assert!(matches!(group.next().await, Some(GroupEvent::Snapshot(m)) if m.len() == 1));
+        let term = a.campaign("g").await.unwrap();
+        assert!(world.expire_session(&MemberId::from("a")));
+        assert_eq!(session.next().await, Some(SessionEvent::Lost(Loss::SessionEnded)));
+        assert_eq!(term.lost().await, Loss::SessionEnded);
+        let rejoined = SessionEvent::Rejoined(vec!["g".into()]);
+        assert_eq!(session.next().await, Some(rejoined));
+        let members = a.members_with_capabilities("g").await.unwrap();
+        assert_eq!(members[0].capabilities.decode::<u8>().unwrap(), 7);
+        let mut seen = Vec::new();
+        while !seen.contains(&GroupEvent::Rejoined) {
+            seen.push(group.next().await.unwrap());
+        }
+    });
+}
+
+#[test]
+fn groups_are_rebuilt_on_a_server_that_lost_everything() {
+    block_on(async {
+        let world = World::named("wiped");
+        let a = started("wiped", "a").await;
+        a.join_group_create("g", &()).await.unwrap();
+        let mut session = a.session_events();
+        world.wipe();
+        while !matches!(session.next().await, Some(SessionEvent::Rejoined(_))) {}
+        assert_eq!(a.members("g").await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn lost_replies_are_resolved() {
+    block_on(async {
+        let world = World::named("lost-replies");
+        let a = started("lost-replies", "a").await;
+        world.drop_replies(1);
+        a.create_group("g").await.unwrap();
+        world.drop_replies(1);
+        a.join_group("g", &1).await.unwrap();
+        world.drop_replies(1);
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        world.drop_replies(1);
+        a.leave_group("g").await.unwrap();
+        world.drop_replies(1);
+        a.delete_group("g").await.unwrap();
+        drop(held);
+        drop(a.lock("x").unwrap().acquire().await.unwrap());
+    });
+}
+
+#[test]
+fn a_wait_goes_on_over_a_lost_session() {
+    block_on(async {
+        let world = World::named("wait-on");
+        let (a, b) = (started("wait-on", "a").await, started("wait-on", "b").await);
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        let mut session = b.session_events();
+        let waiter = std::thread::spawn({
+            let lock = b.lock("x").unwrap();
+            move || block_on(lock.acquire()).unwrap().fencing_token()
+        });
+        world.expire_session(&MemberId::from("b"));
+        while !matches!(session.next().await, Some(SessionEvent::Rejoined(_))) {}
+        let token = held.fencing_token();
+        held.release().await.unwrap();
+        assert!(waiter.join().unwrap() > token);
+    });
+}
+
+#[test]
+fn a_stop_ends_what_waits_and_what_is_held() {
+    block_on(async {
+        let world = World::named("stop");
+        let (a, b) = (started("stop", "a").await, started("stop", "b").await);
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        b.join_group_create("g", &()).await.unwrap();
+        let events = b.watch_group("g").await.unwrap();
+        let waiter = std::thread::spawn({
+            let lock = b.lock("x").unwrap();
+            move || block_on(lock.acquire_with(tooz_core::Mode::Exclusive, Wait::Forever))
+        });
+        while !world.residue().iter().any(|r| r.contains("1 waiting")) {
+            std::thread::yield_now();
+        }
+        b.stop().await.unwrap();
+        assert_eq!(waiter.join().unwrap().unwrap_err().kind(), ErrorKind::NotRunning);
+        a.stop().await.unwrap();
+        assert_eq!(held.loss(), Some(Loss::GivenUp));
+        assert_eq!(world.residue(), [""; 0]);
+        assert!(
+            std::iter::from_fn({
+                let mut events = events;
+                move || block_on(events.next())
+            })
+            .last()
+            .is_some()
+        );
+        a.start().await.unwrap();
+        drop(held);
+        assert!(a.lock("x").unwrap().try_acquire().await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn the_heart_can_be_manual() {
+    block_on(async {
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("zake://?timeout=1", "host-1").unwrap();
+        let coordinator = builder.heartbeat(Heartbeat::Manual).build().unwrap();
+        coordinator.start().await.unwrap();
+        let held = coordinator.lock("manual").unwrap().acquire().await.unwrap();
+        let began = Instant::now();
+        while began.elapsed() < TTL * 3 / 2 {
+            let due = coordinator.heartbeat().await.unwrap();
+            assert!(due < TTL / 2);
+            std::thread::sleep(due);
+        }
+        held.check().unwrap();
+        assert_eq!(held.lost().await, Loss::Expired);
+        coordinator.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn leaving_a_group_ends_the_term_in_it() {
+    block_on(async {
+        let a = started("leave-leading", "a").await;
+        assert_eq!(a.campaign("g").await.unwrap_err().kind(), ErrorKind::MemberNotJoined);
+        a.join_group_create("g", &()).await.unwrap();
+        let term = a.campaign("g").await.unwrap();
+        assert_eq!(a.leader("g").await.unwrap(), Some("a".into()));
+        a.leave_group("g").await.unwrap();
+        assert_eq!(term.loss(), Some(Loss::GivenUp));
+        assert_eq!(a.leader("g").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn a_bounded_wait_is_bounded_without_a_session_too() {
+    block_on(async {
+        let world = World::named("no-session");
+        let a = started("no-session", "a").await;
+        let mut events = a.session_events();
+        world.refuse(true);
+        world.expire_session(&MemberId::from("a"));
+        while !matches!(events.next().await, Some(SessionEvent::Lost(_))) {}
+        let began = Instant::now();
+        let wait = Duration::from_millis(50);
+        let error = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        world.refuse(false);
+        assert!(a.lock("x").unwrap().try_acquire().await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_stop_between_two_sessions_forgets_the_groups() {
+    block_on(async {
+        let world = World::named("stop-between");
+        let a = started("stop-between", "a").await;
+        a.join_group_create("g", &()).await.unwrap();
+        let mut events = a.session_events();
+        world.refuse(true);
+        world.expire_session(&MemberId::from("a"));
+        while !matches!(events.next().await, Some(SessionEvent::Lost(_))) {}
+        a.stop().await.unwrap();
+        world.refuse(false);
+        a.start().await.unwrap();
+        assert!(a.members("g").await.unwrap().is_empty());
+        a.join_group("g", &()).await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_said_right_after_a_loss_counts() {
+    block_on(async {
+        let world = World::named("after-a-loss");
+        let a = started("after-a-loss", "a").await;
+        for round in 0..20 {
+            a.join_group_create("kept", &0).await.unwrap();
+            a.join_group_create("left", &()).await.unwrap();
+            let mut events = a.session_events();
+            world.expire_session(&MemberId::from("a"));
+            // Before or after the engine has joined again: both must come out the same.
+            a.update_capabilities("kept", &round).await.unwrap();
+            a.leave_group("left").await.unwrap();
+            while !matches!(events.next().await, Some(SessionEvent::Rejoined(_))) {}
+            let kept = a.member("kept", "a").await.unwrap().capabilities;
+            assert_eq!(kept.decode::<i32>().unwrap(), round);
+            assert!(a.members("left").await.unwrap().is_empty());
+            a.leave_group("kept").await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_first_loss_is_the_one_that_is_told() {
+    block_on(async {
+        let world = World::named("first-loss");
+        let a = started("first-loss", "a").await;
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        world.expire_session(&MemberId::from("a"));
+        assert_eq!(held.lost().await, Loss::SessionEnded);
+        a.stop().await.unwrap();
+        assert_eq!(held.loss(), Some(Loss::SessionEnded));
+    });
+}

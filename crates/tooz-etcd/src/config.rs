@@ -1,0 +1,141 @@
+use std::time::Duration;
+
+use tooz_core::{CoordinatorUrl, Error, Options, Result};
+use tooz_http::{Endpoint, Settings, Tls};
+
+use crate::keys::Keys;
+
+const PORT: u16 = 2379;
+
+/// What the URL says.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) http: Settings,
+    pub(crate) keys: Keys,
+    /// The time to live of a session and its memberships, in whole seconds as the server wants it.
+    pub(crate) membership_timeout: Ttl,
+    /// The time to live of a lock or a term.
+    pub(crate) lock_timeout: Ttl,
+}
+
+/// A time to live: what leases count with, and the whole seconds that the server is told, which
+/// may be more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ttl(pub(crate) Duration);
+
+impl Ttl {
+    pub(crate) fn seconds(self) -> u64 {
+        self.0.as_secs() + u64::from(self.0.subsec_nanos() > 0)
+    }
+}
+
+impl Config {
+    pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
+        let timeout = options.seconds("timeout", Duration::from_secs(30))?;
+        let membership_timeout = options.seconds("membership_timeout", timeout)?;
+        let lock_timeout = options.seconds("lock_timeout", timeout)?;
+        let shortest = membership_timeout.min(lock_timeout);
+        if shortest < Duration::from_secs(1) {
+            return Err(Error::invalid("etcd: a time to live below 1 s is too short"));
+        }
+        let tls = match options.text("protocol").as_deref() {
+            None | Some("http") => false,
+            Some("https") => true,
+            Some(_) => return Err(Error::invalid("etcd: the protocol is http or https")),
+        };
+        let files = Tls {
+            authorities: read_file(&mut options, "ca_cert")?,
+            identity: match (
+                read_file(&mut options, "cert_cert")?,
+                read_file(&mut options, "cert_key")?,
+            ) {
+                (Some(certificate), Some(key)) => Some((certificate, key)),
+                (None, None) => None,
+                _ => return Err(Error::invalid("etcd: cert_cert and cert_key go together")),
+            },
+            server_name: None,
+        };
+        if !matches!(url.path(), "" | "/") {
+            return Err(Error::invalid("etcd: the URL has no path; use ?namespace=NAME"));
+        }
+        let namespace = options.text("namespace").unwrap_or_default();
+        let keys = Keys::new(&namespace)?;
+        options.finish()?;
+
+        let mut endpoints: Vec<_> = url
+            .hosts()
+            .iter()
+            .map(|host| Endpoint::new(host.name.clone(), host.port.unwrap_or(PORT)))
+            .collect();
+        if endpoints.is_empty() {
+            endpoints.push(Endpoint::new("localhost", PORT));
+        }
+        // Two unanswered heartbeats fit into a time to live.
+        let patience = shortest / 3;
+        let mut http = Settings::new(endpoints)
+            .connect_timeout(patience.min(Duration::from_secs(5)))
+            .response_timeout(patience.min(Duration::from_secs(10)));
+        if tls {
+            http = http.tls(files);
+        }
+        if let (Some(user), Some(password)) = (url.user(), url.password()) {
+            http = http.basic_auth(user, password)?;
+        }
+        let (membership_timeout, lock_timeout) = (Ttl(membership_timeout), Ttl(lock_timeout));
+        Ok(Self { http, keys, membership_timeout, lock_timeout })
+    }
+
+    /// How often everything is renewed.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.membership_timeout.0.min(self.lock_timeout.0) / 3
+    }
+}
+
+fn read_file(options: &mut Options, name: &'static str) -> Result<Option<Vec<u8>>> {
+    let Some(path) = options.text(name) else { return Ok(None) };
+    std::fs::read(&path).map(Some).map_err(|e| {
+        Error::invalid("etcd: a certificate or key cannot be read")
+            .with("option", name)
+            .with("path", path)
+            .caused_by(e)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<Config> {
+        let url = url.parse()?;
+        Config::read(&url, Options::of(&url))
+    }
+
+    #[test]
+    fn every_option_of_the_original_is_known() {
+        let config = read("etcd://h:1?protocol=http&timeout=9&lock_timeout=7.5").unwrap();
+        assert_eq!(config.membership_timeout.seconds(), 9);
+        assert_eq!(config.lock_timeout, Ttl(Duration::from_millis(7500)));
+        assert_eq!(config.lock_timeout.seconds(), 8, "the server wants whole seconds");
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (url, expected) in [
+            ("etcd://h?timeout=0.5", "too short"),
+            ("etcd://h?protocol=ftp", "http or https"),
+            ("etcd://h/path", "no path"),
+            ("etcd://h?ca_cert=/nowhere", "cannot be read"),
+            ("etcd://h?namespace=a//b", "namespace"),
+            ("etcd://h?tiemout=1", "tiemout"),
+        ] {
+            let error = read(url).unwrap_err().to_string();
+            assert!(error.contains(expected), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let config = read("etcd://u:hush@h").unwrap();
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+}

@@ -1,0 +1,288 @@
+//! Groups: a directory each, in it a mark that says that the group is there, and a key for each
+//! member.
+//!
+//! A deletion first changes the mark, then looks for members, and removes the mark only if it is
+//! as it left it. A join writes the member first and then looks at the mark; it puts back one that
+//! a deletion has changed. So no join falls between the look and the removal, and a deletion that
+//! dies half-way leaves a group.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use tooz_core::{
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Loss, Member, MemberId,
+    OperationId, Result,
+};
+
+use crate::keys::last_part;
+use crate::session::{Life, Membership, unexpected};
+use crate::store::{Event, If, Node, Refusal, Watched};
+
+const THERE: &str = "group:";
+const DELETING: &str = "deleting:";
+
+/// A group as it was at an index of the store.
+struct Seen {
+    /// The mark's value; `None` if there is no group.
+    mark: Option<String>,
+    members: Vec<Member>,
+    index: u64,
+}
+
+async fn see(life: &Life, group: &GroupId) -> Result<Seen> {
+    let answer = life.store.tree(&life.keys().group(group)).await?;
+    let mut seen = Seen { mark: None, members: Vec::new(), index: answer.index };
+    match answer.result {
+        Ok(event) => {
+            for node in event.node.nodes {
+                if node.dir {
+                    seen.members =
+                        node.nodes.iter().map(read_member).collect::<Result<Vec<_>>>()?;
+                } else {
+                    seen.mark = Some(node.value);
+                }
+            }
+        }
+        Err(Refusal::Missing) => {}
+        Err(refusal) => return Err(unexpected("a group", refusal)),
+    }
+    seen.members.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(seen)
+}
+
+pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
+    let (key, mark) = (life.keys().mark(group), mark(THERE));
+    let answer = life.store.put(&key, &mark, None, Some(If::Absent)).await?;
+    match answer.result {
+        Ok(_) => Ok(()),
+        Err(Refusal::Exists) => {
+            // A lost reply to the same request before may have been that it was done.
+            let ours = answer.again
+                && life.store.get(&key).await?.result.is_ok_and(|event| event.node.value == mark);
+            if ours { Ok(()) } else { Err(Error::group_already_exists(group)) }
+        }
+        Err(refusal) => Err(unexpected("a group's mark", refusal)),
+    }
+}
+
+pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
+    let key = life.keys().mark(group);
+    let deleting = mark(DELETING);
+    loop {
+        let seen = see(life, group).await?;
+        let Some(before) = seen.mark else { return Err(Error::group_not_created(group)) };
+        if !seen.members.is_empty() {
+            return Err(Error::group_not_empty(group));
+        }
+        let marked = life.store.put(&key, &deleting, None, Some(If::Value(&before))).await?;
+        if marked.result.is_err() {
+            continue;
+        }
+        if !see(life, group).await?.members.is_empty() {
+            life.store.put(&key, &mark(THERE), None, Some(If::Value(&deleting))).await?;
+            return Err(Error::group_not_empty(group));
+        }
+        let deleted = life.store.delete(&key, Some(If::Value(&deleting))).await?;
+        if deleted.result.is_ok() || deleted.again {
+            // Directories that stay are in nobody's way.
+            let folder = life.keys().group(group);
+            drop(life.store.delete_empty(&format!("{folder}/member")).await);
+            drop(life.store.delete_empty(&folder).await);
+            return Ok(());
+        }
+        // A join or another deletion came between.
+    }
+}
+
+pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
+    let answer = life.store.tree(&life.keys().groups()).await?;
+    let groups = match answer.result {
+        Ok(event) => event.node.nodes,
+        Err(Refusal::Missing) => return Ok(BTreeSet::new()),
+        Err(refusal) => return Err(unexpected("the directory of groups", refusal)),
+    };
+    let is_there = |group: &Node| group.nodes.iter().any(|node| !node.dir);
+    let id = |group: Node| last_part(&group.key, 'g').map(GroupId::from);
+    Ok(groups.into_iter().filter(is_there).filter_map(id).collect())
+}
+
+pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
+    let JoinRequest { group, capabilities, again, .. } = request;
+    let mark = life.keys().mark(&group);
+    // Looked at before too: a member of no group would be seen by those who watch it.
+    if life.store.get(&mark).await?.result.is_err() {
+        return Err(Error::group_not_created(&group));
+    }
+    let (key, ttl) = (life.keys().member(&group, &life.member), life.config.membership_timeout);
+    let value = value(life, &capabilities);
+    // What an earlier session of ours left is replaced.
+    let condition = if again { None } else { Some(If::Absent) };
+    let written = life.store.put(&key, &value, Some(ttl), condition).await?;
+    let index = match written.result {
+        Ok(event) => event.node.modified,
+        Err(Refusal::Exists) => match life.store.get(&key).await?.result {
+            // A lost reply to the same request before was that it was done.
+            Ok(event) if written.again && is_of(life, &event.node) => event.node.modified,
+            _ => return Err(Error::member_already_exists(&group, &life.member)),
+        },
+        Err(refusal) => return Err(unexpected("a member", refusal)),
+    };
+    if !is_there(life, &group).await? {
+        life.store.delete(&key, Some(If::Value(&value))).await?;
+        return Err(Error::group_not_created(&group));
+    }
+    let lease = Lease::timed(ttl.0, written.sent);
+    let membership = Membership { lease: lease.clone(), index: Arc::new(AtomicU64::new(index)) };
+    life.add_membership(&group, membership);
+    Ok(lease)
+}
+
+/// Whether a group is there; a deletion that has begun is stopped.
+async fn is_there(life: &Life, group: &GroupId) -> Result<bool> {
+    let key = life.keys().mark(group);
+    loop {
+        let Ok(event) = life.store.get(&key).await?.result else { return Ok(false) };
+        let now = event.node.value;
+        if !now.starts_with(DELETING) {
+            return Ok(true);
+        }
+        life.store.put(&key, &mark(THERE), None, Some(If::Value(&now))).await?;
+    }
+}
+
+pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
+    let key = life.keys().member(group, &life.member);
+    let Some(membership) = life.membership(group) else { return not_joined(life, group).await };
+    // Before the request: the renewal must not take the end for a loss.
+    life.remove_membership(group);
+    loop {
+        let left = life.store.delete(&key, Some(membership.proof())).await?;
+        match left.result {
+            Ok(_) => return Ok(()),
+            Err(Refusal::Differs) if still_ours(life, &key, &membership).await? => {}
+            Err(_) if left.again => return Ok(()),
+            Err(_) => {
+                membership.lease.lose(Loss::Taken);
+                return not_joined(life, group).await;
+            }
+        }
+    }
+}
+
+pub(crate) async fn update(
+    life: &Life,
+    group: &GroupId,
+    capabilities: &Capabilities,
+) -> Result<()> {
+    let (key, ttl) = (life.keys().member(group, &life.member), life.config.membership_timeout);
+    let Some(membership) = life.membership(group) else { return not_joined(life, group).await };
+    let value = value(life, capabilities);
+    loop {
+        let answer = life.store.put(&key, &value, Some(ttl), Some(membership.proof())).await?;
+        match answer.result {
+            Ok(event) => {
+                membership.index.fetch_max(event.node.modified, Ordering::Relaxed);
+                return Ok(());
+            }
+            // Renewed meanwhile; written once more, it is the same.
+            Err(Refusal::Differs) if still_ours(life, &key, &membership).await? => {}
+            Err(_) => {
+                // Told before the call fails: it may be joined again.
+                membership.lease.lose(Loss::Taken);
+                return not_joined(life, group).await;
+            }
+        }
+    }
+}
+
+/// Whether a member's key is our session's. Its index is known again then.
+async fn still_ours(life: &Life, key: &str, membership: &Membership) -> Result<bool> {
+    match life.store.get(key).await?.result {
+        Ok(event) if is_of(life, &event.node) => {
+            membership.index.fetch_max(event.node.modified, Ordering::Relaxed);
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+async fn not_joined(life: &Life, group: &GroupId) -> Result<()> {
+    match life.store.get(&life.keys().mark(group)).await?.result {
+        Ok(_) => Err(Error::member_not_joined(group, &life.member)),
+        Err(_) => Err(Error::group_not_created(group)),
+    }
+}
+
+pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
+    let seen = see(life, group).await?;
+    if seen.mark.is_some() { Ok(seen.members) } else { Err(Error::group_not_created(group)) }
+}
+
+pub(crate) async fn watch(life: &Life, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+    let key = life.keys().group(group);
+    loop {
+        let seen = see(life, group).await?;
+        feed.snapshot(seen.members);
+        let mut since = seen.index;
+        loop {
+            match life.store.watch(&key, since, true).await? {
+                // A whole directory went: look at what there is.
+                Watched::Event(event) if event.node.dir => break,
+                Watched::Event(event) => {
+                    since = event.node.modified;
+                    tell(feed, &event)?;
+                }
+                Watched::Forgotten => {
+                    feed.gap();
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn tell(feed: &GroupFeed, event: &Event) -> Result<()> {
+    if last_part(&event.node.key, 'm').is_none() {
+        return Ok(()); // the mark
+    }
+    if event.is_end() {
+        feed.absent(&member_id(&event.node)?);
+    } else {
+        feed.present(read_member(&event.node)?);
+    }
+    Ok(())
+}
+
+fn mark(state: &str) -> String {
+    format!("{state}{}", OperationId::random())
+}
+
+/// A member's value: `SESSION:CAPABILITIES`, these in base64.
+fn value(life: &Life, capabilities: &Capabilities) -> String {
+    format!("{}:{}", life.id, URL_SAFE.encode(capabilities.as_msgpack()))
+}
+
+/// Whether a member's key is our session's.
+pub(crate) fn is_of(life: &Life, node: &Node) -> bool {
+    node.value.split_once(':').is_some_and(|(session, _)| session == life.id.to_string())
+}
+
+fn member_id(node: &Node) -> Result<MemberId> {
+    last_part(&node.key, 'm').map(MemberId::from).ok_or_else(|| odd(node))
+}
+
+fn read_member(node: &Node) -> Result<Member> {
+    let (_, capabilities) = node.value.split_once(':').ok_or_else(|| odd(node))?;
+    let capabilities = URL_SAFE.decode(capabilities).map_err(|_| odd(node))?;
+    let mut member = Member::new(member_id(node)?, Capabilities::from_msgpack(capabilities));
+    member.incarnation = node.created;
+    Ok(member)
+}
+
+fn odd(node: &Node) -> Error {
+    Error::new(ErrorKind::Serialization, "not what this driver writes as a member")
+        .with("key", &node.key)
+}

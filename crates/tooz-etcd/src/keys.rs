@@ -1,0 +1,160 @@
+//! The keys: locks where the original has them, everything else below a directory of our own.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use tooz_core::{Error, GroupId, LockName, MemberId, OperationId, Result};
+use tooz_http::encode;
+
+/// Below it is what the original has no place for. The dot keeps it apart from the base64 of a
+/// lock's name.
+const OURS: &str = "tooz.rs";
+
+/// The names of all keys of a namespace: paths below `/v2/keys`, encoded for a URL.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    root: String,
+}
+
+/// What a lock or the leadership of a group consists of.
+#[derive(Clone, Debug)]
+pub(crate) struct Prize {
+    /// Its key: there while somebody holds it, and its value says who.
+    pub(crate) key: String,
+    /// The directory of those who wait, in the order of their creation.
+    pub(crate) queue: String,
+    /// The directory of those who share it.
+    pub(crate) readers: String,
+}
+
+impl Prize {
+    pub(crate) fn place(&self, id: OperationId) -> String {
+        format!("{}/{id}", self.queue)
+    }
+
+    pub(crate) fn reader(&self, id: OperationId) -> String {
+        format!("{}/{id}", self.readers)
+    }
+}
+
+impl Keys {
+    /// The keys of `namespace`, a path with slashes; the empty one is the original's.
+    pub(crate) fn new(namespace: &str) -> Result<Self> {
+        if namespace.is_empty() {
+            return Ok(Self { root: String::new() });
+        }
+        let mut root = String::new();
+        for part in namespace.split('/') {
+            // Hidden keys are in no listing.
+            if matches!(part, "" | "." | "..") || part.starts_with('_') {
+                return Err(Error::invalid(
+                    "etcd: the parts of the namespace are names that do not begin with `_`",
+                )
+                .with("namespace", namespace));
+            }
+            root = format!("{root}/{}", encode(part.as_bytes()));
+        }
+        Ok(Self { root })
+    }
+
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+
+    fn ours(&self, kind: &str) -> String {
+        format!("{}/{OURS}/{kind}", self.root)
+    }
+
+    pub(crate) fn lock(&self, name: &LockName) -> Prize {
+        let name = base64(name.as_bytes());
+        Prize {
+            key: format!("{}/{name}", self.root),
+            queue: format!("{}/l{name}", self.ours("queue")),
+            readers: format!("{}/l{name}", self.ours("readers")),
+        }
+    }
+
+    pub(crate) fn leader(&self, group: &GroupId) -> Prize {
+        let name = base64(group.as_bytes());
+        Prize {
+            key: format!("{}/g{name}", self.ours("leader")),
+            queue: format!("{}/g{name}", self.ours("queue")),
+            readers: format!("{}/g{name}", self.ours("readers")),
+        }
+    }
+
+    pub(crate) fn session(&self, id: OperationId) -> String {
+        self.session_named(&id.to_string())
+    }
+
+    pub(crate) fn session_named(&self, id: &str) -> String {
+        format!("{}/{id}", self.ours("session"))
+    }
+
+    pub(crate) fn groups(&self) -> String {
+        self.ours("group")
+    }
+
+    pub(crate) fn group(&self, group: &GroupId) -> String {
+        format!("{}/g{}", self.groups(), base64(group.as_bytes()))
+    }
+
+    /// There as long as the group is.
+    pub(crate) fn mark(&self, group: &GroupId) -> String {
+        format!("{}/mark", self.group(group))
+    }
+
+    pub(crate) fn member(&self, group: &GroupId, member: &MemberId) -> String {
+        format!("{}/member/m{}", self.group(group), base64(member.as_bytes()))
+    }
+}
+
+/// With its padding, as the original has it.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    encode(URL_SAFE.encode(bytes).as_bytes()).to_string()
+}
+
+/// What the last part of a key that the server names is the base64 of, after the letter `kind`.
+pub(crate) fn last_part(key: &str, kind: char) -> Option<Vec<u8>> {
+    let (_, last) = key.rsplit_once('/')?;
+    URL_SAFE.decode(last.strip_prefix(kind)?).ok()
+}
+
+/// Who holds or waits: `OPERATION:SESSION:MEMBER`, the member in base64.
+pub(crate) fn claim(id: OperationId, session: OperationId, member: &MemberId) -> String {
+    format!("{id}:{session}:{}", URL_SAFE.encode(member.as_bytes()))
+}
+
+/// The session in a [`claim`], if it is one.
+pub(crate) fn session_in(claim: &str) -> Option<&str> {
+    let mut parts = claim.split(':');
+    let (_, session, _) = (parts.next()?, parts.next()?, parts.next()?);
+    (session.len() == 32).then_some(session)
+}
+
+/// The member in a [`claim`], if it is one.
+pub(crate) fn member_in(claim: &str) -> Option<MemberId> {
+    session_in(claim)?;
+    URL_SAFE.decode(claim.split(':').nth(2)?).ok().map(MemberId::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_are_where_the_original_has_them() {
+        let key = |name: &str| Keys::new("").unwrap().lock(&name.into()).key;
+        assert_eq!(key("foo/bar?"), "/Zm9vL2Jhcj8%3D");
+        let key = Keys::new("a/b c").unwrap().lock(&"foo".into()).key;
+        assert_eq!(key, "/a/b%20c/Zm9v");
+    }
+
+    #[test]
+    fn a_claim_says_whose_it_is() {
+        let (id, session) = (OperationId::random(), OperationId::random());
+        let claim = claim(id, session, &"m:1".into());
+        assert_eq!(session_in(&claim), Some(&*session.to_string()));
+        assert_eq!(member_in(&claim), Some("m:1".into()));
+        assert_eq!((session_in(""), member_in("shared:x")), (None, None));
+    }
+}

@@ -1,0 +1,237 @@
+//! The requests of the v2 API that the driver makes, and what the server answers.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
+use tooz_http::{Http, Request, Response};
+
+use crate::config::Ttl;
+
+/// How often a write is repeated of which nobody knows what became of it.
+const REPEATS: u32 = 3;
+/// The pause before that.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A long poll ends when something happens, or with its connection.
+const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The store of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    http: Http,
+}
+
+/// A key as the server shows it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Node {
+    #[serde(default)]
+    pub(crate) key: String,
+    #[serde(default)]
+    pub(crate) value: String,
+    #[serde(default)]
+    pub(crate) dir: bool,
+    #[serde(default)]
+    pub(crate) nodes: Vec<Node>,
+    #[serde(rename = "modifiedIndex", default)]
+    pub(crate) modified: u64,
+    #[serde(rename = "createdIndex", default)]
+    pub(crate) created: u64,
+}
+
+/// What was done, or what happened.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Event {
+    pub(crate) action: String,
+    pub(crate) node: Node,
+}
+
+impl Event {
+    /// Whether the key is gone.
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(&*self.action, "delete" | "expire" | "compareAndDelete")
+    }
+}
+
+/// Why the server did not do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// There is no such key.
+    Missing,
+    /// The key is not what it was said to be.
+    Differs,
+    /// The key exists.
+    Exists,
+    /// The directory is not empty, or no directory.
+    InUse,
+}
+
+/// An answer, and what is known with it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) result: std::result::Result<Event, Refusal>,
+    /// The index of the store that the answer speaks of.
+    pub(crate) index: u64,
+    /// The moment before the request was sent for the first time.
+    pub(crate) sent: Moment,
+    /// Whether an earlier request may have done the same already.
+    pub(crate) again: bool,
+}
+
+/// What a long poll brought.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    Event(Event),
+    /// The server no longer knows what happened since then.
+    Forgotten,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(rename = "errorCode")]
+    code: u32,
+    #[serde(default)]
+    message: String,
+}
+
+/// What must be so for a write to be done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum If<'a> {
+    Absent,
+    Present,
+    Value(&'a str),
+    Index(u64),
+}
+
+impl Store {
+    pub(crate) fn new(http: Http) -> Self {
+        Self { http }
+    }
+
+    /// A key, or a directory with what is directly in it. The newest, as most of the servers know
+    /// it.
+    pub(crate) async fn get(&self, key: &str) -> Result<Answer> {
+        self.read(Request::get(path(key)).query("quorum", "true")).await
+    }
+
+    /// A directory with everything in it.
+    pub(crate) async fn tree(&self, key: &str) -> Result<Answer> {
+        self.read(Request::get(path(key)).query("quorum", "true").query("recursive", "true")).await
+    }
+
+    /// Sets a key that lives for `ttl`, or for ever.
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Ttl>,
+        condition: Option<If<'_>>,
+    ) -> Result<Answer> {
+        let ttl = ttl.map(|ttl| ttl.seconds().to_string()).unwrap_or_default();
+        let mut fields = vec![("value", value)];
+        if !ttl.is_empty() {
+            fields.push(("ttl", &ttl));
+        }
+        self.write(|| condition.iter().fold(Request::put(path(key)).form(&fields), given)).await
+    }
+
+    /// Renews the time to live of a key. It wakes nobody.
+    pub(crate) async fn refresh(&self, key: &str, ttl: Ttl, condition: If<'_>) -> Result<Answer> {
+        let fields = [("refresh", "true"), ("ttl", &*ttl.seconds().to_string())];
+        self.write(|| given(Request::put(path(key)).form(&fields), &condition)).await
+    }
+
+    pub(crate) async fn delete(&self, key: &str, condition: Option<If<'_>>) -> Result<Answer> {
+        self.write(|| condition.iter().fold(Request::delete(path(key)), given)).await
+    }
+
+    /// Deletes a directory if it is empty.
+    pub(crate) async fn delete_empty(&self, key: &str) -> Result<Answer> {
+        self.write(|| Request::delete(path(key)).query("dir", "true")).await
+    }
+
+    /// Deletes a directory with all that is in it.
+    pub(crate) async fn delete_tree(&self, key: &str) -> Result<Answer> {
+        self.write(|| Request::delete(path(key)).query("dir", "true").query("recursive", "true"))
+            .await
+    }
+
+    /// Waits for the first thing that happened to a key, or in a directory, after that index.
+    pub(crate) async fn watch(&self, key: &str, after: u64, recursive: bool) -> Result<Watched> {
+        let mut request = Request::get(path(key)).query("wait", "true").within(FOREVER);
+        request = request.query("waitIndex", after + 1);
+        if recursive {
+            request = request.query("recursive", "true");
+        }
+        let response = self.http.send(&request).await?;
+        if response.is_success() {
+            // A server that is being stopped ends the poll with nothing.
+            return response.json().map(Watched::Event).map_err(|e| {
+                Error::new(ErrorKind::Connection, "the long poll ended with nothing").caused_by(e)
+            });
+        }
+        match response.json::<Failure>() {
+            Ok(failure) if failure.code == 401 => Ok(Watched::Forgotten),
+            _ => Err(response.error()),
+        }
+    }
+
+    async fn read(&self, request: Request) -> Result<Answer> {
+        answer(&self.http.send(&request).await?)
+    }
+
+    /// Sends a write, again while it is unknown what became of it. Each is made so that it does
+    /// no harm to be done twice.
+    async fn write(&self, request: impl Fn() -> Request) -> Result<Answer> {
+        let (sent, mut repeats) = (Moment::now(), 0);
+        loop {
+            let failed = match self.http.send(&request()).await.and_then(|r| answer(&r)) {
+                Ok(answer) => return Ok(Answer { sent, again: repeats > 0, ..answer }),
+                Err(error) => error,
+            };
+            if failed.outcome() != Outcome::Unknown || repeats == REPEATS {
+                // Not applied is what the last one was; an earlier one may have been.
+                let outcome = if repeats > 0 { Outcome::Unknown } else { failed.outcome() };
+                return Err(failed.outcome_is(outcome));
+            }
+            repeats += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+fn path(key: &str) -> String {
+    format!("/v2/keys{key}")
+}
+
+fn given(request: Request, condition: &If<'_>) -> Request {
+    match condition {
+        If::Absent => request.query("prevExist", "false"),
+        If::Present => request.query("prevExist", "true"),
+        If::Value(value) => request.query("prevValue", value),
+        If::Index(index) => request.query("prevIndex", index),
+    }
+}
+
+fn answer(response: &Response) -> Result<Answer> {
+    let index = response.header("x-etcd-index").and_then(|index| index.parse().ok()).unwrap_or(0);
+    let result = if response.is_success() {
+        Ok(response.json::<Event>()?)
+    } else {
+        let Ok(failure) = response.json::<Failure>() else { return Err(response.error()) };
+        Err(match failure.code {
+            100 => Refusal::Missing,
+            101 => Refusal::Differs,
+            105 => Refusal::Exists,
+            102 | 104 | 107 | 108 => Refusal::InUse,
+            110 => return Err(response.error()),
+            // The cluster has no leader, or it changed meanwhile.
+            300.. => {
+                return Err(Error::new(ErrorKind::Connection, "the cluster is in trouble")
+                    .with("answer", failure.message)
+                    .outcome_is(Outcome::Unknown));
+            }
+            _ => return Err(response.error()),
+        })
+    };
+    Ok(Answer { result, index, sent: response.sent(), again: false })
+}

@@ -1,0 +1,139 @@
+//! What the conformance kit does not ask: this backend's own errors, faults and costs.
+//! `TOOZ_TEST_URL_ETCD` names a server.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tooz_core::{Coordinator, ErrorKind, Registry, Release, Result};
+use tooz_etcd::inspect::Inspector;
+
+/// A namespace of the server's that no other test has; `None` if it was not asked for.
+fn url(options: &str) -> Option<String> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let Ok(server) = std::env::var("TOOZ_TEST_URL_ETCD") else {
+        eprintln!("not asked for: TOOZ_TEST_URL_ETCD is not set");
+        return None;
+    };
+    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
+    Some(format!("{server}?namespace=live/{process}-{count}&{options}"))
+}
+
+fn build(url: &str, member: &str) -> Result<Coordinator> {
+    Registry::new().with(tooz_etcd::DRIVER)?.builder(url, member)?.build()
+}
+
+async fn start(url: &str, member: &str) -> Result<Coordinator> {
+    let coordinator = build(url, member)?;
+    coordinator.start().await?;
+    Ok(coordinator)
+}
+
+#[tokio::test]
+async fn unreachable_servers_are_told_soon() -> Result<()> {
+    // Nobody listens on port 1, and the name cannot be resolved.
+    for url in ["etcd://127.0.0.1:1?timeout=3", "etcd://no-such-host.invalid?timeout=3"] {
+        let begin = Instant::now();
+        let error = build(url, "a")?.start().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+        assert!(begin.elapsed() < Duration::from_secs(3), "after {:?}", begin.elapsed());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_when_one_is_dead() -> Result<()> {
+    let Some(url) = url("timeout=3") else { return Ok(()) };
+    let url = url.replacen("etcd://", "etcd://127.0.0.1:1,", 1);
+    let coordinator = start(&url, "a").await?;
+    let guard = coordinator.lock("it")?.acquire().await?;
+    assert_eq!(guard.release().await?, Release::Released);
+    coordinator.stop().await
+}
+
+#[tokio::test]
+async fn waiters_get_it_in_the_order_of_their_arrival() -> Result<()> {
+    let Some(url) = url("timeout=10") else { return Ok(()) };
+    let (holder, waiter) = (start(&url, "holder").await?, start(&url, "waiter").await?);
+    let guard = holder.lock("it")?.acquire().await?;
+    let inspector = Inspector::new(&url)?;
+    let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
+    for n in 0..20 {
+        let (lock, order) = (waiter.lock("it")?, order.clone());
+        tokio::spawn(async move {
+            let guard = lock.acquire().await.unwrap();
+            order.send(n).unwrap();
+            guard.release().await.unwrap();
+        });
+        let begin = Instant::now();
+        let waiting = |keys: Vec<String>| keys.iter().filter(|k| k.contains("/queue/")).count();
+        while waiting(inspector.residue().await?) <= n {
+            assert!(begin.elapsed() < Duration::from_secs(5), "it stands in line");
+        }
+    }
+    guard.release().await?;
+    for n in 0..20 {
+        let next = tokio::time::timeout(Duration::from_secs(5), served.recv());
+        assert_eq!(next.await.expect("somebody gets it"), Some(n));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_contended_and_cancelled_acquisitions() -> Result<()> {
+    let Some(url) = url("timeout=5") else { return Ok(()) };
+    let inspector = Inspector::new(&url)?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let coordinator = start(&url, &format!("m{n}")).await?;
+        tasks.spawn(async move {
+            for round in 0..50_u64 {
+                let lock = coordinator.lock("it").unwrap();
+                if round % 5 == 4 {
+                    // Dropped in the middle of the wait.
+                    let patience = Duration::from_millis(round % 7);
+                    drop(tokio::time::timeout(patience, lock.acquire()).await);
+                } else {
+                    lock.acquire().await.unwrap().release().await.unwrap();
+                }
+            }
+            coordinator.stop().await.unwrap();
+        });
+    }
+    tasks.join_all().await;
+    let begin = Instant::now();
+    while !inspector.residue().await?.is_empty() {
+        // What a request on its way had left expires with its time to live.
+        assert!(begin.elapsed() < Duration::from_secs(7), "{:?}", inspector.residue().await?);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_standing_watch_misses_nothing_however_much_the_server_forgets() -> Result<()> {
+    use tooz_core::GroupEvent;
+    let Some(url) = url("timeout=10") else { return Ok(()) };
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    a.join_group_create("g", &1).await?;
+    let mut events = a.watch_group("g").await?;
+    assert!(matches!(events.next().await, Some(GroupEvent::Snapshot(all)) if all.len() == 1));
+    // More than the thousand events that the server remembers.
+    for n in 0..600 {
+        let guard = b.lock(format!("l{n}"))?.acquire().await?;
+        guard.release().await?;
+    }
+    b.join_group("g", &2).await?;
+    let next = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
+    assert!(
+        matches!(next, Ok(Some(GroupEvent::Joined(_)))),
+        "a watch that stands is told whatever the server forgot: {next:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,322 @@
+//! Calls that survive the server's troubles: another server, a new token, once more.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tooz_core::{Error, ErrorKind, Lease, Moment, Outcome, Result};
+use tracing::debug;
+
+use crate::config::Config;
+use crate::failure::{Failure, Remedy, code};
+use crate::transport::{Attached, Connector, Event, Events, Range, Transport, Txn, TxnReply};
+
+/// The pauses between attempts double from the first to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(300));
+
+/// How many answers in a row may fail to come in time over the connection to an only server. It may
+/// just be slow, and a new connection with new watches would be more to do for it.
+const SILENCES: u32 = 3;
+
+/// The way to a cluster.
+#[derive(Debug)]
+pub(crate) struct Client {
+    config: Arc<Config>,
+    connector: Arc<dyn Connector>,
+    line: Mutex<Option<Arc<Line>>>,
+    /// Locked while a connection is made, so that one is made for all who need it.
+    dialing: tokio::sync::Mutex<()>,
+    /// The endpoint to try next.
+    next: AtomicUsize,
+    token: Mutex<Option<Arc<str>>>,
+    /// The session's, which is in doubt while there is no connection.
+    lease: OnceLock<Lease>,
+    /// Nothing is repeated any more.
+    ended: CancellationToken,
+}
+
+/// A connection, until something goes wrong with it.
+#[derive(Debug)]
+struct Line {
+    transport: Arc<dyn Transport>,
+    endpoint: usize,
+    /// How many answers in a row did not come in time.
+    silences: AtomicU32,
+    broken: CancellationToken,
+}
+
+/// What a call gave.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    pub(crate) value: T,
+    /// The moment before the request was sent.
+    pub(crate) sent: Moment,
+    /// Whether an earlier attempt may have been carried out.
+    pub(crate) again: bool,
+}
+
+/// One of the methods of a transport.
+type Method<A, T> = for<'a> fn(&'a dyn Transport, Option<&'a str>, &'a A) -> Reply<'a, T>;
+type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
+
+impl Client {
+    pub(crate) fn new(config: Arc<Config>, connector: Arc<dyn Connector>) -> Self {
+        Self {
+            config,
+            connector,
+            line: Mutex::default(),
+            dialing: tokio::sync::Mutex::default(),
+            next: AtomicUsize::new(0),
+            token: Mutex::default(),
+            lease: OnceLock::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// The session that the connection is for.
+    pub(crate) fn serve(&self, lease: &Lease) {
+        // Each client serves one session.
+        let _ = self.lease.set(lease.clone());
+    }
+
+    /// From now on each call is tried once, and watches end.
+    pub(crate) fn end(&self) {
+        self.ended.cancel();
+    }
+
+    // ---- Calls.
+
+    pub(crate) async fn txn(&self, txn: &Txn) -> Result<Answer<TxnReply>> {
+        self.call(txn, |to, token, txn| to.txn(token, txn)).await
+    }
+
+    pub(crate) async fn grant(&self, lease: i64, ttl: u64) -> Result<Answer<()>> {
+        self.call(&(lease, ttl), |to, token, lease| to.grant(token, lease)).await
+    }
+
+    pub(crate) async fn keep_alive(&self, lease: i64) -> Result<Answer<u64>> {
+        self.call(&lease, |to, token, lease| to.keep_alive(token, lease)).await
+    }
+
+    /// What is gone already counts as revoked.
+    pub(crate) async fn revoke(&self, lease: i64) -> Result<()> {
+        match self.call(&lease, |to, token, lease| to.revoke(token, lease)).await {
+            Err(error) if error.kind() != ErrorKind::SessionLost => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn attached(&self, lease: i64) -> Result<Attached> {
+        Ok(self.call(&lease, |to, token, lease| to.attached(token, lease)).await?.value)
+    }
+
+    /// Watches a range from now on. What is read after this returned and changes later comes as an
+    /// event.
+    pub(crate) async fn watch(&self, range: Range) -> Result<Watch> {
+        let watched = self.attempt(&range, |to, token, range| to.watch(token, range));
+        let (events, line) = watched.await?;
+        let (broken, ended) = (line.broken.clone(), self.ended.clone());
+        Ok(Watch { events: events.value, broken, ended })
+    }
+
+    async fn call<A, T>(&self, arguments: &A, method: Method<A, T>) -> Result<Answer<T>> {
+        Ok(self.attempt(arguments, method).await?.0)
+    }
+
+    /// Repeats a call for as long as that can help and there is time; which connection answered.
+    async fn attempt<A, T>(
+        &self,
+        arguments: &A,
+        method: Method<A, T>,
+    ) -> Result<(Answer<T>, Arc<Line>)> {
+        let until = Moment::now() + self.config.patience;
+        let (mut again, mut refused) = (false, 0);
+        let mut pause = PAUSE.0;
+        loop {
+            let sent = Moment::now();
+            let failure = match self.attempt_once(arguments, method).await {
+                Ok((value, line)) => return Ok((Answer { value, sent, again }, line)),
+                Err(failure) => failure,
+            };
+            again |= failure.may_have_been_applied();
+            refused += u32::from(failure.remedy() == Remedy::Authenticate);
+            let hopeless = failure.remedy() == Remedy::None || refused > 2;
+            // A lease that the request was to make is there if an earlier attempt made it.
+            if hopeless || until.has_passed() || self.ended.is_cancelled() {
+                return Err(failure.into_error(again).on(self.config.backend));
+            }
+            debug!(%failure, "trying again");
+            if failure.remedy() != Remedy::Authenticate {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.ended.cancelled() => {}
+                }
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+
+    async fn attempt_once<A, T>(
+        &self,
+        arguments: &A,
+        method: Method<A, T>,
+    ) -> Result<(T, Arc<Line>), Failure> {
+        let line = self.line().await?;
+        let token = self.token(&line).await?;
+        let call = method(&*line.transport, token.as_deref(), arguments);
+        let result = self.within(self.config.response_timeout, call).await;
+        match result {
+            Ok(value) => {
+                line.silences.store(0, Ordering::Relaxed);
+                Ok((value, line))
+            }
+            Err(failure) => {
+                match failure.remedy() {
+                    Remedy::Elsewhere if self.bears(&line, &failure) => self.suspend(),
+                    Remedy::Elsewhere => self.leave(&line),
+                    Remedy::Authenticate => self.forget_token(token.as_ref()),
+                    Remedy::Wait | Remedy::None => {}
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(Failure::timed_out()))
+    }
+
+    // ---- The connection.
+
+    /// The present connection, or a new one to the first server that can be reached.
+    async fn line(&self) -> Result<Arc<Line>, Failure> {
+        let _dialing = match self.present() {
+            Some(line) => return Ok(line),
+            None => self.dialing.lock().await,
+        };
+        if let Some(line) = self.present() {
+            return Ok(line);
+        }
+        let endpoints = &self.config.endpoints;
+        let first = self.next.load(Ordering::Relaxed);
+        let mut last = None;
+        for step in 0..endpoints.len() {
+            let endpoint = (first + step) % endpoints.len();
+            let connect = self.connector.connect(&endpoints[endpoint]);
+            let connected = tokio::time::timeout(self.config.connect_timeout, connect).await;
+            match connected.unwrap_or_else(|_| Err(Failure::unreachable("no answer in time"))) {
+                Ok(transport) => {
+                    self.next.store(endpoint, Ordering::Relaxed);
+                    let (silences, broken) = (AtomicU32::new(0), CancellationToken::new());
+                    let line = Arc::new(Line { transport, endpoint, silences, broken });
+                    *lock(&self.line) = Some(line.clone());
+                    return Ok(line);
+                }
+                Err(failure) => last = Some(failure),
+            }
+        }
+        self.suspend();
+        Err(last.unwrap_or_else(|| Failure::unreachable("there is no server")))
+    }
+
+    fn present(&self) -> Option<Arc<Line>> {
+        lock(&self.line).clone()
+    }
+
+    /// Something is wrong with the connection: the next call takes another, to the next server, and
+    /// its watches end.
+    fn leave(&self, line: &Arc<Line>) {
+        let mut present = lock(&self.line);
+        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, line)) {
+            *present = None;
+            let next = (line.endpoint + 1) % self.config.endpoints.len();
+            self.next.store(next, Ordering::Relaxed);
+            self.suspend();
+        }
+        line.broken.cancel();
+    }
+
+    /// Whether the connection is kept all the same.
+    fn bears(&self, line: &Line, failure: &Failure) -> bool {
+        let is_only = self.config.endpoints.len() == 1;
+        is_only
+            && failure.is_timeout()
+            && line.silences.fetch_add(1, Ordering::Relaxed) + 1 < SILENCES
+    }
+
+    fn suspend(&self) {
+        if let Some(lease) = self.lease.get() {
+            lease.suspend();
+        }
+    }
+
+    // ---- The user.
+
+    async fn token(&self, line: &Arc<Line>) -> Result<Option<Arc<str>>, Failure> {
+        let Some((user, password)) = &self.config.login else { return Ok(None) };
+        if let Some(token) = lock(&self.token).clone() {
+            return Ok(Some(token));
+        }
+        let login = line.transport.authenticate(user, password.expose());
+        match self.within(self.config.response_timeout, login).await {
+            Ok(token) => {
+                let token: Arc<str> = token.into();
+                *lock(&self.token) = Some(token.clone());
+                Ok(Some(token))
+            }
+            Err(failure) => {
+                if failure.remedy() == Remedy::Elsewhere {
+                    self.leave(line);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn forget_token(&self, refused: Option<&Arc<str>>) {
+        let mut token = lock(&self.token);
+        if token.as_ref().zip(refused).is_some_and(|(token, refused)| Arc::ptr_eq(token, refused)) {
+            *token = None;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is locked, so it is whole even if poisoned.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The events of a range. Dropping it ends the watch.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    events: Box<dyn Events>,
+    broken: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Watch {
+    /// The next events; an error when the watch is over. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Event>> {
+        tokio::select! {
+            events = self.events.next() => events.map_err(|failure| failure.into_error(false)),
+            () = self.broken.cancelled() => Err(over("the connection was given up")),
+            () = self.ended.cancelled() => Err(over("the session is over")),
+        }
+    }
+}
+
+fn over(why: &str) -> Error {
+    Error::new(ErrorKind::Connection, why).outcome_is(Outcome::NotApplied)
+}
+
+/// Whether a lease could not be made because there is one of its id.
+pub(crate) fn exists_already(error: &Error) -> bool {
+    let failure = std::error::Error::source(error).and_then(|e| e.downcast_ref::<Failure>());
+    failure.is_some_and(|failure| failure.is(code::FAILED_PRECONDITION))
+}

@@ -1,0 +1,257 @@
+use std::fmt;
+use std::time::Duration;
+
+use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
+
+use crate::keys::Keys;
+
+const PORT: u16 = 2379;
+
+/// The bounds of the time that a connection may take: a TLS handshake must fit, and a server that
+/// hangs must not keep us long from the next.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+
+/// What the URL says, but for the options of one transport alone.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The driver's name in errors.
+    pub backend: &'static str,
+    /// The servers of one cluster, in the order given; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// The certificates, if the connections are to be in TLS.
+    pub tls: Option<Tls>,
+    /// How long an answer may take.
+    pub response_timeout: Duration,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    pub(crate) login: Option<(String, Secret)>,
+    pub(crate) keys: Keys,
+    /// The time to live of a session, in whole seconds, as etcd has it.
+    pub(crate) ttl: u64,
+    /// How long a request is repeated.
+    pub(crate) patience: Duration,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name or address, IPv6 without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Certificates in PEM form.
+#[derive(Clone, Default)]
+pub struct Tls {
+    /// Trusted instead of those of the system.
+    pub authorities: Option<Vec<u8>>,
+    /// Our own certificate and its key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Where the locks are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Where the Python driver `etcd3+http` has them: `/tooz/locksNAME`.
+    #[default]
+    Gateway,
+    /// Where the Python driver `etcd3`, of tooz 4.3 and before, had them: `/locks/NAME`.
+    Etcd3,
+}
+
+/// What is as a scheme has it unless the URL says otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// The driver's name in errors.
+    pub backend: &'static str,
+    /// Whether connections are in TLS even without certificates.
+    pub tls: bool,
+}
+
+impl Config {
+    /// Reads the URL and the options that both transports have. The caller reads its own then, and
+    /// calls [`Options::finish`].
+    pub fn read(url: &CoordinatorUrl, options: &mut Options, defaults: Defaults) -> Result<Self> {
+        let backend = defaults.backend;
+        let invalid = |what: &str| Error::invalid(format!("{backend}: {what}"));
+        if !matches!(url.path(), "" | "/") {
+            return Err(invalid("the URL has a path; to keep keys apart use ?namespace=NAME"));
+        }
+        let patience = options.seconds("timeout", Duration::from_secs(30))?;
+        let membership = options.seconds("membership_timeout", patience)?;
+        let lock = options.seconds("lock_timeout", patience)?;
+        // One lease has it all, so the shorter time counts; a started second is a second.
+        let ttl = membership.min(lock);
+        let ttl = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        // Two unanswered heartbeats fit into a time to live, and with them a reconnection.
+        let third = Duration::from_secs(ttl) / 3;
+
+        let tls = Tls::read(options, defaults, &invalid)?;
+        let login = match (url.user(), url.password()) {
+            (Some(user), Some(password)) => Some((user.to_owned(), password.clone())),
+            (None, None) => None,
+            _ => return Err(invalid("a user needs a password, and a password a user")),
+        };
+        let namespace = options.text("namespace").unwrap_or_default();
+        let layout = match options.text("layout").as_deref() {
+            None | Some("gateway") => Layout::Gateway,
+            Some("etcd3") => Layout::Etcd3,
+            Some(_) => return Err(invalid("the layout is gateway or etcd3")),
+        };
+        Ok(Self {
+            backend,
+            endpoints: endpoints(url),
+            tls,
+            response_timeout: patience.min(third),
+            connect_timeout: third.clamp(CONNECT.0, CONNECT.1),
+            login,
+            keys: Keys::new(&namespace, layout),
+            ttl,
+            patience,
+        })
+    }
+
+    pub(crate) fn session_ttl(&self) -> Duration {
+        Duration::from_secs(self.ttl)
+    }
+
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.session_ttl() / 3
+    }
+}
+
+fn endpoints(url: &CoordinatorUrl) -> Vec<Endpoint> {
+    let endpoint =
+        |host: &Host| Endpoint { host: host.name.clone(), port: host.port.unwrap_or(PORT) };
+    let mut endpoints: Vec<_> = url.hosts().iter().map(endpoint).collect();
+    if endpoints.is_empty() {
+        endpoints.push(Endpoint { host: "localhost".to_owned(), port: PORT });
+    }
+    endpoints
+}
+
+impl Tls {
+    fn read(
+        options: &mut Options,
+        defaults: Defaults,
+        invalid: &dyn Fn(&str) -> Error,
+    ) -> Result<Option<Self>> {
+        let mut file = |name| match options.text(name) {
+            None => Ok(None),
+            Some(path) => std::fs::read(&path).map(Some).map_err(|e| {
+                invalid("a certificate or key cannot be read")
+                    .with("option", name)
+                    .with("path", path)
+                    .caused_by(e)
+            }),
+        };
+        let authorities = file("ca_cert")?;
+        let identity = match (file("cert_cert")?, file("cert_key")?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => return Err(invalid("cert_cert and cert_key are needed together")),
+        };
+        let named = authorities.is_some() || identity.is_some();
+        let wanted = options.flag("ssl", defaults.tls || named)?;
+        if !wanted && (defaults.tls || named) {
+            return Err(invalid("ssl=no contradicts the scheme or the certificates"));
+        }
+        Ok(wanted.then_some(Self { authorities, identity }))
+    }
+}
+
+impl Endpoint {
+    /// `HOST:PORT`, as it stands in a URL.
+    pub fn authority(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("authorities", &self.authorities.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_as(url: &str, tls: bool) -> Result<Config> {
+        let url = url.parse()?;
+        let mut options = Options::of(&url);
+        let config = Config::read(&url, &mut options, Defaults { backend: "etcd3", tls })?;
+        options.finish()?;
+        Ok(config)
+    }
+
+    fn read(url: &str) -> Result<Config> {
+        read_as(url, false)
+    }
+
+    #[test]
+    fn every_option_is_known() {
+        let config = read(
+            "etcd3://u:hush@a,[::1]:1?timeout=9&membership_timeout=8.5&lock_timeout=7\
+             &namespace=n&layout=etcd3&ssl=yes",
+        )
+        .unwrap();
+        assert_eq!((config.patience.as_secs(), config.ttl), (9, 7));
+        assert_eq!(config.heartbeat_interval(), Duration::from_secs(7) / 3);
+        let authorities: Vec<_> = config.endpoints.iter().map(Endpoint::authority).collect();
+        assert_eq!(authorities, ["a:2379", "[::1]:1"]);
+        assert_eq!(config.login.as_ref().map(|(user, _)| &user[..]), Some("u"));
+        assert!(config.tls.is_some());
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn the_defaults_are_the_originals() {
+        let config = read("etcd3://").unwrap();
+        assert_eq!((config.ttl, config.patience.as_secs()), (30, 30));
+        assert_eq!(config.endpoints[0].authority(), "localhost:2379");
+        assert!(config.tls.is_none() && config.login.is_none());
+        assert!(read_as("etcd3+https://", true).unwrap().tls.is_some());
+    }
+
+    #[test]
+    fn a_started_second_counts() {
+        assert_eq!(read("etcd3://?timeout=1.2").unwrap().ttl, 2);
+        assert_eq!(read("etcd3://?timeout=0.5").unwrap().ttl, 1);
+    }
+
+    #[test]
+    fn certificates_alone_ask_for_tls() {
+        let folder = std::env::temp_dir().join(format!("tooz-etcd3-config-{}", std::process::id()));
+        std::fs::write(&folder, "PEM").unwrap();
+        let (pem, at) = (folder.display().to_string(), "etcd3://a?");
+        let tls = read(&format!("{at}ca_cert={pem}")).unwrap().tls.unwrap();
+        assert!(tls.authorities.is_some() && tls.identity.is_none());
+        let tls = read(&format!("{at}cert_cert={pem}&cert_key={pem}")).unwrap().tls.unwrap();
+        assert!(tls.identity.is_some());
+        assert!(read(&format!("{at}cert_cert={pem}")).is_err(), "a certificate without its key");
+        assert!(read(&format!("{at}ca_cert={pem}&ssl=no")).is_err());
+        std::fs::remove_file(folder).unwrap();
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for refused in [
+            "etcd3://a/path",
+            "etcd3://u@a",
+            "etcd3://a?layout=v2",
+            "etcd3://a?timeout=0",
+            "etcd3://a?ca_cert=/nowhere",
+            "etcd3://a?tiemout=1",
+        ] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The way to one etcd server: what gRPC and the JSON gateway implement.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tooz_core::async_trait;
+
+use crate::config::Endpoint;
+use crate::failure::Failure;
+
+/// Makes connections.
+#[async_trait]
+pub trait Connector: fmt::Debug + Send + Sync + 'static {
+    /// Connects to one server. Its time is limited by the caller.
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Arc<dyn Transport>, Failure>;
+}
+
+/// One server, connected. `token` is what [`authenticate`](Self::authenticate) gave, if there is a
+/// user. The caller limits the time of each call; a call that is dropped may have been carried out.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// A token for a user and a password.
+    async fn authenticate(&self, user: &str, password: &str) -> Result<String, Failure>;
+
+    /// A transaction, which is how everything is read as well.
+    async fn txn(&self, token: Option<&str>, txn: &Txn) -> Result<TxnReply, Failure>;
+
+    /// Makes a lease of that id, for so many seconds.
+    async fn grant(&self, token: Option<&str>, lease: &(i64, u64)) -> Result<(), Failure>;
+
+    /// Renews a lease once; the seconds that it has now, 0 if there is no such lease.
+    async fn keep_alive(&self, token: Option<&str>, lease: &i64) -> Result<u64, Failure>;
+
+    /// Ends a lease, with all keys that are attached to it.
+    async fn revoke(&self, token: Option<&str>, lease: &i64) -> Result<(), Failure>;
+
+    /// What is attached to a lease.
+    async fn attached(&self, token: Option<&str>, lease: &i64) -> Result<Attached, Failure>;
+
+    /// Watches a range from now on. It is watched once this returns: whatever is read afterwards
+    /// and changes later comes as an event.
+    async fn watch(&self, token: Option<&str>, range: &Range) -> Result<Box<dyn Events>, Failure>;
+}
+
+/// The events of a watch. Dropping it ends the watch.
+#[async_trait]
+pub trait Events: fmt::Debug + Send + 'static {
+    /// The next events, in the order in which they happened. Dropping the future loses nothing.
+    /// After a failure there are no more.
+    async fn next(&mut self) -> Result<Vec<Event>, Failure>;
+}
+
+/// Something happened to a key.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It has a value, new or another.
+    Put(KeyValue),
+    /// It is gone.
+    Deleted {
+        /// The key.
+        key: Vec<u8>,
+        /// The revision that deleted it.
+        revision: i64,
+    },
+}
+
+impl Event {
+    pub(crate) fn revision(&self) -> i64 {
+        match self {
+            Self::Put(put) => put.mod_revision,
+            Self::Deleted { revision, .. } => *revision,
+        }
+    }
+}
+
+/// A key and what the server knows of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// The revision that created it.
+    pub create_revision: i64,
+    /// The revision that changed it last.
+    pub mod_revision: i64,
+    /// The lease that it is attached to, or 0.
+    pub lease: i64,
+}
+
+/// The keys that are attached to a lease; `None` if there is no such lease.
+pub type Attached = Option<Vec<Vec<u8>>>;
+
+/// A key, or the keys from `key` up to but without `end`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// The key, or the first.
+    pub key: Vec<u8>,
+    /// Where the range ends; empty for a single key.
+    pub end: Vec<u8>,
+}
+
+/// Which keys of a range are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// All, by their names.
+    ByKey,
+    /// The newest of those that are not newer than this revision; 0 for the newest of all.
+    NewestUpTo(i64),
+}
+
+/// A transaction: if all comparisons hold, the first operations, else the others.
+#[derive(Clone, Debug, Default)]
+pub struct Txn {
+    /// The comparisons.
+    pub when: Vec<Compare>,
+    /// What is done if they hold.
+    pub then: Vec<Op>,
+    /// What is done if they do not.
+    pub or: Vec<Op>,
+}
+
+/// A comparison with each key of a range. A range without keys is compared as one key of revision 0.
+#[derive(Clone, Debug)]
+pub struct Compare {
+    /// What is compared. For [`Test`]s of values, a single key, which must exist.
+    pub range: Range,
+    /// With what.
+    pub test: Test,
+}
+
+/// What a comparison asks.
+#[derive(Clone, Debug)]
+pub enum Test {
+    /// Created by this revision; 0 for a key that does not exist.
+    CreatedAt(i64),
+    /// Created by a later revision than this.
+    CreatedAfter(i64),
+    /// Last changed by this revision.
+    ModifiedAt(i64),
+    /// This is the value.
+    Value(Vec<u8>),
+    /// The value is above this, byte by byte.
+    ValueAbove(Vec<u8>),
+    /// The value is below this, byte by byte.
+    ValueBelow(Vec<u8>),
+}
+
+/// An operation of a transaction.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Reads keys.
+    Get(Range, Order),
+    /// Sets a key.
+    Put {
+        /// The key.
+        key: Vec<u8>,
+        /// Its value.
+        value: Vec<u8>,
+        /// The lease that it is attached to, or 0.
+        lease: i64,
+    },
+    /// Deletes keys.
+    Delete(Range),
+}
+
+/// What a transaction did.
+#[derive(Clone, Debug)]
+pub struct TxnReply {
+    /// The revision of the store after it: its own, if it changed something.
+    pub revision: i64,
+    /// Whether the comparisons held.
+    pub succeeded: bool,
+    /// One for each operation.
+    pub replies: Vec<Reply>,
+}
+
+/// What an operation did.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// What was read.
+    Got(Vec<KeyValue>),
+    /// It was set.
+    Put,
+    /// So many keys were deleted.
+    Deleted(i64),
+}
+
+impl Range {
+    /// A single key.
+    pub fn key(key: impl Into<Vec<u8>>) -> Self {
+        Self { key: key.into(), end: Vec::new() }
+    }
+
+    /// All keys that start so.
+    pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
+        let mut key = prefix.into();
+        let mut end = key.clone();
+        if key.is_empty() {
+            // No key is empty, so this one is before all.
+            key.push(0);
+        }
+        // The last byte that can be raised is; without one, the range has no end.
+        while let Some(last) = end.pop() {
+            if last < u8::MAX {
+                end.push(last + 1);
+                return Self { key, end };
+            }
+        }
+        Self { key, end: vec![0] }
+    }
+
+    pub(crate) fn absent(self) -> Compare {
+        self.is(Test::CreatedAt(0))
+    }
+
+    pub(crate) fn is(self, test: Test) -> Compare {
+        Compare { range: self, test }
+    }
+
+    pub(crate) fn get(self) -> Op {
+        Op::Get(self, Order::ByKey)
+    }
+
+    pub(crate) fn delete(self) -> Op {
+        Op::Delete(self)
+    }
+}
+
+impl Txn {
+    /// Reads, and changes nothing.
+    pub(crate) fn read(ops: Vec<Op>) -> Self {
+        Self { then: ops, ..Self::default() }
+    }
+}
+
+impl TxnReply {
+    /// What the operation of this number read.
+    pub(crate) fn got(&mut self, index: usize) -> Vec<KeyValue> {
+        match self.replies.get_mut(index) {
+            Some(Reply::Got(found)) => std::mem::take(found),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The same, of a single key.
+    pub(crate) fn first(&mut self, index: usize) -> Option<KeyValue> {
+        self.got(index).into_iter().next()
+    }
+
+    /// How many keys the operation of this number deleted.
+    pub(crate) fn deleted(&self, index: usize) -> i64 {
+        match self.replies.get(index) {
+            Some(Reply::Deleted(count)) => *count,
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        let end = |prefix: &[u8]| Range::prefix(prefix).end;
+        assert_eq!(end(b"tooz/groups/g/"), b"tooz/groups/g0");
+        assert_eq!(end(b"a\xff"), b"b");
+        assert_eq!(end(b"\xff"), b"\0");
+        assert_eq!(Range::prefix(b""), Range { key: vec![0], end: vec![0] });
+    }
+}

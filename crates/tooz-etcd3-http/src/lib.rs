@@ -1,0 +1,25 @@
+//! The etcd v3 driver of `tooz` over the JSON gateway: `etcd3+http://` and `etcd3+https://`.
+//!
+//! It shares locks and groups with the driver of this name of the Python original. What it does is
+//! in `tooz-etcd3-core`, which it shares with the driver over gRPC; here is the way to the server.
+//!
+//! `docs/drivers/etcd3.md` has the options, the guarantees, the costs and the layout.
+
+mod config;
+mod driver;
+mod failure;
+pub mod inspect;
+mod json;
+mod transport;
+
+use tooz_core::{DriverEntry, Features, RunsOn};
+
+/// The driver, for [`Registry::with`](tooz_core::Registry::with).
+pub const DRIVER: DriverEntry = DriverEntry {
+    name: "etcd3-http",
+    schemes: &["etcd3+http", "etcd3+https"],
+    characteristics: tooz_etcd3_core::CHARACTERISTICS,
+    features: Features::ALL,
+    runs_on: RunsOn::Engine,
+    open: driver::open,
+};

@@ -1,0 +1,66 @@
+//! What the client library's errors mean.
+
+use std::error::Error as StdError;
+
+use tonic::{ConnectError, Status};
+use tooz_etcd3_core::Failure;
+
+pub(crate) fn from_status(status: Status) -> Failure {
+    // What the server says has no cause here.
+    if status.source().is_none() {
+        return Failure::status(status.code() as i32, status.message());
+    }
+    if is_refusal(&status) {
+        return Failure::untrusted(status);
+    }
+    match find::<ConnectError>(&status) {
+        Some(_) => Failure::unreachable(status),
+        None => Failure::broken(status),
+    }
+}
+
+pub(crate) fn from_connect(error: tonic::transport::Error) -> Failure {
+    if is_refusal(&error) { Failure::untrusted(error) } else { Failure::unreachable(error) }
+}
+
+/// Whether one side refused the other's certificate: trying again helps nobody.
+#[cfg(feature = "tls")]
+fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
+    use rustls::AlertDescription::*;
+    match find::<rustls::Error>(error) {
+        Some(rustls::Error::InvalidCertificate(_)) => true,
+        Some(rustls::Error::AlertReceived(alert)) => matches!(
+            alert,
+            CertificateRequired
+                | BadCertificate
+                | UnsupportedCertificate
+                | CertificateRevoked
+                | CertificateExpired
+                | CertificateUnknown
+                | UnknownCA
+                | AccessDenied
+        ),
+        _ => false,
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+fn is_refusal(_: &(dyn StdError + 'static)) -> bool {
+    false
+}
+
+/// The first error of that type among the causes.
+fn find<'e, T: StdError + 'static>(error: &'e (dyn StdError + 'static)) -> Option<&'e T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        // What an I/O error wraps is not among its sources: only that one's are.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}

@@ -1,0 +1,319 @@
+//! What the conformance kit does not ask: errors, faults and costs, over both transports.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server;
+
+use std::time::{Duration, Instant};
+
+use server::{Cluster, SCHEMES, asked_for, build, start};
+use tokio::time::{sleep, timeout};
+use tooz_core::{ErrorKind, GroupEvent, Loss, Outcome, Result, SessionEvent};
+
+macro_rules! if_asked_for {
+    () => {
+        if !asked_for() {
+            return Ok(());
+        }
+    };
+}
+
+/// Long for anything that is not to be timed.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A namespace for each scheme. A plus would be a blank in a URL.
+fn space(scheme: &str) -> String {
+    scheme.replace('+', "-")
+}
+
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < LONG, "not within {LONG:?}: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+// ---- Errors and users.
+
+#[tokio::test]
+async fn refusals_are_clear_and_soon() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    server.ctl(&["user", "add", "root:root-secret"]);
+    server.ctl(&["user", "add", "some:right"]);
+    server.ctl(&["role", "add", "some"]);
+    server.ctl(&["role", "grant-permission", "some", "--prefix=true", "readwrite", "mine/"]);
+    server.ctl(&["user", "grant-role", "some", "some"]);
+    server.ctl(&["auth", "enable"]);
+    let port = server.nodes[0].port;
+    for scheme in SCHEMES {
+        let url = |login: &str, name: &str| {
+            format!("{scheme}://{login}127.0.0.1:{port}?timeout=3&namespace={name}")
+        };
+        for refused in [url("", "mine/"), url("some:wrong@", "mine/"), url("some:right@", "other/")]
+        {
+            let begin = Instant::now();
+            let error = build(&refused, "a")?.start().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Authentication, "{refused}: {error:?}");
+            assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+            assert!(!format!("{error:?}").contains("wrong@"));
+        }
+        let allowed = start(&url("some:right@", "mine/"), "a").await?;
+        allowed.lock("it")?.acquire().await?.release().await?;
+        allowed.join_group_create("group", &()).await?;
+        let mut events = allowed.watch_group("group").await?;
+        assert!(matches!(events.next().await, Some(GroupEvent::Snapshot(_))));
+        allowed.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn tokens_are_renewed() -> Result<()> {
+    if_asked_for!();
+    let mut server = Cluster::start(1);
+    server.ctl(&["user", "add", "root:secret"]);
+    server.ctl(&["auth", "enable"]);
+    for scheme in SCHEMES {
+        let port = server.nodes[0].port;
+        let options = format!("timeout=10&namespace={}/", space(scheme));
+        let url = format!("{scheme}://root:secret@127.0.0.1:{port}?{options}");
+        let a = start(&url, "a").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        a.join_group_create("group", &()).await?;
+        let mut events = a.watch_group("group").await?;
+        assert!(matches!(events.next().await, Some(GroupEvent::Snapshot(_))));
+        // A server that starts again knows no token.
+        server.nodes[0].kill();
+        server.nodes[0].restart();
+        assert!(guard.verify().await?);
+        // The watch, too, needs a new one.
+        assert_eq!(timeout(LONG, events.next()).await.unwrap(), Some(GroupEvent::Gap));
+        let snapshot = timeout(LONG, events.next()).await.unwrap();
+        assert!(matches!(snapshot, Some(GroupEvent::Snapshot(members)) if members.len() == 1));
+        guard.check()?;
+        guard.release().await?;
+        a.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn both_transports_speak_tls_with_client_certificates() -> Result<()> {
+    let Ok(url) = std::env::var("TOOZ_TEST_URL_ETCD3_TLS") else {
+        eprintln!("not asked for: TOOZ_TEST_URL_ETCD3_TLS is not set");
+        return Ok(());
+    };
+    for scheme in ["etcd3", "etcd3+https"] {
+        let url = url.replacen("etcd3", scheme, 1);
+        let a = start(&format!("{url}&timeout=5&namespace={}/", space(scheme)), "a").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        assert!(guard.verify().await?);
+        guard.release().await?;
+        a.stop().await?;
+
+        let (server, options) = url.split_once('?').unwrap();
+        let ca = options.split('&').find(|option| option.starts_with("ca_cert=")).unwrap();
+        for (refused, what) in [
+            (format!("{server}?ssl=yes&timeout=5"), "the authority is not among the system's"),
+            (format!("{server}?{ca}&timeout=5"), "no client certificate"),
+        ] {
+            let begin = Instant::now();
+            let error = build(&refused, "a")?.start().await.unwrap_err();
+            println!("{scheme}, {what}: {error}");
+            assert!(begin.elapsed() < Duration::from_secs(6), "{what}");
+            assert!(
+                matches!(error.kind(), ErrorKind::Authentication | ErrorKind::Connection),
+                "{what}: {error:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_version_of_the_gateway_is_found_or_named() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for (version, works) in [("v3", true), ("v3beta", true), ("v3alpha", false)] {
+        let url = server.url("etcd3+http", &format!("timeout=2&api_version={version}"));
+        let started = start(&url, "a").await;
+        // Servers of 3.4 and 3.5 have the first two.
+        assert_eq!(started.is_ok(), works, "{version}: {started:?}");
+        match started {
+            Ok(a) => {
+                a.lock("it")?.acquire().await?.release().await?;
+                a.stop().await?;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Backend, "{error}"),
+        }
+    }
+    Ok(())
+}
+
+// ---- Loss.
+
+#[tokio::test]
+async fn a_revoked_lease_is_told_at_once_and_the_group_joined_again() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for scheme in SCHEMES {
+        let a =
+            start(&server.url(scheme, &format!("timeout=30&namespace={}/", space(scheme))), "a")
+                .await?;
+        a.join_group_create("group", &"able").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        let mut events = a.session_events();
+        let lock = format!("{}//tooz/locksit", space(scheme));
+        let lease = server.ctl(&["get", &lock, "--write-out=json"]);
+        let lease: serde_json::Value = serde_json::from_str(&lease).unwrap();
+        let lease = format!("{:x}", lease["kvs"][0]["lease"].as_i64().unwrap());
+        server.ctl(&["lease", "revoke", &lease]);
+        let begin = Instant::now();
+        let loss = timeout(Duration::from_secs(1), guard.lost()).await;
+        assert_eq!(loss.expect("told within a second"), Loss::SessionEnded);
+        println!("{scheme}: loss told after {:?}", begin.elapsed());
+        loop {
+            let left = Duration::from_secs(2).saturating_sub(begin.elapsed());
+            match timeout(left, events.next()).await.expect("joined again within 2 s") {
+                Some(SessionEvent::Rejoined(groups)) => break assert_eq!(groups, ["group".into()]),
+                Some(_) => {}
+                None => panic!("the events ended"),
+            }
+        }
+        println!("{scheme}: joined again after {:?}", begin.elapsed());
+        let member = a.member("group", "a").await?;
+        assert_eq!(member.capabilities.decode::<String>()?, "able");
+        a.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_others_delete_is_noticed_by_the_next_heartbeat() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for scheme in SCHEMES {
+        let a = start(&server.url(scheme, "timeout=3"), "a").await?;
+        a.join_group_create("group", &7).await?;
+        let guard = a.lock("it")?.acquire().await?;
+        let kept = a.lock("kept")?.acquire().await?;
+        // As a Python peer breaks a lock.
+        server.ctl(&["del", "/tooz/locksit"]);
+        let loss = timeout(Duration::from_secs(3), guard.lost()).await;
+        assert_eq!(loss.expect("noticed within an interval"), Loss::Taken);
+        kept.check()?;
+        server.ctl(&["del", "tooz/groups/group/a"]);
+        eventually("the membership is renewed", || {
+            !server.ctl(&["get", "tooz/groups/group/a", "--keys-only"]).trim().is_empty()
+        })
+        .await;
+        assert_eq!(a.member("group", "a").await?.capabilities.decode::<u8>()?, 7);
+        kept.check()?;
+        a.stop().await?;
+        server.ctl(&["del", "", "--prefix"]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_comes_late_leaves_nothing() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    let node = &server.nodes[0];
+    // The session outlives the request.
+    let options = "timeout=2&membership_timeout=20&lock_timeout=20";
+    for scheme in SCHEMES {
+        let (a, b) = (
+            start(&server.url(scheme, options), "a").await?,
+            start(&server.url(scheme, options), "b").await?,
+        );
+        node.signal("-STOP");
+        let error = a.lock("it")?.try_acquire().await.unwrap_err();
+        node.signal("-CONT");
+        assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+        // The server has carried it out by now, for nobody.
+        let guard = b.lock("it")?.acquire_for(LONG).await?.expect("it is withdrawn");
+        guard.release().await?;
+        a.stop().await?;
+        b.stop().await?;
+        eventually("nothing is left", || server.counts() == (0, 0)).await;
+    }
+    Ok(())
+}
+
+// ---- Watches.
+
+#[tokio::test]
+async fn a_watch_survives_compaction_and_tells_of_its_own_loss() -> Result<()> {
+    if_asked_for!();
+    let mut server = Cluster::start(1);
+    for scheme in SCHEMES {
+        let url = server.url(scheme, &format!("timeout=10&namespace={}/", space(scheme)));
+        let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+        a.join_group_create("group", &()).await?;
+        let mut events = a.watch_group("group").await?;
+        assert!(matches!(events.next().await, Some(GroupEvent::Snapshot(_))));
+        b.join_group("group", &()).await?;
+        let joined = timeout(LONG, events.next()).await.unwrap();
+        assert!(matches!(&joined, Some(GroupEvent::Joined(m)) if m.id == "b".into()), "{joined:?}");
+        let status = server.ctl(&["get", "x", "--write-out=json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let revision = status["header"]["revision"].as_i64().unwrap().to_string();
+        server.ctl(&["compact", &revision]);
+        b.leave_group("group").await?;
+        let left = timeout(LONG, events.next()).await.unwrap();
+        assert!(matches!(&left, Some(GroupEvent::Left(m)) if m.id == "b".into()), "{left:?}");
+        // The watch goes down with its server, and with what it would have told.
+        server.nodes[0].kill();
+        server.nodes[0].restart();
+        assert_eq!(timeout(LONG, events.next()).await.unwrap(), Some(GroupEvent::Gap));
+        let snapshot = timeout(LONG, events.next()).await.unwrap();
+        assert!(matches!(snapshot, Some(GroupEvent::Snapshot(members)) if members.len() == 1));
+        a.stop().await?;
+        b.stop().await?;
+    }
+    Ok(())
+}
+
+// ---- The layout.
+
+#[tokio::test]
+async fn locks_are_where_python_has_them() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for (options, key) in [("timeout=5", "/tooz/locksit"), ("timeout=5&layout=etcd3", "/locks/it")]
+    {
+        for scheme in SCHEMES {
+            let a = start(&server.url(scheme, options), "a").await?;
+            let guard = a.lock("it")?.acquire().await?;
+            let found = server.ctl(&["get", key, "--write-out=json"]);
+            let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+            // 16 bytes in base64.
+            assert_eq!(found["kvs"][0]["value"].as_str().unwrap().len(), 24, "{found}");
+            assert_eq!(found["kvs"][0]["create_revision"], guard.fencing_token().0);
+            guard.release().await?;
+            // Somebody of another kind has it, and gives it back.
+            server.ctl(&["put", key, "sixteen bytes..."]);
+            assert!(a.lock("it")?.try_acquire().await?.is_none());
+            assert!(a.lock("it")?.try_acquire_shared().await?.is_none());
+            let lock = a.lock("it")?;
+            let waiting = tokio::spawn(async move { lock.acquire().await });
+            eventually("it waits", || {
+                server.ctl(&["get", "tooz-ext/queues/", "--prefix", "--keys-only"]).len() > 1
+            })
+            .await;
+            server.ctl(&["del", key]);
+            let guard = timeout(LONG, waiting).await.unwrap().unwrap()?;
+            guard.release().await?;
+            a.stop().await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! Elections: who holds the lock of the leader's file, leads.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tooz_core::{CampaignRequest, GroupId, Hold, LeaderFeed, MemberId, Mode, Release, Result};
+
+use crate::counter::Content;
+use crate::errors::failed;
+use crate::group::{Group, MADE};
+use crate::layout::{hex, unhex};
+use crate::ofd::{self, is_missing};
+use crate::place::Place;
+use crate::presence;
+use crate::seat::{Claim, Seat};
+use crate::session::FileSession;
+use crate::watch::{Aftermath, CLOSED, Changes, GONE};
+
+/// How often, 1 ms apart, to look again while a leader is about to sign.
+const LOOKS: usize = 100;
+
+/// Who leads, at one look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Reading {
+    Nobody,
+    Leader(MemberId),
+    /// The file is locked, and not or not any more signed by who has it.
+    Changing,
+}
+
+impl FileSession {
+    pub(crate) async fn stand(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
+        let group = self.group(&request.group);
+        self.must_have_joined(group)?;
+        let sign = |token| signature(&self.presence.id, &self.member, token);
+        let claim = Claim {
+            id: request.id,
+            path: self.place.layout.leader(&request.group),
+            mode: Mode::Exclusive,
+            waiting: &request.waiting,
+            signature: Some(&sign),
+        };
+        let Some(seat) = Seat::take(&self.place, &self.lease, &self.seats, claim).await? else {
+            return Ok(None);
+        };
+        // The wait may have outlasted the membership.
+        if let Err(error) = self.must_have_joined(group) {
+            let (Release::Released | Release::WasLost) = seat.give_back();
+            return Err(error);
+        }
+        Ok(Some(seat))
+    }
+}
+
+/// Who leads the group.
+pub(crate) async fn leader(group: Group<'_>) -> Result<Option<MemberId>> {
+    group.must_exist()?;
+    for _ in 0..LOOKS {
+        match read(group.place, group.id)? {
+            Reading::Nobody => return Ok(None),
+            Reading::Leader(member) => return Ok(Some(member)),
+            Reading::Changing => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+    // Stopped between the lock and its signature: nobody knows, not even itself.
+    Ok(None)
+}
+
+/// Feeds who leads the group until it is dropped or fails.
+pub(crate) async fn watch(group: Group<'_>, feed: &LeaderFeed) -> Result<()> {
+    let path = group.place.layout.leader(group.id);
+    let (mut watch, mut aftermath) = (group.place.watch(), Aftermath::default());
+    let mut is_first = true;
+    loop {
+        // A new leader writes its name; one that stands down or dies closes the file.
+        let changes = CLOSED | GONE | Changes::IN_MODIFY;
+        if !watch.on(&path, changes) {
+            group.place.watch_dir(&mut watch, &group.place.layout.leaders(), MADE)?;
+            // Made in between?
+            watch.on(&path, changes);
+        }
+        match read(group.place, group.id)? {
+            Reading::Nobody => feed.leader(None),
+            Reading::Leader(member) => feed.leader(Some(member)),
+            Reading::Changing if is_first => feed.leader(None),
+            Reading::Changing => {}
+        }
+        is_first = false;
+        tokio::select! {
+            changes = watch.changed() => if changes.intersects(CLOSED) { aftermath.begin() },
+            () = aftermath.pause() => {}
+        }
+    }
+}
+
+fn read(place: &Place, group: &GroupId) -> Result<Reading> {
+    let path = place.layout.leader(group);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if is_missing(&error) => return Ok(Reading::Nobody),
+        Err(error) => return Err(failed("open", &path, error)),
+    };
+    let read = || {
+        if !ofd::is_locked(&file)? {
+            return Ok(Reading::Nobody);
+        }
+        let content = Content::read(&file)?.unwrap_or_default();
+        let Some((session, member)) = signed(&content) else { return Ok(Reading::Changing) };
+        // Who has died may have left its signature to one that has not signed yet.
+        let lives = presence::lives(&place.layout, session)?;
+        Ok(if lives { Reading::Leader(member) } else { Reading::Changing })
+    };
+    read().map_err(|error| failed("read", &path, error))
+}
+
+/// Who leads, and by which session and token. The token ends it, so that half of it is none.
+fn signature(session: &str, member: &MemberId, token: u64) -> String {
+    format!("{session} {} {token}", hex(member.as_bytes()))
+}
+
+fn signed(content: &Content) -> Option<(&str, MemberId)> {
+    let mut words = content.note.split(' ');
+    let (session, member, token) = (words.next()?, words.next()?, words.next()?);
+    let is_whole = token.parse() == Ok(content.token) && words.next().is_none();
+    Some((session, MemberId::from(unhex(member)?))).filter(|_| is_whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_whole_or_none() {
+        let member = MemberId::from(b"host 1\xff");
+        let note = signature("s", &member, 17);
+        let content = |token, note: &str| Content { token, note: note.to_owned() };
+        assert_eq!(signed(&content(17, &note)), Some(("s", member)));
+        assert_eq!(signed(&content(18, &note)), None);
+        assert_eq!(signed(&content(17, &note[..note.len() - 1])), None);
+        assert_eq!(signed(&content(17, "")), None);
+    }
+}

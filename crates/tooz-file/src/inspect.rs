@@ -1,0 +1,108 @@
+//! For operators and tests: what coordinators have in a directory, how to end a session, and
+//! how to remove what dead ones have left.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use tooz_core::MemberId;
+
+use crate::layout::{Layout, RESERVED};
+use crate::ofd;
+use crate::presence;
+use crate::record::{Record, decode_group};
+
+/// What coordinators have left in the directory, a line each, in order: members' files, sessions
+/// with what they say of themselves, leaders' files and locks that anybody holds, temporary files.
+///
+/// Groups are no residue, nor are files of locks that nobody holds: both are meant to stay.
+/// Nothing is changed, and a directory that does not exist has nothing.
+///
+/// ```
+/// assert!(tooz_file::inspect::residue("/nonexistent".as_ref())?.is_empty());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// When something cannot be read.
+pub fn residue(dir: &Path) -> io::Result<Vec<String>> {
+    let layout = Layout::new(dir);
+    let mut residue = Vec::new();
+    for group in list(&layout.groups())? {
+        let id = fs::read(group.join(".metadata")).ok().and_then(|c| decode_group(&c).ok());
+        let name = id.map_or_else(|| name(&group), |id| id.to_string());
+        for file in list(&group)?.iter().filter(|file| file.extension().is_some()) {
+            let record = fs::read(file).ok().and_then(|content| Record::decode(&content).ok());
+            let member = record.map_or_else(|| self::name(file), |r| r.member.to_string());
+            residue.push(format!("the member {member} of the group {name}"));
+        }
+    }
+    for session in list(&layout.sessions())? {
+        let state = if ofd::is_path_locked(&session)? { "living" } else { "dead" };
+        let says = fs::read(&session).unwrap_or_default();
+        let says = String::from_utf8_lossy(&says).trim_end().replace('\n', ", ");
+        residue.push(format!("the {state} session {} ({says})", name(&session)));
+    }
+    for leader in list(&layout.leaders())? {
+        if ofd::is_path_locked(&leader)? {
+            residue.push(format!("the leader of a group ({})", name(&leader)));
+        }
+    }
+    for file in list(&layout.temporary())? {
+        residue.push(format!("the temporary file {}", name(&file)));
+    }
+    for file in list(dir)?.iter().filter(|file| !RESERVED.contains(&name(file).as_str())) {
+        locks(dir, file, &mut residue)?;
+    }
+    Ok(residue)
+}
+
+/// Ends the sessions of a member by removing their files, and says how many there were: its
+/// memberships are over at once, and its coordinator reports the loss and starts anew. A process
+/// that is stopped keeps its locks until it goes on.
+///
+/// # Errors
+/// When a file cannot be read or removed.
+pub fn end_sessions(dir: &Path, member: &MemberId) -> io::Result<usize> {
+    let id = presence::id_line(member);
+    let mut ended = 0;
+    for session in list(&Layout::new(dir).sessions())? {
+        let says = fs::read(&session).unwrap_or_default();
+        if String::from_utf8_lossy(&says).lines().any(|line| line == id) {
+            presence::remove(&session)?;
+            ended += 1;
+        }
+    }
+    Ok(ended)
+}
+
+/// Removes the files of dead sessions, and old temporary files of ours, as every start does. What
+/// cannot be removed is left to the next.
+pub fn sweep(dir: &Path) {
+    presence::sweep(&Layout::new(dir));
+}
+
+fn locks(dir: &Path, path: &Path, residue: &mut Vec<String>) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        return list(path)?.iter().try_for_each(|below| locks(dir, below, residue));
+    }
+    if ofd::is_path_locked(path)? {
+        let name = path.strip_prefix(dir).unwrap_or(path);
+        residue.push(format!("the lock {}", name.display()));
+    }
+    Ok(())
+}
+
+/// What is in a directory, sorted; nothing if it does not exist.
+fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if ofd::is_missing(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

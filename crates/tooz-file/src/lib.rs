@@ -1,0 +1,85 @@
+//! The `file://` driver of tooz: locks, groups and elections of the processes of one host, over
+//! nothing but a directory.
+//!
+//! `file:///absolute/dir[?timeout=10]`. The directory is made at the start. The path is taken as it
+//! is written: it is not percent-decoded, as in Python. `timeout` is the time in seconds after
+//! which a *Python* member counts as dead when nobody has touched its file, and a third of it is
+//! how often we touch ours; it decides nothing between members that use this crate.
+//!
+//! # How it works
+//!
+//! - A **lock** is an OFD record lock on the file `dir/NAME`. It excludes Python's record locks and
+//!   the other coordinators of this process alike, and the kernel gives it back when the holder
+//!   dies. The file's content is the fencing token, a decimal counter. Waiters are woken by inotify
+//!   when the file is closed, and each makes an attempt: a release costs a few system calls for
+//!   each waiter, and the scheduler chooses who wins. An attempt that does not wait wakes nobody.
+//! - A **session** is a file in `dir/.tooz/sessions`, locked for as long as the session lives. A
+//!   member whose record names a session lives as long as that file is locked, so a killed process
+//!   is noticed at once and without a clock. Who removes the file ends the session.
+//! - A **group** has Python's layout, and our records one key more: the session. Everything is
+//!   written beside and renamed into place, so that no reader sees half of it.
+//! - A **leader** holds the lock of `dir/.tooz/leaders/HASH`, whose content is the counter and who
+//!   it is. The file outlives its group, so that tokens rise when the group is created again.
+//!
+//! # Limits
+//!
+//! - The counters are not synced to the disk: they survive every process, but a power failure can
+//!   take them back by the last seconds. Who deletes a lock file starts its counter anew.
+//! - Each lock that is held or waited for takes a file descriptor.
+//! - A Python holder does not notice that its lock was broken.
+//! - Over NFS and other network file systems changes of other hosts are not pushed: waiters and
+//!   watches then look every 100 ms, and the log says so. Shared locks need `flock` to be apart
+//!   from record locks, which NFS does not give.
+//! - A child process that was forked and never executed another program keeps what its parent
+//!   held.
+//!
+//! # Other systems
+//!
+//! Only Linux has what this needs. macOS has no OFD locks before version 13 and does not let its
+//! record locks tell two descriptors of a process apart: it would take `F_OFD_SETLK` from the newer
+//! systems, `flock` plus an in-process table elsewhere, and kqueue's `NOTE_CLOSE_WRITE` and
+//! `NOTE_DELETE` instead of inotify. Windows would take `LockFileEx`, which is mandatory and so must
+//! lock a range beyond the counter, `ReadDirectoryChangesW`, and names without `<>:"\|?*` and
+//! without the reserved device names; a file that is open cannot be replaced there, so breaking a
+//! lock would need another way. Python's driver does neither, so there is no layout to share.
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+compile_error!("tooz-file needs OFD record locks and inotify, which only Linux has");
+
+mod config;
+mod counter;
+mod driver;
+mod election;
+mod errors;
+mod group;
+pub mod inspect;
+mod layout;
+mod lock;
+mod locked_file;
+mod membership;
+pub mod ofd;
+mod place;
+mod presence;
+mod record;
+mod seat;
+mod session;
+mod watch;
+
+use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};
+
+/// The driver of `file://`.
+///
+/// It is not declared linearizable: each lock and each single record is, but the members of a group
+/// are read one after the other, and members that come and go meanwhile may be seen in part.
+pub const DRIVER: DriverEntry = DriverEntry {
+    name: "file",
+    schemes: &["file"],
+    characteristics: Characteristics::of(&[
+        Characteristic::NonTimeoutBased,
+        Characteristic::DistributedAcrossThreads,
+        Characteristic::DistributedAcrossProcesses,
+    ]),
+    features: Features::ALL,
+    runs_on: RunsOn::OwnThread,
+    open: driver::open,
+};

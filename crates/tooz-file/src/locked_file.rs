@@ -1,0 +1,240 @@
+//! A file whose lock we have: waiting for it, and giving it back.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+
+use nix::libc;
+use tooz_core::{Error, Mode, Result};
+
+use crate::errors::failed;
+use crate::ofd::{self, Identity, is_missing};
+use crate::place::Place;
+use crate::watch::{Aftermath, CLOSED, GONE};
+
+/// An open file with a record lock, which is given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct LockedFile {
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// What an attempt wants.
+struct Attempt {
+    mode: Mode,
+    /// What a reader finds locked while somebody waits to write.
+    turnstile: Option<PathBuf>,
+}
+
+impl Attempt {
+    /// Whether a waiting writer comes first.
+    fn is_barred(&self) -> Result<bool> {
+        self.turnstile.as_deref().map_or(Ok(false), is_locked)
+    }
+}
+
+fn is_locked(turnstile: &Path) -> Result<bool> {
+    ofd::is_path_locked(turnstile).map_err(|error| failed("examine", turnstile, error))
+}
+
+/// How waiting for one open file can end.
+enum Turn {
+    Ours,
+    Over,
+    /// The path leads to another file by now.
+    Replaced,
+}
+
+impl LockedFile {
+    /// Locks the file of that path, made if it is missing; `None` if `over` came before. One
+    /// attempt is made in any case.
+    ///
+    /// Closing a file that was opened to write wakes all who wait for it. So it is opened once and
+    /// kept open while waiting, and who will not wait looks first.
+    pub(crate) async fn lock(
+        place: &Place,
+        path: &Path,
+        mode: Mode,
+        over: impl Future<Output = ()>,
+    ) -> Result<Option<Self>> {
+        let mut over = pin!(over);
+        // A future must not be polled again once it is ready.
+        let will_wait = !is_ready(over.as_mut()).await;
+        if !will_wait
+            && ofd::is_path_excluded(path, mode).map_err(|e| failed("examine", path, e))?
+        {
+            return Ok(None);
+        }
+        let turnstile = (mode == Mode::Shared).then(|| place.layout.turnstile(path));
+        let attempt = Attempt { mode, turnstile };
+        loop {
+            let locked = Self::open(path)?;
+            let turn = match will_wait {
+                true => locked.wait(place, &attempt, over.as_mut()).await?,
+                false => locked.attempt(&attempt)?.unwrap_or(Turn::Over),
+            };
+            match turn {
+                Turn::Ours => return Ok(Some(locked)),
+                Turn::Over => return Ok(None),
+                Turn::Replaced => {}
+            }
+        }
+    }
+
+    fn open(path: &Path) -> Result<Self> {
+        let file = open(path)?;
+        let identity = Identity::of(&file).map_err(|e| failed("examine", path, e))?;
+        Ok(Self { file, path: path.to_owned(), identity })
+    }
+
+    /// One attempt; `None` if somebody else has the lock, or waits to write.
+    fn attempt(&self, attempt: &Attempt) -> Result<Option<Turn>> {
+        if attempt.is_barred()? {
+            return Ok(None);
+        }
+        match ofd::try_lock(&self.file, attempt.mode) {
+            Ok(false) => Ok(None),
+            Ok(true) if self.is_in_place() => Ok(Some(Turn::Ours)),
+            Ok(true) => Ok(Some(Turn::Replaced)),
+            Err(error) => Err(failed("lock", &self.path, error)),
+        }
+    }
+
+    async fn wait(
+        &self,
+        place: &Place,
+        attempt: &Attempt,
+        mut over: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Turn> {
+        let mut content = self.head();
+        if let Some(turn) = self.attempt(attempt)? {
+            return Ok(turn);
+        }
+        let mut watch = place.watch();
+        if !watch.on(&self.path, CLOSED | GONE) || !self.is_in_place() {
+            return Ok(Turn::Replaced);
+        }
+        let mut aftermath = Aftermath::default();
+        // Given up when the wait is over, whichever way.
+        let mut bar = None;
+        loop {
+            // Not one that is yet to be made.
+            let unseen = attempt.turnstile.as_deref().filter(|bar| !watch.on(bar, CLOSED));
+            // The first after the watch is there: the release may have come before it.
+            if let Some(turn) = self.attempt(attempt)? {
+                return Ok(turn);
+            }
+            if unseen.is_some_and(Path::exists) {
+                // Made meanwhile.
+                continue;
+            }
+            if bar.is_none() && attempt.mode == Mode::Exclusive {
+                bar = self.bar(&place.layout.turnstile(&self.path))?;
+            }
+            // A holder writes its token: if there is a new one, the lock has passed on. Yet it too
+            // may be dying by now, so look once more.
+            let latest = self.head();
+            if latest != content {
+                content = latest;
+                aftermath.skip_to_last();
+            }
+            tokio::select! {
+                () = &mut over => return Ok(Turn::Over),
+                changes = watch.changed() => if changes.intersects(CLOSED) { aftermath.begin() },
+                () = aftermath.pause() => {}
+            }
+            if !self.is_in_place() {
+                return Ok(Turn::Replaced);
+            }
+        }
+    }
+
+    /// Lets no further reader pass while others have the lock, unless another writer does that.
+    /// Without it, readers who take turns would never leave the lock free.
+    fn bar(&self, turnstile: &Path) -> Result<Option<Self>> {
+        let only_readers = ofd::is_excluded(&self.file, Mode::Shared).map(|excluded| !excluded);
+        if !only_readers.map_err(|error| failed("examine", &self.path, error))?
+            || is_locked(turnstile)?
+        {
+            return Ok(None);
+        }
+        let bar = Self::open(turnstile)?;
+        let locked = ofd::try_lock(&bar.file, Mode::Exclusive);
+        Ok(locked.map_err(|error| failed("lock", turnstile, error))?.then_some(bar))
+    }
+
+    /// The file itself.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether the path still leads to this file: what is locked elsewhere excludes nobody.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.identity.is_at(&self.path)
+    }
+
+    /// The first bytes of the content.
+    fn head(&self) -> [u8; 32] {
+        let mut head = [0; 32];
+        // What cannot be read looks unchanged, which costs only some more attempts.
+        let _ = self.file.read_at(&mut head, 0);
+        head
+    }
+}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        // Unlocked before it is closed, because the waiters are told of the close. If it fails,
+        // the close unlocks.
+        let _ = ofd::unlock(&self.file);
+    }
+}
+
+async fn is_ready(future: Pin<&mut impl Future<Output = ()>>) -> bool {
+    tokio::select! {
+        biased;
+        () = future => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
+/// Opens a file to lock it, and makes it, with the directories above it, if it is missing.
+fn open(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    // A link could lead out of the directory.
+    options.read(true).write(true).create(true).custom_flags(libc::O_NOFOLLOW);
+    let mut opened = options.open(path);
+    if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        if let Some(above) = path.parent() {
+            fs::create_dir_all(above).map_err(|error| refuse(path, error))?;
+        }
+        opened = options.open(path);
+    }
+    let file = opened.map_err(|error| refuse(path, error))?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(file);
+    }
+    Err(Error::invalid(format!("{} is no regular file; choose another name", path.display())))
+}
+
+fn refuse(path: &Path, error: io::Error) -> Error {
+    let why = match error.kind() {
+        io::ErrorKind::IsADirectory => "is a directory: other locks lie below it",
+        _ if error.raw_os_error() == Some(libc::ELOOP) => "is a symbolic link",
+        io::ErrorKind::AlreadyExists => "lies below a lock of that name",
+        _ if is_missing(&error) => "lies below a lock of that name",
+        _ => return failed("open", path, error),
+    };
+    Error::invalid(format!("{} {why}; choose another name", path.display())).caused_by(error)
+}

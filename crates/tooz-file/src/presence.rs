@@ -1,0 +1,154 @@
+//! The file that is locked for as long as a session lives.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tooz_core::{MemberId, Mode, Result};
+use tracing::debug;
+use uuid::Uuid;
+
+use crate::errors::unreachable;
+use crate::layout::{Layout, TEMPORARY, hex};
+use crate::ofd::{self, Identity};
+
+/// How old a temporary file of ours must be to be one that a dead process has left.
+const ABANDONED: Duration = Duration::from_secs(60);
+
+/// The id of a session: its file's name.
+pub(crate) type SessionId = String;
+
+/// The presence of one session.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    pub(crate) id: SessionId,
+    pub(crate) path: PathBuf,
+    pub(crate) identity: Identity,
+    /// None once the session has ended.
+    locked: Mutex<Option<File>>,
+}
+
+impl Presence {
+    /// Tells everybody that a session lives.
+    pub(crate) fn announce(layout: &Layout, member: &MemberId) -> Result<Self> {
+        let id = Uuid::new_v4().simple().to_string();
+        let path = layout.sessions().join(&id);
+        let (temporary, failed) = (layout.new_temporary(), |e| unreachable("create", &path, e));
+        let announced = Self::put_in_place(&temporary, &path, member);
+        if announced.is_err() {
+            // What cannot be removed now is removed at a later start.
+            let _ = fs::remove_file(&temporary);
+        }
+        let (file, identity) = announced.map_err(failed)?;
+        Ok(Self { id, identity, locked: Mutex::new(Some(file)), path })
+    }
+
+    fn put_in_place(
+        temporary: &PathBuf,
+        path: &PathBuf,
+        member: &MemberId,
+    ) -> io::Result<(File, Identity)> {
+        let mut file = File::create_new(temporary)?;
+        // Locked before it is seen: a file there that is not locked is a dead session's.
+        if !ofd::try_lock(&file, Mode::Exclusive)? {
+            return Err(io::Error::other("a file that is new is locked"));
+        }
+        let host = nix::unistd::gethostname()?;
+        let (host, pid) = (host.display(), std::process::id());
+        // For operators, and for `inspect`.
+        let id = id_line(member);
+        file.write_all(format!("member={member}\n{id}\npid={pid}\nhost={host}\n").as_bytes())?;
+        fs::rename(temporary, path)?;
+        let identity = Identity::of(&file)?;
+        Ok((file, identity))
+    }
+
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.identity.is_at(&self.path)
+    }
+
+    /// Takes the file away. Idempotent.
+    pub(crate) fn end(&self) {
+        let file = self.locked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(file) = file {
+            if self.is_in_place() {
+                // Unlocked below even so, which is what counts; the rest is swept later.
+                let _ = fs::remove_file(&self.path);
+            }
+            // Before the close, because that is what others are told of.
+            let _ = ofd::unlock(&file);
+        }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The line by which a session's file tells its member from others that look alike.
+pub(crate) fn id_line(member: &MemberId) -> String {
+    format!("id={}", hex(member.as_bytes()))
+}
+
+/// Whether a session lives. What is no id of a session does not.
+pub(crate) fn lives(layout: &Layout, session: &str) -> io::Result<bool> {
+    path(layout, session).map_or(Ok(false), |path| ofd::is_path_locked(&path))
+}
+
+/// The file of a session; `None` if that is no id of one. It comes from files that others can
+/// write, and must not lead elsewhere.
+pub(crate) fn path(layout: &Layout, session: &str) -> Option<PathBuf> {
+    let is_id = session.len() == 32 && session.bytes().all(|b| b.is_ascii_hexdigit());
+    is_id.then(|| layout.sessions().join(session))
+}
+
+/// Removes what dead processes have left, as far as that can be done now.
+pub(crate) fn sweep(layout: &Layout) {
+    let swept = sweep_sessions(layout).and_then(|()| sweep_temporary(layout));
+    if let Err(error) = swept {
+        debug!(%error, "what dead processes have left is not all removed");
+    }
+}
+
+fn sweep_sessions(layout: &Layout) -> io::Result<()> {
+    for entry in fs::read_dir(layout.sessions())? {
+        // A session's file is locked before it is there, and its name is never used again.
+        let path = entry?.path();
+        if !ofd::is_path_locked(&path)? {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn sweep_temporary(layout: &Layout) -> io::Result<()> {
+    for entry in fs::read_dir(layout.temporary())? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            continue;
+        }
+        let age = |m: fs::Metadata| {
+            SystemTime::now().duration_since(m.modified()?).map_err(io::Error::other)
+        };
+        if !entry.metadata().and_then(age).is_ok_and(|age| age > ABANDONED) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => remove(&entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &std::path::Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if ofd::is_missing(&error) => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,201 @@
+//! Locks between the coordinators of one process.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{event, python_could_lock, soon, started};
+use tempfile::tempdir;
+use tooz_core::{ErrorKind, LockName, Loss, Release, SessionEvent};
+
+#[tokio::test]
+async fn an_exclusive_lock_excludes_all_and_is_handed_over() {
+    let dir = tempdir().unwrap();
+    let (a, b) = (started(dir.path(), "a").await, started(dir.path(), "b").await);
+    let held = a.lock("volumes/17").unwrap().acquire().await.unwrap();
+    assert!(!python_could_lock(&dir.path().join("volumes/17")));
+    let lock = b.lock("volumes/17").unwrap();
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    assert!(lock.try_acquire_shared().await.unwrap().is_none());
+    assert!(lock.acquire_for(Duration::from_millis(20)).await.unwrap().is_none());
+    assert!(a.lock("volumes/17").unwrap().try_acquire().await.unwrap().is_none(), "never nests");
+    assert!(held.verify().await.unwrap());
+    let (released, next) =
+        tokio::join!(held.release(), soon("hand-over", async { lock.acquire().await.unwrap() }));
+    assert_eq!(released.unwrap(), Release::Released);
+    assert_eq!(next.fencing_token().0, 2);
+    let content = fs::read_to_string(dir.path().join("volumes/17")).unwrap();
+    assert_eq!(content, "00000000000000000002\n");
+    drop(next);
+    let again = soon("release by drop", lock.acquire()).await.unwrap();
+    assert_eq!(again.fencing_token().0, 3);
+}
+
+#[tokio::test]
+async fn shared_locks_exclude_exclusive_ones_alone() {
+    let dir = tempdir().unwrap();
+    let (a, b) = (started(dir.path(), "a").await, started(dir.path(), "b").await);
+    let (a, b) = (a.lock("x").unwrap(), b.lock("x").unwrap());
+    let one = a.try_acquire_shared().await.unwrap().unwrap();
+    let two = b.try_acquire_shared().await.unwrap().unwrap();
+    let three = a.try_acquire_shared().await.unwrap().unwrap();
+    assert!(one.fencing_token() < two.fencing_token());
+    assert!(two.fencing_token() < three.fencing_token());
+    assert!(!python_could_lock(&dir.path().join("x")));
+    assert!(b.try_acquire().await.unwrap().is_none());
+    drop((one, three));
+    let waiting = tokio::spawn(async move { b.acquire().await.unwrap().fencing_token() });
+    assert_eq!(two.release().await.unwrap(), Release::Released);
+    assert_eq!(soon("writer", waiting).await.unwrap().0, 4);
+}
+
+#[tokio::test]
+async fn many_at_once_count_each_alone() {
+    let dir = tempdir().unwrap();
+    let coordinator = started(dir.path(), "a").await;
+    let tasks: Vec<_> = (0..100)
+        .map(|n| {
+            let lock = coordinator.lock("x").unwrap();
+            tokio::spawn(async move {
+                let guard = match n % 4 {
+                    0 => lock.acquire().await.unwrap(),
+                    _ => lock.acquire_shared().await.unwrap(),
+                };
+                guard.fencing_token().0
+            })
+        })
+        .collect();
+    let mut tokens = Vec::new();
+    for task in tasks {
+        tokens.push(soon("turn", task).await.unwrap());
+    }
+    tokens.sort_unstable();
+    assert_eq!(tokens, (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn names_that_lead_elsewhere_are_refused() {
+    let dir = tempdir().unwrap();
+    let outside = tempdir().unwrap();
+    let coordinator = started(dir.path(), "a").await;
+    std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("new"), dir.path().join("file")).unwrap();
+    drop(coordinator.lock("a/b").unwrap().acquire().await.unwrap());
+    for (name, part) in [
+        (&b"../x"[..], ". or .. for a part"),
+        (b"/etc/x", "begins or ends with a slash"),
+        (b"groups/x", "keeps for itself"),
+        (b".tooz", "keeps for itself"),
+        (b"a\0b", "has a NUL byte"),
+        (b"a", "is a directory"),
+        (b"a/b/c", "lies below a lock of that name"),
+        (b"file", "is a symbolic link"),
+    ] {
+        let lock = coordinator.lock(LockName::from(name)).unwrap();
+        let error = lock.acquire().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    drop(coordinator.lock(b"\xff\xfe").unwrap().acquire().await.unwrap());
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn files_of_others_are_not_touched_and_those_of_python_are_taken() {
+    let dir = tempdir().unwrap();
+    let coordinator = started(dir.path(), "a").await;
+    fs::write(dir.path().join("notes"), "to do").unwrap();
+    let error = coordinator.lock("notes").unwrap().acquire().await.unwrap_err();
+    assert!(error.to_string().contains("a content that no lock has"), "{error}");
+    assert_eq!(fs::read_to_string(dir.path().join("notes")).unwrap(), "to do");
+    fs::write(dir.path().join("python"), "").unwrap();
+    let held = coordinator.lock("python").unwrap().acquire().await.unwrap();
+    assert_eq!(held.fencing_token().0, 1);
+}
+
+#[tokio::test]
+async fn a_broken_lock_is_lost_at_once_and_its_tokens_rise() {
+    let dir = tempdir().unwrap();
+    let (a, b) = (started(dir.path(), "a").await, started(dir.path(), "b").await);
+    assert!(!b.lock("x").unwrap().break_lock().await.unwrap(), "no such file");
+    let held = a.lock("x").unwrap().acquire().await.unwrap();
+    let waiter = b.lock("x").unwrap();
+    let waiting = tokio::spawn(async move { waiter.acquire().await.unwrap() });
+    assert!(b.lock("x").unwrap().break_lock().await.unwrap());
+    assert_eq!(soon("loss", held.lost()).await, Loss::Taken);
+    assert!(held.check().is_err());
+    let next = soon("waiter's turn", waiting).await.unwrap();
+    assert!(next.fencing_token() > held.fencing_token());
+    assert_eq!(held.release().await.unwrap(), Release::WasLost);
+    assert!(next.verify().await.unwrap(), "a late release takes nothing");
+    next.release().await.unwrap();
+    assert!(!b.lock("x").unwrap().break_lock().await.unwrap(), "free");
+}
+
+#[tokio::test]
+async fn a_lock_whose_file_is_removed_is_lost() {
+    let dir = tempdir().unwrap();
+    let (a, b) = (started(dir.path(), "a").await, started(dir.path(), "b").await);
+    for remove in [
+        |file: &std::path::Path| fs::remove_file(file).unwrap(),
+        |file: &std::path::Path| fs::rename(file, file.with_extension("old")).unwrap(),
+    ] {
+        let held = a.lock("x").unwrap().acquire_shared().await.unwrap();
+        let waiter = b.lock("x").unwrap();
+        let waiting = tokio::spawn(async move { waiter.acquire().await.unwrap() });
+        remove(&dir.path().join("x"));
+        assert_eq!(soon("loss", held.lost()).await, Loss::Taken);
+        soon("waiter's turn", waiting).await.unwrap().release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn all_that_a_session_held_is_free_when_it_is_taken_away() {
+    let dir = tempdir().unwrap();
+    let (a, b) = (started(dir.path(), "a").await, started(dir.path(), "b").await);
+    let mut events = a.session_events();
+    b.stop().await.unwrap();
+    let held = a.lock("x").unwrap().acquire().await.unwrap();
+    assert_eq!(tooz_file::inspect::end_sessions(dir.path(), &"a".into()).unwrap(), 1);
+    assert_eq!(soon("loss", held.lost()).await, Loss::SessionEnded);
+    b.start().await.unwrap();
+    let next = soon("turn", async { b.lock("x").unwrap().acquire().await.unwrap() }).await;
+    assert_eq!(held.release().await.unwrap(), Release::WasLost);
+    assert!(next.verify().await.unwrap());
+    let rejoined = |e: &SessionEvent| matches!(e, SessionEvent::Rejoined(_)).then_some(());
+    event(&mut events, "rejoined", rejoined).await;
+    next.release().await.unwrap();
+    a.lock("x").unwrap().acquire().await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_left_when_all_have_stopped() {
+    let dir = tempdir().unwrap();
+    let coordinator = started(dir.path(), "a").await;
+    let _held = coordinator.lock("a/b").unwrap().acquire().await.unwrap();
+    coordinator.create_group("g").await.unwrap();
+    coordinator.join_group("g", &1).await.unwrap();
+    let _term = coordinator.campaign("g").await.unwrap();
+    let residue = tooz_file::inspect::residue(dir.path()).unwrap();
+    let session = residue.iter().find(|line| line.starts_with("the living session")).unwrap();
+    assert!(session.contains("(member=a, id=61, pid="), "{session}");
+    for part in ["the member a of the group g", "the leader of a", "the lock a/b"] {
+        assert!(residue.iter().any(|line| line.starts_with(part)), "{part} in {residue:?}");
+    }
+    coordinator.stop().await.unwrap();
+    assert_eq!(tooz_file::inspect::residue(dir.path()).unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_had_is_named() {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let coordinator = common::builder(&dir.path().join("file"), "a", "").build().unwrap();
+    let error = coordinator.start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.to_string().contains("cannot create the directory"), "{error}");
+    assert!(error.to_string().contains("/file: "), "{error}");
+}

@@ -1,0 +1,52 @@
+//! What the client library's errors mean.
+
+use std::error::Error as StdError;
+
+use tooz_core::{Error, ErrorKind, Outcome};
+
+/// An attempt failed before the head of a response came.
+pub(crate) fn failed(error: hyper_util::client::legacy::Error) -> Error {
+    let unsent = error.is_connect();
+    #[cfg(feature = "tls")]
+    if let Some(refusal) = crate::tls::refusal(&error) {
+        return refusal.caused_by(error);
+    }
+    let message = match (unsent, find::<std::io::Error>(&error).map(std::io::Error::kind)) {
+        (true, Some(std::io::ErrorKind::ConnectionRefused)) => "the connection was refused",
+        (true, Some(std::io::ErrorKind::TimedOut)) => "no connection came about in time",
+        (true, _) => "no connection came about",
+        (false, _) => "the connection broke before the answer",
+    };
+    let outcome = if unsent { Outcome::NotApplied } else { Outcome::Unknown };
+    Error::new(ErrorKind::Connection, message).outcome_is(outcome).caused_by(error)
+}
+
+/// The connection broke within a response.
+pub(crate) fn broken(error: hyper::Error) -> Error {
+    Error::new(ErrorKind::Connection, "the connection broke within the answer")
+        .outcome_is(Outcome::Unknown)
+        .caused_by(error)
+}
+
+/// No answer came in time.
+pub(crate) fn timed_out() -> Error {
+    Error::new(ErrorKind::TimedOut, "no answer came in time").outcome_is(Outcome::Unknown)
+}
+
+/// The first error of that type among the causes.
+pub(crate) fn find<'e, T: StdError + 'static>(
+    error: &'e (dyn StdError + 'static),
+) -> Option<&'e T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        // What an I/O error wraps is not among its sources: only that one's are.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}

@@ -1,0 +1,296 @@
+//! The directory of a namespace: what System V IPC has no room for.
+//!
+//! `/dev/shm/tooz-UID-IPCNS/NAMESPACE/`, in memory, and gone with the next boot as semaphores are:
+//!
+//! - `locks/KEY/`: who holds and who waits for the lock of that key: see [`crate::queue`].
+//! - `mutex/0` to `mutex/f`: locked for the few system calls in which a queue is changed.
+//! - `sessions/`: a locked file for each living session.
+//! - `epoch`: what fencing tokens count from.
+//! - `published`: the list of groups as it was last written for Python.
+//! - `file/`: groups and elections, in the layout of the file driver.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::geteuid;
+use sha1::{Digest, Sha1};
+use tooz_core::{Error, ErrorKind, FencingToken, Moment, Result};
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::errors::failed;
+use crate::key::Keys;
+
+/// What `libc` has no constant for.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// The directory of the file driver, below the root.
+pub(crate) const FILE: &str = "file";
+
+/// How long to wait for the others that change a queue at this moment, each for some microseconds.
+const MUTEX_LIMIT: Duration = Duration::from_secs(5);
+
+/// One namespace, as one session sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) keys: Keys,
+    root: PathBuf,
+    /// Nanoseconds since 1970 at the time 0 of the monotonic clock.
+    epoch: u64,
+}
+
+/// Nobody else changes some of the queues while it lives.
+#[derive(Debug)]
+pub(crate) struct Mutex {
+    _locked: File,
+}
+
+impl Place {
+    /// Where a namespace is, whether or not it is there.
+    pub(crate) fn root(config: &Config) -> io::Result<PathBuf> {
+        let namespace = match config.namespace.as_str() {
+            "" => "default".to_owned(),
+            name => hex(&Sha1::digest(name)),
+        };
+        Ok(user_dir(&config.directory)?.join(namespace))
+    }
+
+    /// Makes what is missing.
+    pub(crate) fn open(config: &Config) -> Result<Self> {
+        let root = Self::root(config).map_err(|e| failed("examine", Path::new(NAMESPACE), e))?;
+        must_be_in_memory(&config.directory)?;
+        make_private(root.parent().unwrap_or(&root))?;
+        let place = Self { keys: Keys::of(&config.namespace), root, epoch: 0 };
+        for dir in [place.locks(), place.mutexes(), place.sessions()] {
+            make_dir(&dir)?;
+        }
+        let epoch = place.read_epoch()?;
+        Ok(Self { epoch, ..place })
+    }
+
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    fn mutexes(&self) -> PathBuf {
+        self.root.join("mutex")
+    }
+
+    pub(crate) fn sessions(&self) -> PathBuf {
+        self.root.join("sessions")
+    }
+
+    pub(crate) fn published(&self) -> PathBuf {
+        self.root.join("published")
+    }
+
+    /// The directory of the file driver.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.root.join(FILE)
+    }
+
+    /// Keeps the queue of that key from being changed by others.
+    pub(crate) async fn mutex(&self, key: i32) -> Result<Mutex> {
+        let path = self.mutexes().join(format!("{:x}", key & 0xf));
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        let mut opened = options.open(&path);
+        if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            make_dir(&self.mutexes())?;
+            opened = options.open(&path);
+        }
+        let file = opened.map_err(|error| failed("open", &path, error))?;
+        let limit = Moment::now() + MUTEX_LIMIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Mutex { _locked: file }),
+                Err(TryLockError::WouldBlock) if !limit.has_passed() => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::new(
+                        ErrorKind::TimedOut,
+                        format!(
+                            "{} was locked for more than {MUTEX_LIMIT:?}: some process that uses \
+                             this namespace is stopped or hangs",
+                            path.display()
+                        ),
+                    ));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed("lock", &path, error)),
+            }
+        }
+    }
+
+    /// A number that is greater than all before, on this host. Called while holding what it is for.
+    ///
+    /// The monotonic clock counts on over all processes, whether they use this library or not, and
+    /// leaves nothing to keep. The time of day at which it began makes it rise over a boot too.
+    pub(crate) fn token(&self) -> Result<FencingToken> {
+        Ok(FencingToken(self.epoch + monotonic()?))
+    }
+
+    fn read_epoch(&self) -> Result<u64> {
+        let path = self.root.join("epoch");
+        let read = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                let now = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
+                let epoch = now.saturating_sub(monotonic()?);
+                let written = self.install(&path, epoch.to_string().as_bytes(), false);
+                written.map_err(|error| failed("write", &path, error))?;
+                fs::read_to_string(&path)
+            }
+            read => read,
+        };
+        let text = read.map_err(|error| failed("read", &path, error))?;
+        text.parse().map_err(|_| {
+            Error::new(
+                ErrorKind::Backend,
+                format!("{} holds no number; remove it while nobody runs", path.display()),
+            )
+        })
+    }
+
+    /// Puts a file in place at once: who looks sees all of it, or what was there before, which
+    /// stays if it is not to be replaced.
+    pub(crate) fn install(&self, path: &Path, content: &[u8], replace: bool) -> io::Result<()> {
+        let temporary = self.root.join(format!(".{}", Uuid::new_v4().simple()));
+        let installed = File::create_new(&temporary)
+            .and_then(|mut file| file.write_all(content))
+            .and_then(|()| match replace {
+                true => fs::rename(&temporary, path),
+                false => match fs::hard_link(&temporary, path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    linked => linked,
+                },
+            });
+        // It is gone already if it was renamed.
+        let _ = fs::remove_file(&temporary);
+        installed
+    }
+}
+
+/// Says which namespace of System V IPC a process is in: those of a container are its own.
+const NAMESPACE: &str = "/proc/self/ns/ipc";
+
+/// The directory of this user in this namespace of System V IPC, so that the processes that share
+/// it are those that share semaphores.
+fn user_dir(base: &Path) -> io::Result<PathBuf> {
+    let namespace = fs::metadata(NAMESPACE)?.ino();
+    Ok(base.join(format!("tooz-{}-{namespace}", geteuid())))
+}
+
+/// What is kept must be gone with the next boot, as semaphores are: the monotonic clock begins anew,
+/// and so do the ids of segments.
+fn must_be_in_memory(dir: &Path) -> Result<()> {
+    let found =
+        statfs(dir).map_err(|error| failed("examine", dir, error.into()))?.filesystem_type();
+    if [TMPFS_MAGIC, RAMFS_MAGIC].contains(&found) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the directory {} is not on a file system in memory; choose one that is with the option \
+         directory, such as /dev/shm or below /run",
+        dir.display()
+    )))
+}
+
+/// Makes the directory of this user. Anybody can make one of that name in `/dev/shm`, so what is
+/// there must be this user's own.
+fn make_private(dir: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed("create the directory", dir, error));
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(dir).map_err(|error| failed("examine", dir, error))?;
+    if found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Authentication,
+        format!(
+            "{} is not a directory of this user alone (mode 0700); somebody else has made it: \
+             remove it, or choose another with the option directory",
+            dir.display()
+        ),
+    ))
+}
+
+pub(crate) fn make_dir(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|error| failed("create the directory", dir, error))
+}
+
+/// Nanoseconds of the monotonic clock, the same for all processes of this host.
+fn monotonic() -> Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|error| {
+        Error::new(ErrorKind::Backend, "the monotonic clock cannot be read").caused_by(error)
+    })?;
+    Ok(u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_memory() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").unwrap()
+    }
+
+    fn config(directory: &Path) -> Config {
+        Config { namespace: "test".to_owned(), directory: directory.to_owned() }
+    }
+
+    #[test]
+    fn tokens_rise_and_are_the_same_for_all() {
+        let dir = in_memory();
+        let one = Place::open(&config(dir.path())).unwrap();
+        let before = one.token().unwrap();
+        let two = Place::open(&config(dir.path())).unwrap();
+        assert_eq!(one.epoch, two.epoch);
+        assert!(two.token().unwrap() > before);
+        assert!(before.0 > 1_700_000_000_000_000_000, "counted since 1970");
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_refused() {
+        let dir = in_memory();
+        let user = user_dir(dir.path()).unwrap();
+        DirBuilder::new().mode(0o755).create(&user).unwrap();
+        let error = Place::open(&config(dir.path())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Authentication);
+        fs::remove_dir(&user).unwrap();
+        std::os::unix::fs::symlink("/tmp", &user).unwrap();
+        assert!(Place::open(&config(dir.path())).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_outlives_a_boot_is_refused() {
+        let error = Place::open(&config(Path::new("/proc"))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("such as /dev/shm"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_mutex_excludes_until_it_is_dropped() {
+        let dir = in_memory();
+        let place = Place::open(&config(dir.path())).unwrap();
+        let held = place.mutex(1).await.unwrap();
+        let mut second = std::pin::pin!(place.mutex(1));
+        let soon = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
+        assert!(soon.is_err());
+        drop(held);
+        second.await.unwrap();
+    }
+}

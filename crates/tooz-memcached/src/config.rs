@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use tooz_core::{CoordinatorUrl, Error, Options, Result, Secret};
+
+use crate::keys::Keys;
+use crate::wire::LONGEST_TIME;
+
+const PORT: u16 = 11211;
+
+/// The bounds of the time that a connection may take: a TLS handshake must fit.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// The longest pause between renewals, because nothing else tells that an item was evicted or that
+/// a lock was broken.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What the URL says.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// How many hosts were named beyond the first, which are not used.
+    pub(crate) unused_hosts: usize,
+    pub(crate) login: Option<Login>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::tls::Tls>,
+    pub(crate) protocol: Protocol,
+    pub(crate) keys: Keys,
+    /// The time to live of a member, and so of a session.
+    pub(crate) membership_timeout: Duration,
+    /// The time to live of a lock.
+    pub(crate) lock_timeout: Duration,
+    /// The time to live of a term.
+    pub(crate) leader_timeout: Duration,
+    /// How long an answer may take.
+    pub(crate) response_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+}
+
+/// User and password, of the server's option `-Y`.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: Secret,
+}
+
+/// Which commands are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// The meta commands where the server has them.
+    Auto,
+    /// The meta commands, of memcached 1.6 and newer.
+    Meta,
+    /// Those of before.
+    Classic,
+}
+
+impl Config {
+    pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
+        let timeout = options.seconds("timeout", Duration::from_secs(30))?;
+        let mut time = |name| {
+            let time = options.seconds(name, timeout)?;
+            if time < Duration::from_secs(1) || time > LONGEST_TIME {
+                return Err(Error::invalid("memcached: a time to live is 1 s to 29 days")
+                    .with("option", name));
+            }
+            Ok(time)
+        };
+        let membership_timeout = time("membership_timeout")?;
+        let lock_timeout = time("lock_timeout")?;
+        let leader_timeout = time("leader_timeout")?;
+        let shortest = membership_timeout.min(lock_timeout).min(leader_timeout);
+        let namespace = options.text("namespace").unwrap_or_default();
+        let protocol = match options.text("protocol").as_deref() {
+            None | Some("auto") => Protocol::Auto,
+            Some("meta") => Protocol::Meta,
+            Some("classic") => Protocol::Classic,
+            Some(_) => {
+                return Err(Error::invalid("memcached: the protocol is auto, meta or classic"));
+            }
+        };
+        if !matches!(url.path(), "" | "/") {
+            return Err(Error::invalid("memcached: the URL has a path; see the option namespace"));
+        }
+        #[cfg(feature = "tls")]
+        let tls = crate::tls::Tls::read(&mut options)?;
+        #[cfg(not(feature = "tls"))]
+        no_tls(&mut options)?;
+        // One connection carries everything, and all that rustls speaks is safe.
+        options.ignore(&["max_pool_size", "ssl_ciphers"]);
+        options.finish()?;
+        let first = url.hosts().first();
+        Ok(Self {
+            host: first.map_or("localhost", |host| &host.name).to_owned(),
+            port: first.and_then(|host| host.port).unwrap_or(PORT),
+            unused_hosts: url.hosts().len().saturating_sub(1),
+            login: url.user().zip(url.password()).map(|(user, password)| Login {
+                user: user.to_owned(),
+                password: password.clone(),
+            }),
+            #[cfg(feature = "tls")]
+            tls,
+            protocol,
+            keys: Keys::new(&namespace)?,
+            membership_timeout,
+            lock_timeout,
+            leader_timeout,
+            response_timeout: shortest / 4,
+            connect_timeout: (shortest / 3).clamp(CONNECT.0, CONNECT.1),
+        })
+    }
+
+    /// How often everything is renewed.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        let shortest = self.membership_timeout.min(self.lock_timeout).min(self.leader_timeout);
+        (shortest / 4).min(LONGEST_PAUSE)
+    }
+
+    /// What tells one server from another within this process.
+    pub(crate) fn server(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+fn no_tls(options: &mut Options) -> Result<()> {
+    if options.flag("use_ssl", false)? {
+        return Err(Error::not_implemented("TLS (the feature tls of tooz-memcached)"));
+    }
+    options.ignore(&["ca_cert", "ssl_cert", "ssl_key", "ssl_key_password", "ssl_check_hostname"]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<Config> {
+        let url = url.parse()?;
+        Config::read(&url, Options::of(&url))
+    }
+
+    #[test]
+    fn every_option_of_the_original_is_known() {
+        let config = read(
+            "memcached://u:hush@h:1?timeout=9&membership_timeout=8.5&lock_timeout=7\
+             &leader_timeout=6&max_pool_size=3&use_ssl=no&ssl_ciphers=x&ssl_check_hostname=yes",
+        )
+        .unwrap();
+        assert_eq!((config.host.as_str(), config.port, config.unused_hosts), ("h", 1, 0));
+        assert_eq!(config.membership_timeout, Duration::from_millis(8500));
+        assert_eq!((config.lock_timeout.as_secs(), config.leader_timeout.as_secs()), (7, 6));
+        assert_eq!(config.heartbeat_interval(), Duration::from_millis(1500));
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_original() {
+        let config = read("memcached://").unwrap();
+        assert_eq!(config.server(), "localhost:11211");
+        assert_eq!((config.lock_timeout.as_secs(), config.protocol), (30, Protocol::Auto));
+        assert_eq!(config.keys.groups(), b"_TOOZ_GROUP_LIST");
+        assert_eq!(read("memcached://a,b:1,[::1]").unwrap().unused_hosts, 2);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for refused in [
+            "memcached://h/path",
+            "memcached://h?timeout=0.5",
+            "memcached://h?lock_timeout=3000000",
+            "memcached://h?protocol=binary",
+            "memcached://h?namespace=a+b",
+            "memcached://h?tiemout=1",
+        ] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn weaker_tls_is_refused() {
+        for refused in ["ssl_check_hostname=no", "ssl_key=/nowhere", "ssl_key_password=x"] {
+            let error = read(&format!("memcached://h?use_ssl=yes&{refused}")).unwrap_err();
+            assert_eq!(error.kind(), tooz_core::ErrorKind::InvalidInput, "{error}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What is known of the server before it is relied upon.
+
+use std::collections::BTreeMap;
+
+use tooz_core::{Error, ErrorKind, Result};
+use tracing::warn;
+
+use crate::config::Config;
+use crate::connection::Connection;
+use crate::wire::{Reply, Request};
+
+/// Warns of what weakens the guarantees, and refuses what takes them away.
+pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<()> {
+    if config.unused_hosts > 0 {
+        warn!(
+            used = config.server(),
+            unused = config.unused_hosts,
+            "memcached servers know nothing of each other, so only the first is used"
+        );
+    }
+    let replies = connection.call(&[Request::Version, Request::Stats("settings")]).await?;
+    let mut replies = replies.into_iter();
+    let version = match replies.next() {
+        Some(Reply::Version(version)) => version,
+        _ => String::new(),
+    };
+    let settings = match replies.next() {
+        Some(Reply::Stats(settings)) => settings,
+        _ => BTreeMap::new(),
+    };
+    if !version.starts_with(|c: char| c.is_ascii_digit()) || !settings.contains_key("evictions") {
+        warn!(
+            version,
+            "this looks like a proxy: a server behind it may restart unnoticed, and then a lock can \
+             be held twice until the next renewal"
+        );
+    }
+    let says = |name: &str, value: &str| settings.get(name).is_some_and(|v| v == value);
+    if says("cas_enabled", "no") {
+        return Err(without_cas());
+    }
+    if says("evictions", "on") {
+        warn!(
+            megabytes =
+                settings.get("maxbytes").and_then(|b| b.parse::<u64>().ok()).map(|b| b >> 20),
+            "the server evicts locks and groups when its memory is full: its option -M prevents it"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn without_cas() -> Error {
+    Error::new(
+        ErrorKind::DriverChosenPoorly,
+        "the server runs without CAS ids (its option -C), and nothing here is safe without them",
+    )
+}

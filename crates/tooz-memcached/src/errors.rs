@@ -1,0 +1,38 @@
+//! What the server's and the connection's errors mean.
+
+use std::io;
+
+use tooz_core::{Error, ErrorKind};
+
+/// What the server says instead of an answer: `SERVER_ERROR …`, `CLIENT_ERROR …` or `ERROR`.
+pub(crate) fn server_said(text: &str) -> Error {
+    if text.contains("unauthenticated") || text.contains("authentication failure") {
+        let what = "the server refused the user or the password";
+        return Error::new(ErrorKind::Authentication, what);
+    }
+    let message = match text {
+        _ if text.contains("out of memory") => "the server is out of memory",
+        _ if text.contains("too large") => {
+            "the server refuses an item of this size; see its option -I"
+        }
+        _ => "the server answered with an error",
+    };
+    Error::new(ErrorKind::Backend, message).with("answer", text)
+}
+
+/// An answer that no request of ours has.
+pub(crate) fn odd_answer() -> Error {
+    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
+}
+
+pub(crate) fn broken(error: io::Error) -> Error {
+    Error::new(ErrorKind::Connection, "the connection broke").caused_by(error)
+}
+
+pub(crate) fn refused(error: io::Error) -> Error {
+    Error::new(ErrorKind::Connection, "the connection cannot be made").caused_by(error)
+}
+
+pub(crate) fn no_answer() -> Error {
+    Error::new(ErrorKind::TimedOut, "no answer came in time")
+}

@@ -1,0 +1,21 @@
+use std::time::Duration;
+
+use tooz_core::{CoordinatorUrl, Options, Result};
+
+/// What the URL says.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The world's name: the URL without its scheme and options.
+    pub(crate) name: String,
+    /// The session's time to live.
+    pub(crate) timeout: Duration,
+}
+
+impl Config {
+    pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
+        let timeout = options.seconds("timeout", Duration::from_secs(10))?;
+        options.finish()?;
+        let hosts: Vec<_> = url.hosts().iter().map(ToString::to_string).collect();
+        Ok(Self { name: format!("{}{}", hosts.join(","), url.path()), timeout })
+    }
+}

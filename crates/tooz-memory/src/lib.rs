@@ -1,0 +1,54 @@
+//! The in-process driver of `tooz`: `memory://NAME` and `zake://`.
+//!
+//! The coordinators of one process that name the same URL share a [`World`]: a little server with
+//! sessions that expire, queues, and groups. It is the driver for tests: of an application, and of
+//! the engine itself, because a world can be told to misbehave. See [`World`].
+//!
+//! | option | meaning | default |
+//! |---|---|---|
+//! | `timeout` | the session's time to live, in seconds | 10 |
+//!
+//! A world lives as long as the process.
+
+mod config;
+mod driver;
+mod election;
+mod group;
+mod lock;
+mod session;
+mod store;
+mod world;
+
+use tooz_core::{
+    Characteristic, Characteristics, Coordinator, DriverEntry, Features, MemberId, Registry,
+    Result, RunsOn,
+};
+
+pub use world::World;
+
+/// A started coordinator of `memory://WORLD`: the short way for tests and examples.
+///
+/// # Errors
+/// As of [`Coordinator::start`].
+pub async fn start(world: &str, member: impl Into<MemberId>) -> Result<Coordinator> {
+    let registry = Registry::new().with(DRIVER)?;
+    let coordinator = registry.builder(&format!("memory://{world}"), member)?.build()?;
+    coordinator.start().await?;
+    Ok(coordinator)
+}
+
+/// The driver, for [`Registry::with`](tooz_core::Registry::with).
+pub const DRIVER: DriverEntry = DriverEntry {
+    name: "memory",
+    schemes: &["memory", "zake"],
+    characteristics: Characteristics::of(&[
+        Characteristic::DistributedAcrossThreads,
+        Characteristic::Linearizable,
+        Characteristic::Sequential,
+        Characteristic::Causal,
+        Characteristic::Serializable,
+    ]),
+    features: Features::ALL,
+    runs_on: RunsOn::Engine,
+    open: driver::open,
+};

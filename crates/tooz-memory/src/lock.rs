@@ -1,0 +1,118 @@
+//! Locks and terms: one queue each, in the order of arrival.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tooz_core::{
+    FencingToken, Hold, Lease, LockName, Mode, OperationId, Release, Result, Waiting, async_trait,
+};
+
+use crate::session::MemorySession;
+use crate::store::{Entry, Prize, SessionId};
+use crate::world::World;
+
+/// One acquisition.
+pub(crate) struct Attempt {
+    pub(crate) id: OperationId,
+    pub(crate) prize: Prize,
+    pub(crate) mode: Mode,
+    pub(crate) waiting: Waiting,
+}
+
+/// One round trip if it is free; one more after the wait, to see what the push was about.
+pub(crate) async fn acquire(
+    session: &MemorySession,
+    attempt: Attempt,
+) -> Result<Option<Arc<dyn Hold>>> {
+    let Attempt { id, prize, mode, waiting } = attempt;
+    let lease = tooz_core::Session::lease(session).child();
+    let granted = Arc::new(Notify::new());
+    let token = session
+        .request(|store, _| {
+            let (lease, granted) = (lease.clone(), granted.clone());
+            let entry = Entry { id, session: session.id, mode, lease, granted, token: 0 };
+            Ok(store.enqueue(&prize, entry))
+        })
+        .await;
+    let token = match token {
+        Ok(Some(token)) => token,
+        Ok(None) => {
+            tokio::select! {
+                () = granted.notified() => {}
+                () = waiting.over() => {}
+            }
+            // Granted in the meantime or not, the queue's word counts.
+            let token = session.request(|store, _| match store.token(&prize, id) {
+                None => {
+                    store.withdraw(&prize, id);
+                    Ok(None)
+                }
+                token => Ok(token),
+            });
+            match token.await {
+                Ok(Some(token)) => token,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(abandon(session, &prize, id, error)),
+            }
+        }
+        Err(error) => return Err(abandon(session, &prize, id, error)),
+    };
+    let token = FencingToken(token);
+    let (world, session) = (session.world.clone(), session.id);
+    Ok(Some(Arc::new(MemoryHold { world, session, id, prize, token, lease })))
+}
+
+/// An attempt of which nothing more can be learned is taken back as soon as the server answers.
+fn abandon(
+    session: &MemorySession,
+    prize: &Prize,
+    id: OperationId,
+    error: tooz_core::Error,
+) -> tooz_core::Error {
+    let (world, prize) = (session.world.clone(), prize.clone());
+    world.change(|store| store.withdraw(&prize, id));
+    error
+}
+
+pub(crate) async fn take_away(session: &MemorySession, name: &LockName) -> Result<bool> {
+    let prize = Prize::Lock(name.clone());
+    session.request(|store, again| Ok(store.take_away(&prize) || again)).await
+}
+
+/// A lock or a term that is ours.
+#[derive(Debug)]
+struct MemoryHold {
+    world: World,
+    session: SessionId,
+    id: OperationId,
+    prize: Prize,
+    token: FencingToken,
+    lease: Lease,
+}
+
+#[async_trait]
+impl Hold for MemoryHold {
+    fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    async fn verify(&self) -> Result<bool> {
+        let limit = self.lease.ttl().unwrap_or_default();
+        self.world.request(limit, |store| Ok(store.token(&self.prize, self.id).is_some())).await
+    }
+
+    async fn release(&self) -> Result<Release> {
+        let limit = self.lease.ttl().unwrap_or_default();
+        let released = self.world.request(limit, |store| {
+            store.check(self.session)?;
+            Ok(store.withdraw(&self.prize, self.id))
+        });
+        // After a lost reply, asking again finds nothing: the first request did it. The two cases
+        // differ only in the answer, and the safe one is that it was lost.
+        Ok(if released.await? { Release::Released } else { Release::WasLost })
+    }
+}

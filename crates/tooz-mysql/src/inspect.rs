@@ -1,0 +1,132 @@
+//! A look at a database from the server's side, for tests and for a person in trouble.
+//!
+//! Other users' connections are seen with the privilege `PROCESS`, and ended with
+//! `CONNECTION_ADMIN` or `SUPER`.
+
+use std::time::Duration;
+
+use tooz_core::{CoordinatorUrl, MemberId, Options, Result};
+
+use crate::config::Config;
+use crate::connection;
+use crate::link::{Link, bytes, unsigned_in};
+use crate::names;
+use crate::schema;
+
+/// A connection of its own to what coordinators of a URL use.
+#[derive(Debug)]
+pub struct Inspector {
+    config: Config,
+    link: Link,
+}
+
+impl Inspector {
+    /// Connects. It needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// As of [`Coordinator::start`](tooz_core::Coordinator::start).
+    pub async fn connect(url: &str) -> Result<Self> {
+        let url: CoordinatorUrl = url.parse()?;
+        let mut config = Config::read(&url, Options::of(&url))?;
+        // Nothing renews it.
+        config.timeout = Duration::from_secs(3_600);
+        config.response_timeout = Duration::from_secs(60);
+        let link = connection::open(&config).await?.link;
+        Ok(Self { config, link })
+    }
+
+    /// Makes the tables if they are not there.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses.
+    pub async fn prepare(&self) -> Result<()> {
+        schema::ensure(&self.link, &self.config).await
+    }
+
+    /// Runs statements and returns the first column of their rows.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses.
+    pub async fn ask(&self, sql: &str) -> Result<Vec<String>> {
+        let rows = self.link.ask(sql.to_owned()).await?;
+        let text = |row| bytes(row, 0).map(|text| String::from_utf8_lossy(&text).into_owned());
+        Ok(rows.iter().filter_map(text).collect())
+    }
+
+    /// The connections to the database other than this, whoever made them, and living members.
+    /// Every lock, granted or waited for, is a connection's.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses.
+    pub async fn residue(&self) -> Result<Vec<String>> {
+        let member = self.config.names.table("member");
+        let sql = format!(
+            "SELECT CONCAT('connection ',ID,' ',COMMAND,' ',COALESCE(INFO,'')) \
+             FROM information_schema.PROCESSLIST WHERE DB={database} AND ID<>CONNECTION_ID();\
+             SELECT CONCAT('member ',HEX(id)) FROM {member} WHERE {lives};\
+             SELECT CONCAT('broken ',HEX(operation)) FROM {broken}",
+            database = names::literal(self.config.database.as_bytes()),
+            lives = names::lives("s", "session", "connection"),
+            broken = self.config.names.table("broken"),
+        );
+        self.ask(&sql).await
+    }
+
+    /// Ends the sessions of a member, and says how many there were.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses.
+    pub async fn end_sessions(&self, member: &MemberId) -> Result<usize> {
+        let sql = format!(
+            "SELECT connection FROM {} WHERE member_id={} AND {}",
+            self.config.names.table("session"),
+            names::literal(member.as_bytes()),
+            names::lives("s", "id", "connection"),
+        );
+        let rows = self.link.ask(sql).await?;
+        let connections: Vec<_> = rows.iter().filter_map(|row| unsigned_in(row, 0)).collect();
+        for connection in &connections {
+            self.link.ask(format!("KILL {connection}")).await?;
+        }
+        Ok(connections.len())
+    }
+
+    /// The number of connections to the database other than this.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses.
+    pub async fn connections(&self) -> Result<usize> {
+        let database = names::literal(self.config.database.as_bytes());
+        let sql = format!(
+            "SELECT ID FROM information_schema.PROCESSLIST WHERE DB={database} \
+             AND ID<>CONNECTION_ID()"
+        );
+        Ok(self.link.ask(sql).await?.len())
+    }
+
+    /// Creates a database beside that of the URL.
+    ///
+    /// # Errors
+    /// When the server does not answer or refuses, and when the name has other characters than
+    /// letters, digits and `_`.
+    pub async fn create_database(&self, name: &str) -> Result<()> {
+        self.on_database("CREATE", name).await
+    }
+
+    /// Removes a database.
+    ///
+    /// # Errors
+    /// As of [`create_database`](Self::create_database).
+    pub async fn drop_database(&self, name: &str) -> Result<()> {
+        self.on_database("DROP", name).await
+    }
+
+    async fn on_database(&self, verb: &str, name: &str) -> Result<()> {
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        {
+            return Err(tooz_core::Error::invalid("a database's name has letters, digits and _"));
+        }
+        self.link.ask(format!("{verb} DATABASE `{name}`")).await?;
+        Ok(())
+    }
+}

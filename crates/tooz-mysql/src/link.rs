@@ -1,0 +1,163 @@
+//! One connection, and what holds for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::mysql::{MySqlConnection, MySqlRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tooz_core::OperationId;
+
+use crate::errors::{self, Failure};
+
+pub(crate) type Rows = Vec<MySqlRow>;
+
+/// How often a request is repeated that was in the way of another.
+const CONFLICTS: u32 = 20;
+
+/// A connection that is never shared with anybody else's, and with whose end the server frees
+/// everything that it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    /// The server's number for it.
+    pub(crate) number: u64,
+    /// The name of the lock by which others see that it lives.
+    pub(crate) marker: OperationId,
+    limit: Duration,
+    connection: Arc<Mutex<Option<MySqlConnection>>>,
+    dead: CancellationToken,
+}
+
+impl Link {
+    pub(crate) fn new(connection: MySqlConnection, marker: OperationId, limit: Duration) -> Self {
+        let connection = Arc::new(Mutex::new(Some(connection)));
+        Self { number: 0, marker, limit, connection, dead: CancellationToken::new() }
+    }
+
+    /// With the number that the server has said.
+    pub(crate) fn numbered(self, number: u64) -> Self {
+        Self { number, ..self }
+    }
+
+    /// Sends statements, all in one packet, and returns the rows of all; the first that fails is the
+    /// last. Dropping the future does not stop it.
+    pub(crate) async fn ask(&self, sql: String) -> Result<Rows, Failure> {
+        self.run(sql, Some(self.limit)).await
+    }
+
+    /// The same without a limit of its time.
+    pub(crate) async fn wait(&self, sql: String) -> Result<Rows, Failure> {
+        self.run(sql, None).await
+    }
+
+    /// Statements that change nothing if they fail: repeated while others are in their way.
+    pub(crate) async fn change(&self, sql: &str) -> Result<Rows, Failure> {
+        let mut conflicts = 0;
+        loop {
+            match self.ask(sql.to_owned()).await {
+                Err(failure) if failure.is_conflict() && conflicts < CONFLICTS => conflicts += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// The same in one transaction.
+    pub(crate) async fn transact(&self, sql: &str) -> Result<Rows, Failure> {
+        let sql = format!("START TRANSACTION;{sql};COMMIT");
+        let mut conflicts = 0;
+        loop {
+            let failure = match self.ask(sql.clone()).await {
+                Ok(rows) => return Ok(rows),
+                Err(failure) => failure,
+            };
+            if !failure.is_fatal() {
+                self.ask("ROLLBACK".to_owned()).await?;
+            }
+            if !failure.is_conflict() || conflicts == CONFLICTS {
+                return Err(failure);
+            }
+            conflicts += 1;
+        }
+    }
+
+    async fn run(&self, sql: String, limit: Option<Duration>) -> Result<Rows, Failure> {
+        let (connection, dead) = (self.connection.clone(), self.dead.clone());
+        // In a task, so that no answer is ever left unread on the connection.
+        let work = tokio::spawn(async move {
+            let mut slot = connection.lock().await;
+            let Some(open) = slot.as_mut() else { return Err(Failure::Gone) };
+            let statements = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(open);
+            let silence = async {
+                match limit {
+                    Some(limit) => tokio::time::sleep(limit).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let outcome = tokio::select! {
+                rows = statements => rows.map_err(Failure::from),
+                () = silence => Err(Failure::Silence),
+                () = dead.cancelled() => Err(Failure::Silence),
+            };
+            if outcome.as_ref().is_err_and(Failure::is_fatal) {
+                *slot = None;
+                dead.cancel();
+            }
+            outcome
+        });
+        // The runtime ends, or there is a bug in the client library.
+        work.await.unwrap_or(Err(Failure::Gone))
+    }
+
+    /// Whether it is of no use any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.is_cancelled()
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn died(&self) {
+        self.dead.cancelled().await;
+    }
+
+    /// Ends it without a word, in the middle of a request too.
+    pub(crate) async fn cut(&self) {
+        self.dead.cancel();
+        *self.connection.lock().await = None;
+    }
+
+    /// Frees all that it holds, and ends it. It has no request under way.
+    pub(crate) async fn close(&self) {
+        // A KILL QUERY that came too late for what it was meant for ends this statement instead.
+        for _ in 0..3 {
+            match self.ask("DO RELEASE_ALL_LOCKS()".to_owned()).await {
+                Err(failure) if failure.is(errors::INTERRUPTED) => {}
+                _ => break,
+            }
+        }
+        self.dead.cancel();
+        if let Some(connection) = self.connection.lock().await.take() {
+            // The server notices the end in any case.
+            let _ = tokio::time::timeout(self.limit, connection.close()).await;
+        }
+    }
+}
+
+/// The number in a column of the last row; `None` for NULL as well.
+pub(crate) fn number(rows: &Rows, column: usize) -> Option<i64> {
+    rows.last()?.try_get_unchecked::<Option<i64>, _>(column).ok().flatten()
+}
+
+/// The same without a sign.
+pub(crate) fn unsigned(rows: &Rows, column: usize) -> Option<u64> {
+    rows.last()?.try_get_unchecked::<Option<u64>, _>(column).ok().flatten()
+}
+
+/// The bytes in a column; `None` for NULL as well.
+pub(crate) fn bytes(row: &MySqlRow, column: usize) -> Option<Vec<u8>> {
+    row.try_get_unchecked::<Option<Vec<u8>>, _>(column).ok().flatten()
+}
+
+/// The number in a column of any row; `None` for NULL as well.
+pub(crate) fn unsigned_in(row: &MySqlRow, column: usize) -> Option<u64> {
+    row.try_get_unchecked::<Option<u64>, _>(column).ok().flatten()
+}

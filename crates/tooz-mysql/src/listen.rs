@@ -1,0 +1,103 @@
+//! The session's second connection, by which the server wakes it.
+//!
+//! It waits for the lock that the first holds as long as it lives: so it is told at once when the
+//! first has ended. Whoever has something to say to the session ends that wait.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tooz_core::{Loss, Result};
+use tracing::debug;
+
+use crate::break_lock::Holder;
+use crate::link::{Link, number, unsigned_in};
+use crate::names::{self, Prize};
+use crate::session::Life;
+use crate::wait;
+
+/// How soon another connection is tried.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Listens until the session is over. Where it cannot, what it would hear is noticed later.
+pub(crate) async fn listen(life: Arc<Life>) {
+    tokio::select! {
+        () = life.occupied() => {}
+        () = life.over() => return,
+    }
+    loop {
+        match life.another_link().await {
+            Ok(link) => hear(&life, &link).await,
+            Err(error) => debug!(%error, "no second connection"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = life.over() => return,
+        }
+    }
+}
+
+/// Until the session is over, or the connection.
+async fn hear(life: &Arc<Life>, link: &Link) {
+    let (table, id) = (life.table("session"), names::literal(life.main.marker.as_bytes()));
+    let tell = format!("UPDATE {table} SET listener={} WHERE id={id}", link.number);
+    if let Err(error) = life.change(&tell).await {
+        debug!(%error, "others do not know that the session listens");
+    }
+    let marker = names::marker(life.main.marker);
+    loop {
+        let mut asked = pin!(link.wait(wait::waiting_for(&marker)));
+        let answer = tokio::select! {
+            answer = &mut asked => answer,
+            // The lock is free soon, and with it the wait at its end.
+            () = life.over() => match tokio::time::timeout(life.config.response_timeout, asked).await {
+                Ok(answer) => answer,
+                Err(_) => return life.abandon(link),
+            }
+        };
+        match answer {
+            Ok(rows) if number(&rows, 0) == Some(1) => {
+                life.lease.lose(Loss::SessionEnded);
+                return link.close().await;
+            }
+            Err(_) if link.is_dead() => return,
+            _ => {}
+        }
+        if let Err(error) = life.hear_of_broken().await {
+            debug!(%error, "not heard what there is to hear");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Writes down for the holders of the prize that it was broken, and wakes their sessions.
+pub(crate) async fn tell(life: &Life, prize: &Prize, holders: &BTreeSet<Holder>) -> Result<()> {
+    let broken = life.table("broken");
+    let (session, token, reader) =
+        (life.table("session"), life.table("token"), life.table("reader"));
+    let rows: Vec<_> = holders
+        .iter()
+        .filter_map(|(connection, id)| {
+            Some(format!("({},{connection})", names::literal(id.as_deref()?)))
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // A lock that was waited for is on a connection of its own, so its holder is found by name.
+    let sql = format!(
+        "INSERT IGNORE INTO {broken}(operation,connection) VALUES{rows};\
+         SELECT s.listener FROM {session} s WHERE s.listener IS NOT NULL AND {lives} \
+         AND (s.member_id IN (SELECT member_id FROM {token} WHERE name={name}) \
+         OR s.connection IN (SELECT connection FROM {reader} WHERE name={name}))",
+        name = prize.sql(),
+        rows = rows.join(","),
+        lives = names::lives("s", "s.id", "s.connection"),
+    );
+    for listener in life.change(&sql).await?.iter().filter_map(|row| unsigned_in(row, 0)) {
+        // It may have ended, or be another user's, whose sessions look by themselves.
+        let _ = life.main.ask(format!("KILL QUERY {listener}")).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,512 @@
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, RwLock, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tooz_core::{
+    CampaignRequest, Capabilities, Characteristics, Error, GroupFeed, GroupId, Hold, JoinRequest,
+    LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment, OperationId,
+    Result, Session, async_trait,
+};
+use tracing::debug;
+
+use crate::config::{Address, Config};
+use crate::connection::{self, Opened};
+use crate::errors::{Failure, session_over};
+use crate::extras::Extras;
+use crate::hold::MySqlHold;
+use crate::link::{Link, Rows, bytes, number};
+use crate::lock::{self, Attempt};
+use crate::names::{self, Prize};
+use crate::{break_lock, election, group, listen, schema};
+
+/// A session: as long as its connection lives and is heard of at the server.
+#[derive(Debug)]
+pub(crate) struct MySqlSession(Arc<Life>);
+
+/// What the session's tasks and holds share.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) config: Arc<Config>,
+    pub(crate) member: MemberId,
+    /// The session's connection. It never waits for a lock.
+    pub(crate) main: Link,
+    address: Address,
+    pub(crate) lease: Lease,
+    characteristics: Characteristics,
+    holds: Mutex<HashMap<OperationId, Arc<MySqlHold>>>,
+    memberships: Mutex<HashMap<GroupId, Lease>>,
+    /// Where our own acquisitions of a lock queue.
+    queues: Mutex<HashMap<Prize, Weak<RwLock<()>>>>,
+    /// Told when there is something to lose.
+    occupied: Notify,
+    listening: Mutex<Option<JoinHandle<()>>>,
+    /// How many acquisitions are under way.
+    acquiring: watch::Sender<usize>,
+    closed: CancellationToken,
+    pub(crate) extras: Extras,
+}
+
+/// An acquisition that is under way: the session does not close before it ends.
+pub(crate) struct Entered<'a>(&'a Life);
+
+impl MySqlSession {
+    pub(crate) async fn open(config: Arc<Config>, member: MemberId) -> Result<Self> {
+        names::check_member(&member)?;
+        let Opened { link, address, ensured } = connection::open(&config).await?;
+        if let Err(error) = schema::ensure(&link, &config).await {
+            link.close().await;
+            return Err(error);
+        }
+        let sent = Moment::now();
+        let life = Arc::new(Life {
+            lease: Lease::timed(config.timeout, sent),
+            config,
+            member,
+            main: link,
+            address,
+            characteristics: ensured,
+            holds: Mutex::default(),
+            memberships: Mutex::default(),
+            queues: Mutex::default(),
+            occupied: Notify::new(),
+            listening: Mutex::default(),
+            acquiring: watch::Sender::new(0),
+            closed: CancellationToken::new(),
+            extras: Extras::default(),
+        });
+        if let Err(error) = life.introduce().await {
+            life.main.close().await;
+            return Err(error);
+        }
+        tokio::spawn(life.clone().tend());
+        *locked(&life.listening) = Some(tokio::spawn(listen::listen(life.clone())));
+        Ok(Self(life))
+    }
+}
+
+impl Life {
+    pub(crate) fn table(&self, name: &str) -> String {
+        self.config.names.table(name)
+    }
+
+    pub(crate) fn member_sql(&self) -> String {
+        names::literal(self.member.as_bytes())
+    }
+
+    // ---- Life and death.
+
+    /// Makes the session known, and clears away some that are over.
+    async fn introduce(&self) -> Result<()> {
+        let (table, lives) = (self.table("session"), names::lives("s", "id", "connection"));
+        let (id, number) = (names::literal(self.main.marker.as_bytes()), self.main.number);
+        let member = self.member_sql();
+        let sql = format!(
+            "INSERT INTO {table}(id,connection,member_id) VALUES({id},{number},{member});\
+             SELECT id FROM {table} WHERE NOT {lives} LIMIT 10"
+        );
+        let over = self.main.change(&sql).await?;
+        let over: Vec<_> =
+            over.iter().filter_map(|row| Some(names::literal(&bytes(row, 0)?))).collect();
+        if !over.is_empty() {
+            let sql = format!("DELETE FROM {table} WHERE id IN ({})", over.join(","));
+            self.main.change(&sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Notices what the server does not push: that a connection has ended which waited for a lock.
+    /// The rest as well, should the listener not be there: see [`listen`].
+    async fn tend(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.closed.cancelled() => return,
+                _ = self.lease.lost() => break,
+                () = self.main.died() => break,
+                () = tokio::time::sleep(self.config.poll_interval) => {}
+            }
+            if self.holds_anything()
+                && let Err(error) = self.hear_of_broken().await
+            {
+                debug!(%error, "not heard whether locks were broken");
+            }
+        }
+        self.lease.lose(Loss::SessionEnded);
+        debug!(member = %self.member, "session lost");
+        let loss = self.lease.loss().unwrap_or(Loss::SessionEnded);
+        for hold in self.holds() {
+            hold.end(loss);
+        }
+        self.abandon(&self.main);
+    }
+
+    /// Asks for locks that were broken, and gives them up; asks each connection on the way.
+    pub(crate) async fn hear_of_broken(self: &Arc<Self>) -> Result<()> {
+        let holds = self.holds();
+        let mut connections = vec![self.main.number.to_string()];
+        let mut asked = JoinSet::new();
+        for hold in &holds {
+            if hold.link.number != self.main.number {
+                connections.push(hold.link.number.to_string());
+                let hold = hold.clone();
+                asked.spawn(async move {
+                    // An answer of whatever kind will do.
+                    let _ = hold.link.ask("DO 0".to_owned()).await;
+                    if hold.link.is_dead() {
+                        hold.end(Loss::SessionEnded);
+                    }
+                });
+            }
+        }
+        let (table, connections) = (self.table("broken"), connections.join(","));
+        let sql = format!("SELECT operation FROM {table} WHERE connection IN ({connections})");
+        let rows = self.ask(sql).await;
+        while asked.join_next().await.is_some() {}
+        for operation in rows?.iter().filter_map(|row| bytes(row, 0)) {
+            if let Some(hold) = holds.iter().find(|hold| hold.id.as_bytes()[..] == operation[..]) {
+                self.give_up_broken(hold).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn give_up_broken(&self, hold: &Arc<MySqlHold>) -> Result<()> {
+        if !hold.lease().is_held() {
+            return Ok(());
+        }
+        hold.lease().lose(Loss::Taken);
+        hold.link.change(&hold.freeing(self)).await?;
+        hold.forget();
+        Ok(())
+    }
+
+    /// One round trip on each connection that holds something.
+    async fn renew(self: &Arc<Self>) -> Result<()> {
+        let mut renewals = JoinSet::new();
+        for hold in self.holds() {
+            if hold.link.number != self.main.number {
+                renewals.spawn(async move {
+                    let sent = Moment::now();
+                    match is_alive(&hold.link).await {
+                        Ok(true) => drop(hold.lease().renewed(sent)),
+                        Ok(false) => hold.end(Loss::SessionEnded),
+                        Err(_) if hold.link.is_dead() => hold.end(Loss::SessionEnded),
+                        // Until its deadline.
+                        Err(error) => debug!(%error, "a lock was not renewed"),
+                    }
+                });
+            }
+        }
+        let sent = Moment::now();
+        let alive = is_alive(&self.main).await;
+        while renewals.join_next().await.is_some() {}
+        match alive {
+            Ok(true) if self.lease.renewed(sent) => Ok(()),
+            Ok(_) => {
+                self.lease.lose(Loss::SessionEnded);
+                Err(session_over())
+            }
+            Err(failure) => Err(self.failed(failure)),
+        }
+    }
+
+    /// What a failure on the session's connection means. With the connection, the session is over,
+    /// and nothing counts any more of what it did under its own name.
+    pub(crate) fn failed(&self, failure: Failure) -> Error {
+        if !self.main.is_dead() {
+            return failure.into();
+        }
+        self.lease.lose(Loss::SessionEnded);
+        session_over().caused_by(failure)
+    }
+
+    /// [`Link::ask`] for what only reads, or ends with the session.
+    pub(crate) async fn ask(&self, sql: String) -> Result<Rows> {
+        self.main.ask(sql).await.map_err(|failure| self.failed(failure))
+    }
+
+    /// [`Link::change`] for what ends with the session.
+    pub(crate) async fn change(&self, sql: &str) -> Result<Rows> {
+        self.main.change(sql).await.map_err(|failure| self.failed(failure))
+    }
+
+    /// [`Link::transact`] for what ends with the session.
+    pub(crate) async fn transact(&self, sql: &str) -> Result<Rows> {
+        self.main.transact(sql).await.map_err(|failure| self.failed(failure))
+    }
+
+    /// Waits until the session is closed or lost.
+    pub(crate) async fn over(&self) {
+        tokio::select! {
+            () = self.closed.cancelled() => {}
+            _ = self.lease.lost() => {}
+        }
+    }
+
+    // ---- Connections.
+
+    /// One more connection to the same server.
+    pub(crate) async fn another_link(&self) -> Result<Link> {
+        connection::beside(&self.config, &self.address, &self.main).await
+    }
+
+    /// Asks on a connection of its own, whatever has become of the session's.
+    pub(crate) async fn ask_elsewhere(&self, sql: String) -> Result<Rows> {
+        let link = connection::connect(&self.config, &self.address).await?;
+        let rows = link.ask(sql).await;
+        link.close().await;
+        Ok(rows?)
+    }
+
+    /// Ends a connection that cannot be spoken to any more, at the server as well: it may wait for a
+    /// lock there and not notice that we are gone.
+    pub(crate) fn abandon(&self, link: &Link) {
+        let (config, address, link) = (self.config.clone(), self.address.clone(), link.clone());
+        tokio::spawn(async move {
+            link.cut().await;
+            // After its time of silence the server does it by itself.
+            let until = Moment::now() + config.timeout;
+            while !until.has_passed() {
+                match end_at_server(&config, &address, &link).await {
+                    Ok(()) => return,
+                    Err(error) => debug!(%error, "an abandoned connection may still be there"),
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+
+    // ---- What is held.
+
+    pub(crate) fn enter(&self) -> Result<Entered<'_>> {
+        self.acquiring.send_modify(|count| *count += 1);
+        let entered = Entered(self);
+        if !self.is_open() {
+            return Err(session_over());
+        }
+        Ok(entered)
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.is_cancelled() && self.lease.is_held()
+    }
+
+    pub(crate) fn queue(&self, prize: &Prize) -> Arc<RwLock<()>> {
+        // A session would be given twice what the server takes for one lock.
+        let prize = prize.folded();
+        let mut queues = locked(&self.queues);
+        if let Some(queue) = queues.get(&prize).and_then(Weak::upgrade) {
+            return queue;
+        }
+        if queues.len() >= 64 && queues.len().is_power_of_two() {
+            queues.retain(|_, queue| queue.strong_count() > 0);
+        }
+        let queue = Arc::default();
+        queues.insert(prize, Arc::downgrade(&queue));
+        queue
+    }
+
+    pub(crate) fn add_hold(&self, hold: &Arc<MySqlHold>) {
+        locked(&self.holds).insert(hold.id, hold.clone());
+        self.occupied.notify_one();
+        // The session may have been lost while the answer was on its way.
+        if let Some(loss) = self.lease.loss() {
+            hold.end(loss);
+        }
+    }
+
+    pub(crate) fn remove_hold(&self, id: OperationId) {
+        locked(&self.holds).remove(&id);
+    }
+
+    fn holds(&self) -> Vec<Arc<MySqlHold>> {
+        locked(&self.holds).values().cloned().collect()
+    }
+
+    /// Waits until there is something to lose.
+    pub(crate) async fn occupied(&self) {
+        self.occupied.notified().await;
+    }
+
+    fn holds_anything(&self) -> bool {
+        !locked(&self.holds).is_empty() || !locked(&self.memberships).is_empty()
+    }
+
+    pub(crate) fn add_membership(&self, group: &GroupId) -> Lease {
+        let lease = self.lease.child();
+        locked(&self.memberships).insert(group.clone(), lease.clone());
+        self.occupied.notify_one();
+        lease
+    }
+
+    pub(crate) fn remove_membership(&self, group: &GroupId) {
+        locked(&self.memberships).remove(group);
+    }
+
+    /// Gives back what is left. Whoever is woken by the last of it finds it all gone.
+    async fn say_goodbye(&self) {
+        // They withdraw.
+        let mut acquiring = self.acquiring.subscribe();
+        let _ = acquiring.wait_for(|count| *count == 0).await;
+        let own = self.holds();
+        let sql = format!(
+            "DELETE FROM {member} WHERE session={id};DELETE FROM {reader} WHERE connection={number};\
+             DELETE FROM {session} WHERE id={id}",
+            member = self.table("member"),
+            reader = self.table("reader"),
+            session = self.table("session"),
+            id = names::literal(self.main.marker.as_bytes()),
+            number = self.main.number,
+        );
+        if let Err(error) = self.main.change(&sql).await {
+            debug!(%error, "rows of the session are left, to no effect");
+        }
+        for hold in own {
+            hold.lease().lose(Loss::GivenUp);
+            if hold.link.number != self.main.number {
+                hold.link.close().await;
+            }
+            hold.forget();
+        }
+        self.extras.clear().await;
+        self.main.close().await;
+        // It wakes when the session's connection is gone.
+        let listening = locked(&self.listening).take();
+        if let Some(listening) = listening {
+            let _ = listening.await;
+        }
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.acquiring.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Whether the server knows the connection as the one that it was.
+async fn is_alive(link: &Link) -> Result<bool, Failure> {
+    let marker = names::marker(link.marker);
+    let ask = format!("SELECT CAST(IS_USED_LOCK({marker})<=>{} AS SIGNED)", link.number);
+    Ok(number(&link.ask(ask).await?, 0) == Some(1))
+}
+
+async fn end_at_server(config: &Config, address: &Address, link: &Link) -> Result<()> {
+    let other = connection::connect(config, address).await?;
+    // The number may be another's by now, the marker cannot.
+    let ask = format!("SELECT CAST(IS_USED_LOCK({}) AS SIGNED)", names::marker(link.marker));
+    let found = other.ask(ask).await.map(|rows| number(&rows, 0));
+    if let Ok(Some(number)) = found {
+        let _ = other.ask(format!("KILL {number}")).await;
+    }
+    other.close().await;
+    found.map(drop).map_err(Into::into)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is locked, so it is whole even if poisoned.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl Session for MySqlSession {
+    fn lease(&self) -> &Lease {
+        &self.0.lease
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        self.0.characteristics
+    }
+
+    fn heartbeat_interval(&self) -> Option<Duration> {
+        Some(self.0.config.heartbeat_interval())
+    }
+
+    async fn heartbeat(&self) -> Result<()> {
+        self.0.renew().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        if !self.0.is_open() {
+            return Ok(());
+        }
+        self.0.closed.cancel();
+        let limit = self.0.config.response_timeout * 2;
+        if tokio::time::timeout(limit, self.0.say_goodbye()).await.is_err() {
+            self.0.abandon(&self.0.main);
+        }
+        self.0.lease.lose(Loss::GivenUp);
+        Ok(())
+    }
+
+    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
+        let LockRequest { id, name, mode, waiting, .. } = request;
+        let prize = self.0.config.names.lock(&name)?;
+        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        break_lock::break_lock(&self.0, &self.0.config.names.lock(name)?).await
+    }
+
+    async fn create_group(&self, group: &GroupId) -> Result<()> {
+        group::create(&self.0, group).await
+    }
+
+    async fn delete_group(&self, group: &GroupId) -> Result<()> {
+        group::delete(&self.0, group).await
+    }
+
+    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
+        group::all(&self.0).await
+    }
+
+    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
+        group::join(&self.0, request).await
+    }
+
+    async fn leave_group(&self, group: &GroupId) -> Result<()> {
+        group::leave(&self.0, group).await
+    }
+
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        group::update(&self.0, group, capabilities).await
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        Ok(group::members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        group::members(&self.0, group).await
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        group::member(&self.0, group, member).await
+    }
+
+    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        group::watch(&self.0, group, feed).await
+    }
+
+    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
+        let CampaignRequest { id, group, waiting, .. } = request;
+        names::check_group(&group)?;
+        let prize = self.0.config.names.term(&group);
+        lock::acquire(&self.0, Attempt { id, prize, mode: Mode::Exclusive, waiting }).await
+    }
+
+    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
+        election::leader(&self.0, group).await
+    }
+
+    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
+        election::watch(&self.0, group, feed).await
+    }
+}

@@ -1,0 +1,477 @@
+//! What the conformance kit does not ask: this backend's own errors, faults and costs.
+//!
+//! Each test runs on every server that the environment names, in a database of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tooz_core::{Coordinator, ErrorKind, LockGuard, Loss, Registry, Release, Result, SessionEvent};
+use tooz_mysql::inspect::Inspector;
+
+/// How long anything may take that is not timed.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A database on a server, with nobody else in it.
+struct Place {
+    url: String,
+    inspector: Inspector,
+    name: String,
+}
+
+impl Place {
+    async fn new(server: &str) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tooz_live_{}_{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let admin = Inspector::connect(server).await?;
+        admin.create_database(&name).await?;
+        let (address, _) = server.split('?').next().unwrap().rsplit_once('/').unwrap();
+        let url = format!("{address}/{name}");
+        let inspector = Inspector::connect(&format!("{url}?namespace=n")).await?;
+        inspector.prepare().await?;
+        Ok(Self { url, inspector, name })
+    }
+
+    /// With a namespace, as plain lock names are the whole server's.
+    async fn start(&self, member: &str, options: &str) -> Result<Coordinator> {
+        let coordinator = build(&format!("{}?{options}", self.url), member)?;
+        coordinator.start().await?;
+        Ok(coordinator)
+    }
+
+    async fn connections(&self) -> usize {
+        self.inspector.connections().await.unwrap()
+    }
+
+    /// Ends the sessions of a member at the server.
+    async fn kill(&self, member: &str) {
+        assert!(self.inspector.end_sessions(&member.into()).await.unwrap() > 0);
+    }
+
+    async fn nothing_is_left(&self) {
+        let start = Instant::now();
+        loop {
+            let left = self.inspector.residue().await.unwrap();
+            if left.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < SOON, "left: {left:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn build(url: &str, member: &str) -> Result<Coordinator> {
+    Registry::new().with(tooz_mysql::DRIVER)?.builder(url, member)?.build()
+}
+
+/// The servers that the environment names.
+fn servers() -> Vec<String> {
+    ["TOOZ_TEST_URL_MYSQL", "TOOZ_TEST_URL_MARIADB"]
+        .iter()
+        .filter_map(|variable| std::env::var(variable).ok())
+        .collect()
+}
+
+async fn everywhere(test: impl AsyncFn(&Place) -> Result<()>) -> Result<()> {
+    for server in servers() {
+        let place = Place::new(&server).await?;
+        test(&place).await?;
+        place.nothing_is_left().await;
+        place.inspector.drop_database(&place.name).await?;
+    }
+    Ok(())
+}
+
+// ---- Errors.
+
+#[tokio::test]
+async fn refusals_are_clear() -> Result<()> {
+    for server in servers() {
+        let (scheme, rest) = server.split_once("://").unwrap();
+        let (_, address) = rest.split_once('@').unwrap();
+        let (host, _) = address.split_once('/').unwrap();
+        for (url, kind) in [
+            (format!("{scheme}://tooz:wrong@{address}"), ErrorKind::Authentication),
+            (format!("{scheme}://tooz:tooz@{host}/no_such_database"), ErrorKind::InvalidInput),
+            (format!("{scheme}://tooz:tooz@127.0.0.1:1/tooz"), ErrorKind::Connection),
+        ] {
+            let error = build(&url, "a")?.start().await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error:?}");
+            assert!(!format!("{error:?}").contains("wrong"), "{error:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_create_tables_is_told_what_to_do() -> Result<()> {
+    for server in servers() {
+        let admin = Inspector::connect(&server).await?;
+        let name = format!("tooz_bare_{}", std::process::id());
+        admin.create_database(&name).await?;
+        admin
+            .ask(&format!(
+                "CREATE USER '{name}'@'%' IDENTIFIED BY 'bare';\
+                 GRANT SELECT,INSERT,UPDATE,DELETE ON {name}.* TO '{name}'@'%'"
+            ))
+            .await?;
+        let (_, address) = server.split_once('@').unwrap();
+        let (host, _) = address.split_once('/').unwrap();
+        let url = format!("mysql://{name}:bare@{host}/{name}");
+        let error = build(&url, "a")?.start().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Authentication, "{error:?}");
+        assert!(error.to_string().contains("schema.sql"), "{error}");
+        // What it names is enough.
+        let (address, _) = server.split_once("@").unwrap();
+        let own = format!("{address}@{host}/{name}");
+        Inspector::connect(&own).await?.ask(tooz_mysql::SCHEMA).await?;
+        let a = build(&url, "a")?;
+        a.start().await?;
+        a.join_group_create("g", &1).await?;
+        let guard = a.lock("it")?.acquire().await?;
+        let b = build(&url, "b")?;
+        b.start().await?;
+        assert!(b.lock("it")?.break_lock().await?, "one user's sessions may wake each other");
+        timeout(SOON, guard.lost()).await.expect("the loss of a broken lock");
+        b.stop().await?;
+        a.stop().await?;
+        admin.ask(&format!("DROP USER '{name}'@'%'")).await?;
+        admin.drop_database(&name).await?;
+    }
+    Ok(())
+}
+
+// ---- Faults.
+
+#[tokio::test]
+async fn the_loss_of_a_killed_session_is_told_within_a_second() -> Result<()> {
+    everywhere(async |place| {
+        let holder = place.start("holder", "namespace=n").await?;
+        let waiter = place.start("waiter", "namespace=n").await?;
+        // One lock that was free, and one that was waited for and so has a connection of its own.
+        let free = holder.lock("free")?.acquire().await?;
+        let waited = wait_for(&waiter, &holder, "waited").await?;
+        for (member, guard) in [("holder", &free), ("waiter", &waited)] {
+            let start = Instant::now();
+            place.kill(member).await;
+            let loss = timeout(Duration::from_secs(1), guard.lost()).await;
+            assert_eq!(loss.ok(), Some(Loss::SessionEnded), "after {:?}", start.elapsed());
+            println!("told after {:?}", start.elapsed());
+        }
+        holder.stop().await?;
+        waiter.stop().await
+    })
+    .await
+}
+
+/// A lock that `coordinator` waited for until `other` released it.
+async fn wait_for(coordinator: &Coordinator, other: &Coordinator, name: &str) -> Result<LockGuard> {
+    let held = other.lock(name)?.acquire().await?;
+    let lock = coordinator.lock(name)?;
+    let waiting = tokio::spawn(async move { lock.acquire().await });
+    // Nothing tells from outside that it waits; if it does not yet, it is free at once.
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(held.release().await?, Release::Released);
+    timeout(SOON, waiting).await.expect("the lock").unwrap()
+}
+
+#[tokio::test]
+async fn the_connection_of_a_lock_that_was_waited_for_is_watched_too() -> Result<()> {
+    everywhere(async |place| {
+        let (a, b) =
+            (place.start("a", "namespace=n").await?, place.start("b", "namespace=n").await?);
+        let guard = wait_for(&a, &b, "it").await?;
+        let kept = a.lock("kept")?.acquire().await?;
+        let connection = place
+            .inspector
+            .ask(
+                "SELECT CONVERT(connection,CHAR) FROM n_token t \
+            WHERE token>1 AND connection NOT IN (SELECT connection FROM n_session)",
+            )
+            .await?;
+        let [connection] = &connection[..] else { panic!("{connection:?}") };
+        place.inspector.ask(&format!("KILL {connection}")).await?;
+        let loss = timeout(Duration::from_secs(1), guard.lost()).await;
+        assert_eq!(loss.ok(), Some(Loss::SessionEnded));
+        kept.check()?;
+        assert_eq!(guard.release().await?, Release::WasLost);
+        assert!(b.lock("it")?.acquire_for(SOON).await?.is_some());
+        a.stop().await?;
+        b.stop().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_member_whose_session_is_killed_is_back_within_two_seconds() -> Result<()> {
+    everywhere(async |place| {
+        let (a, b) =
+            (place.start("a", "namespace=n").await?, place.start("b", "namespace=n").await?);
+        a.join_group_create("g", &7).await?;
+        let mut events = a.session_events();
+        let start = Instant::now();
+        place.kill("a").await;
+        loop {
+            let event = timeout(Duration::from_secs(2), events.next()).await.expect("in time");
+            if let Some(SessionEvent::Rejoined(_)) = event {
+                break;
+            }
+        }
+        assert!(start.elapsed() <= Duration::from_secs(2), "after {:?}", start.elapsed());
+        println!("rejoined after {:?}", start.elapsed());
+        assert_eq!(b.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
+        a.stop().await?;
+        b.stop().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_dropped_by_the_server_after_the_deadline() -> Result<()> {
+    everywhere(async |place| {
+        let url = format!("{}?timeout=1&namespace=n", place.url);
+        let builder = Registry::new().with(tooz_mysql::DRIVER)?.builder(&url, "a")?;
+        let a = builder.heartbeat(tooz_core::Heartbeat::Manual).build()?;
+        a.start().await?;
+        let guard = a.lock("it")?.acquire().await?;
+        let deadline = guard.deadline().expect("there is one");
+        timeout(Duration::from_secs(1), guard.lost()).await.expect("lost at its deadline");
+        assert!(Instant::now() + Duration::from_millis(20) >= deadline);
+        let b = place.start("b", "namespace=n").await?;
+        assert!(b.lock("it")?.acquire_for(SOON).await?.is_some());
+        b.stop().await?;
+        a.stop().await
+    })
+    .await
+}
+
+// ---- Names.
+
+#[tokio::test]
+async fn plain_names_are_those_of_the_original() -> Result<()> {
+    everywhere(async |place| {
+        let name = format!("original-{}", place.name);
+        let a = place.start("a", "").await?;
+        let guard = a.lock(&name[..])?.acquire().await?;
+        let ask = format!("SELECT CONVERT(GET_LOCK('{name}',0),CHAR)");
+        assert_eq!(place.inspector.ask(&ask).await?, ["0"], "the original finds it taken");
+        guard.release().await?;
+        assert_eq!(place.inspector.ask(&ask).await?, ["1"]);
+        assert!(a.lock(&name[..])?.try_acquire().await?.is_none(), "and we what it took");
+        let free = format!("SELECT CONVERT(RELEASE_LOCK('{name}'),CHAR)");
+        assert_eq!(place.inspector.ask(&free).await?, ["1"]);
+        // Names that differ in their case only are two locks, on MySQL too, unless the original's
+        // layout is asked for, where they might be one.
+        let other = place.start("other", "").await?;
+        let (upper, lower) =
+            (a.lock("Case")?.acquire().await?, other.lock("case")?.try_acquire().await?);
+        assert!(lower.is_some());
+        drop((upper, lower));
+        let python = place.start("python", "layout=python").await?;
+        let one = python.lock("Case")?.acquire_for(SOON).await?.expect("it is free");
+        assert!(python.lock("CASE")?.try_acquire().await?.is_none());
+        one.release().await?;
+        for coordinator in [a, other, python] {
+            coordinator.stop().await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+// ---- Costs.
+
+#[tokio::test]
+async fn a_thousand_locks_take_two_connections() -> Result<()> {
+    everywhere(async |place| {
+        let a = place.start("a", "namespace=n").await?;
+        let mut guards = Vec::new();
+        for n in 0..1_000 {
+            guards.push(a.lock(format!("lock-{n}"))?.acquire().await?);
+        }
+        let connections = place.connections().await;
+        assert!(connections <= 2, "{connections} connections");
+        a.heartbeat().await?;
+        for guard in guards {
+            guard.check()?;
+            assert_eq!(guard.release().await?, Release::Released);
+        }
+        a.stop().await
+    })
+    .await
+}
+
+/// To open a connection with TLS takes MySQL 50 ms. Who waits again and again pays for it once.
+#[tokio::test]
+async fn the_next_wait_finds_the_connection_of_the_last() -> Result<()> {
+    everywhere(async |place| {
+        let (a, b) =
+            (place.start("a", "namespace=n").await?, place.start("b", "namespace=n").await?);
+        let mut least = Duration::MAX;
+        for _ in 0..20 {
+            let guard = a.lock("it")?.acquire().await?;
+            let (lock, start) = (b.lock("it")?, Instant::now());
+            let waiting = tokio::spawn(async move { lock.acquire().await });
+            sleep(Duration::from_millis(5)).await;
+            guard.release().await?;
+            let guard = timeout(SOON, waiting).await.expect("its turn").unwrap()?;
+            least = least.min(start.elapsed());
+            assert_eq!(guard.release().await?, Release::Released);
+        }
+        assert!(least < Duration::from_millis(25), "the fastest wait took {least:?}");
+        a.stop().await?;
+        b.stop().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn fifty_waiters_of_one_lock_take_one_connection_each_coordinator() -> Result<()> {
+    everywhere(async |place| {
+        let (a, b) =
+            (place.start("a", "namespace=n").await?, place.start("b", "namespace=n").await?);
+        let guard = a.lock("it")?.acquire().await?;
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut waiters = JoinSet::new();
+        for n in 0..50 {
+            let (lock, order) = (b.lock("it")?, order.clone());
+            waiters.spawn(async move {
+                let guard = lock.acquire().await?;
+                order.lock().unwrap().push((n, guard.fencing_token()));
+                guard.release().await
+            });
+            // In this order into the queue.
+            tokio::task::yield_now().await;
+        }
+        sleep(Duration::from_millis(300)).await;
+        // Two of the holder; one of the waiter, which has nothing to lose, and one that waits.
+        let connections = place.connections().await;
+        assert!(connections <= 4, "{connections} connections");
+        assert_eq!(guard.release().await?, Release::Released);
+        while let Some(released) = timeout(SOON, waiters.join_next()).await.expect("the next") {
+            assert_eq!(released.unwrap()?, Release::Released);
+        }
+        let order = order.lock().unwrap().clone();
+        assert_eq!(order.len(), 50);
+        assert!(order.windows(2).all(|two| two[0].1 < two[1].1), "tokens rise: {order:?}");
+        a.stop().await?;
+        b.stop().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn abandoned_waits_leave_no_session_and_no_lock() -> Result<()> {
+    everywhere(async |place| {
+        let (a, b) =
+            (place.start("a", "namespace=n").await?, place.start("b", "namespace=n").await?);
+        for shared in [false, true] {
+            for delay in [0, 1, 2, 5, 10, 20, 50] {
+                let guard = a.lock("it")?.acquire().await?;
+                let lock = b.lock("it")?;
+                let wait = async {
+                    if shared { lock.acquire_shared().await } else { lock.acquire().await }
+                };
+                assert!(timeout(Duration::from_millis(delay), wait).await.is_err(), "it was held");
+                assert_eq!(guard.release().await?, Release::Released);
+            }
+        }
+        let guard = a.lock("it")?.acquire_for(SOON).await?;
+        assert_eq!(guard.expect("it is free").release().await?, Release::Released);
+        a.stop().await?;
+        b.stop().await
+        // `everywhere` looks for what is left: a lock is a session's, and there is none.
+    })
+    .await
+}
+
+#[tokio::test]
+async fn waiting_shared_and_exclusive_holders_of_many_processes_never_meet() -> Result<()> {
+    everywhere(async |place| {
+        let inside = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+        let mut tasks = JoinSet::new();
+        for n in 0..6 {
+            let (coordinator, inside) =
+                (place.start(&format!("m{n}"), "namespace=n").await?, inside.clone());
+            tasks.spawn(async move {
+                for round in 0..15 {
+                    let shared = (n + round) % 3 != 0;
+                    let lock = coordinator.lock("it")?;
+                    let guard =
+                        if shared { lock.acquire_shared().await? } else { lock.acquire().await? };
+                    let [readers, writers] = &*inside;
+                    let own = if shared { readers } else { writers };
+                    own.fetch_add(1, Relaxed);
+                    sleep(Duration::from_millis(1)).await;
+                    let (r, w) = (readers.load(Relaxed), writers.load(Relaxed));
+                    guard.check()?;
+                    assert!(if shared { w == 0 } else { r == 0 && w == 1 }, "{r} and {w} together");
+                    own.fetch_sub(1, Relaxed);
+                    assert_eq!(guard.release().await?, Release::Released);
+                }
+                coordinator.stop().await
+            });
+        }
+        while let Some(done) = timeout(SOON, tasks.join_next()).await.expect("the next") {
+            done.unwrap()?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+// ---- Transports.
+
+#[tokio::test]
+async fn sockets_and_tls_by_their_usual_names() -> Result<()> {
+    for server in servers() {
+        let admin = Inspector::connect(&server).await?;
+        let one = async |sql: &str| admin.ask(sql).await.map(|mut rows| rows.pop().unwrap());
+        let name = format!("tooz_tls_{}", std::process::id());
+        admin
+            .ask(&format!(
+                "CREATE USER '{name}'@'%' IDENTIFIED BY 'p w';GRANT ALL ON tooz.* TO '{name}'@'%'"
+            ))
+            .await?;
+        let (_, address) = server.split_once('@').unwrap();
+        let (host, _) = address.split_once('/').unwrap();
+        let url = |options: &str| format!("mysql://{name}:p%20w@{host}/tooz?{options}");
+        let works = async |url: &str| -> Result<()> {
+            let a = build(url, "a")?;
+            a.start().await?;
+            a.stop().await
+        };
+        let socket = one("SELECT @@socket").await?;
+        let mysql = !one("SELECT VERSION()").await?.contains("MariaDB");
+        if mysql {
+            works(&url("ssl_mode=required")).await?;
+            let ca = one("SELECT CONCAT(@@datadir,@@ssl_ca)").await?;
+            works(&url(&format!("ssl_mode=VERIFY_CA&ssl_ca={ca}"))).await?;
+            // The server's own certificate names no host.
+            let error = works(&url(&format!("ssl_ca={ca}"))).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+            let error = works(&url("ssl_mode=verify_identity")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Connection, "an authority that nobody knows");
+        } else {
+            // This one has no certificate.
+            let error = works(&url("ssl_mode=required")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+            works(&url("ssl_mode=disabled")).await?;
+        }
+        let on_socket = format!("mysql://{name}:p%20w@/tooz?unix_socket={socket}");
+        works(&on_socket).await?;
+        works(&format!("mysql://{name}:p%20w@127.0.0.1:1,{host}/tooz")).await?;
+        admin.ask(&format!("DROP USER '{name}'@'%'")).await?;
+    }
+    Ok(())
+}

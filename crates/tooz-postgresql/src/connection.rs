@@ -1,0 +1,278 @@
+//! One connection, which is one session of the server.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Notification, Row};
+use tokio_util::sync::CancellationToken;
+use tooz_core::{Error, ErrorKind, Moment, OperationId, Outcome, Result};
+use tracing::debug;
+
+use crate::config::{Address, Config};
+use crate::connector::{self, Opened, Socket};
+use crate::errors::{get, odd_answer, timed_out, translate};
+use crate::schema::quoted;
+use crate::tls::Encrypted;
+
+/// How long a connection that nobody needs may take to say goodbye.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What a statement's `$1`, `$2` … stand for.
+pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A connection that is set up.
+pub(crate) struct Connection {
+    client: Mutex<Option<Arc<Client>>>,
+    pub(crate) server: Address,
+    /// The server's process.
+    pub(crate) process: i32,
+    /// The advisory lock that it holds as long as it lives.
+    pub(crate) key: i64,
+    /// When it was opened or last used.
+    used: Mutex<Moment>,
+    ended: CancellationToken,
+    limit: Duration,
+    /// Whether nobody can stand between us and the server.
+    pub(crate) is_direct: bool,
+    closing: CancellationToken,
+}
+
+/// What a new connection is for.
+pub(crate) enum Purpose<'a> {
+    /// A session of its own, on the first server that can be written to.
+    Session,
+    /// One more, beside this one.
+    Beside(&'a Connection),
+}
+
+/// What the server says unasked on a connection.
+pub(crate) type Notifications = mpsc::UnboundedReceiver<Notification>;
+
+impl Connection {
+    /// Opens a connection and leaves it as it is: see [`set_up`](Self::set_up).
+    pub(crate) async fn open(
+        config: &Config,
+        name: &str,
+        purpose: Purpose<'_>,
+    ) -> Result<(Self, Notifications)> {
+        let servers = match &purpose {
+            Purpose::Session => &config.servers[..],
+            Purpose::Beside(other) => std::slice::from_ref(&other.server),
+        };
+        let mut last = None;
+        for server in servers {
+            match Self::open_at(config, server, name).await {
+                Ok(opened) => return Ok(opened),
+                // Who is refused by one server is not to try its password on all.
+                Err(error) if error.kind() == ErrorKind::Authentication => return Err(error),
+                Err(error) => {
+                    debug!(%server, %error, "not this server");
+                    last.get_or_insert(error);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::invalid("postgresql: the URL names no server")))
+    }
+
+    async fn open_at(
+        config: &Config,
+        server: &Address,
+        name: &str,
+    ) -> Result<(Self, Notifications)> {
+        let Opened { client, connection, local_port } =
+            connector::open(config, server, name).await?;
+        let (ended, closing) = (CancellationToken::new(), CancellationToken::new());
+        let (said, notifications) = mpsc::unbounded_channel();
+        tokio::spawn(drive(connection, said, ended.clone(), closing.clone()));
+        let mut this = Self {
+            client: Mutex::new(Some(Arc::new(client))),
+            server: server.clone(),
+            process: 0,
+            key: config.keys.connection(OperationId::random()),
+            used: Mutex::new(Moment::now()),
+            ended,
+            limit: config.connect_timeout,
+            is_direct: false,
+            closing,
+        };
+        const WHO: &str = "SELECT pg_backend_pid(), inet_client_port(), pg_is_in_recovery(), \
+                           current_setting('transaction_read_only')::boolean";
+        let who = this.one(WHO, &[]).await?;
+        if get(&who, 2)? || get(&who, 3)? {
+            return Err(Error::new(
+                ErrorKind::DriverChosenPoorly,
+                "the server is a standby or read-only, where a lock excludes nobody: name the \
+                 primary in the URL, or all servers, of which the one that can be written to is \
+                 taken",
+            )
+            .with("server", server));
+        }
+        this.process = get(&who, 0)?;
+        let seen: Option<i32> = get(&who, 1)?;
+        this.is_direct = local_port.is_some() && local_port.map(i32::from) == seen;
+        this.limit = config.response_timeout;
+        Ok((this, notifications))
+    }
+
+    /// Makes it ours: the server ends it when it was silent for the timeout, and everybody can see
+    /// whether it lives.
+    pub(crate) async fn set_up(&self, config: &Config, beside: Option<&Self>) -> Result<()> {
+        let timeout = config.timeout.as_millis();
+        let part = (config.timeout.as_secs() / 4).max(1);
+        // The other's key is taken, if this is the other's server.
+        let other = beside.map_or(self.key, |other| other.key);
+        let sql = format!(
+            "SELECT NOT pg_try_advisory_xact_lock_shared($3), \
+             pg_advisory_lock($2), \
+             set_config('search_path', $1, false), \
+             set_config('idle_session_timeout', '{timeout}ms', false), \
+             set_config('tcp_user_timeout', '{timeout}ms', false), \
+             set_config('tcp_keepalives_idle', '{part}s', false), \
+             set_config('tcp_keepalives_interval', '{part}s', false), \
+             set_config('tcp_keepalives_count', '4', false), \
+             set_config('statement_timeout', '0', false), \
+             set_config('lock_timeout', '0', false), \
+             set_config('idle_in_transaction_session_timeout', '0', false), \
+             set_config('default_transaction_isolation', 'read committed', false), \
+             set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
+                WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)"
+        );
+        let path = format!("{}, pg_temp", quoted(config.keys.schema()));
+        let parameters: [Parameter<'_>; 3] =
+            [(&path, Type::TEXT), (&self.key, Type::INT8), (&other, Type::INT8)];
+        // Not all systems have this one: a client that vanished while it waited is then noticed
+        // when it gets what it waited for.
+        let check = config.check_interval().as_millis();
+        let check = format!("SET client_connection_check_interval = '{check}ms'");
+        let (set, _) = tokio::join!(self.one(&sql, &parameters), self.script(&check));
+        let is_elsewhere = !get::<bool>(&set?, 0)?;
+        if beside.is_some() && is_elsewhere {
+            return Err(Error::new(
+                ErrorKind::Connection,
+                "another connection went to another server: let each host in the URL be one server",
+            )
+            .with("server", &self.server));
+        }
+        Ok(())
+    }
+
+    // ---- Asking.
+
+    /// One statement, one round trip, however long it takes.
+    pub(crate) async fn wait_for(
+        &self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>> {
+        let client = self.client()?;
+        client.query_typed(sql, parameters).await.map_err(translate)
+    }
+
+    /// The same within the time limit. When that is over, the statement may still be carried out.
+    pub(crate) async fn ask(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
+        let answer = tokio::time::timeout(self.limit, self.wait_for(sql, parameters)).await;
+        answer.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// The same, of a statement that only reads.
+    pub(crate) async fn read(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
+        self.ask(sql, parameters).await.map_err(|error| error.outcome_is(Outcome::NotApplied))
+    }
+
+    /// The one row of a statement's answer.
+    pub(crate) async fn one(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row> {
+        self.ask(sql, parameters).await?.pop().ok_or_else(odd_answer)
+    }
+
+    /// Statements without parameters, one after the other.
+    pub(crate) async fn script(&self, sql: &str) -> Result<()> {
+        let client = self.client()?;
+        let done = tokio::time::timeout(self.limit, client.batch_execute(sql)).await;
+        done.map_or_else(|_| Err(timed_out()), |done| done.map_err(translate))
+    }
+
+    fn client(&self) -> Result<Arc<Client>> {
+        *lock(&self.used) = Moment::now();
+        let client = lock(&self.client).clone();
+        client.ok_or_else(|| Error::new(ErrorKind::SessionLost, "the session is over"))
+    }
+
+    // ---- Its life.
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Waits until the server ends it, or the network.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Since when nobody has used it.
+    pub(crate) fn idle_since(&self) -> Moment {
+        *lock(&self.used)
+    }
+
+    /// Says goodbye as soon as the answers that are still to come are there, or after a short while
+    /// without them.
+    pub(crate) fn close(&self) {
+        drop(lock(&self.client).take());
+        self.closing.cancel();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("server", &self.server)
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is locked, so it is whole even if poisoned.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Moves what is sent and received, until either end has enough.
+async fn drive(
+    mut connection: tokio_postgres::Connection<Socket, Encrypted>,
+    said: mpsc::UnboundedSender<Notification>,
+    ended: CancellationToken,
+    closing: CancellationToken,
+) {
+    let moving = async {
+        loop {
+            match poll_fn(|cx| connection.poll_message(cx)).await {
+                Some(Ok(AsyncMessage::Notification(notification))) => {
+                    // Nobody listens on most connections.
+                    drop(said.send(notification));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return debug!(%error, "connection ended"),
+                None => return,
+            }
+        }
+    };
+    let patience = async {
+        closing.cancelled().await;
+        tokio::time::sleep(GOODBYE).await;
+    };
+    tokio::select! {
+        () = moving => {}
+        () = patience => {}
+    }
+    ended.cancel();
+}

@@ -1,0 +1,157 @@
+//! The way to the first of the servers that can be written to.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::config::SslMode as Wanted;
+use tokio_postgres::{Client, Connection};
+use tooz_core::{Error, ErrorKind, Result};
+use tracing::debug;
+
+use crate::config::{Address, Config};
+use crate::errors::translate_opening;
+use crate::tls::{Encrypted, Handshake, SslMode};
+
+/// The oldest server that can end silent sessions by itself.
+const OLDEST: u32 = 14;
+
+/// A connection that is logged in.
+pub(crate) struct Opened {
+    pub(crate) client: Client,
+    pub(crate) connection: Connection<Socket, Encrypted>,
+    pub(crate) local_port: Option<u16>,
+}
+
+/// A connection to one server.
+pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Result<Opened> {
+    let limit = config.connect_timeout;
+    let opening = async {
+        let socket = Socket::connect(address, config.timeout).await.map_err(|e| {
+            Error::new(ErrorKind::Connection, "the server cannot be reached").caused_by(e)
+        })?;
+        let local_port = socket.local_port();
+        let mut settings = tokio_postgres::Config::new();
+        settings.application_name(name);
+        if let Some(user) = &config.user {
+            settings.user(user);
+        }
+        if let Some(password) = &config.password {
+            settings.password(password.expose());
+        }
+        if let Some(database) = &config.database {
+            settings.dbname(database);
+        }
+        let to = match (address, &config.tls) {
+            (Address::Tcp(host, _), Some(tls)) => {
+                let name = ServerName::try_from(host.clone()).map_err(|e| {
+                    Error::invalid("the host is no name for TLS; see sslmode").caused_by(e)
+                })?;
+                Some((name, tls.clone()))
+            }
+            _ => None,
+        };
+        settings.ssl_mode(match (&to, config.ssl_mode) {
+            (None, _) | (_, SslMode::Disable) => Wanted::Disable,
+            (_, SslMode::Prefer) => Wanted::Prefer,
+            _ => Wanted::Require,
+        });
+        let (client, connection) =
+            settings.connect_raw(socket, Handshake { to }).await.map_err(translate_opening)?;
+        Ok(Opened { client, connection, local_port })
+    };
+    let opened = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::TimedOut, "the server did not let us in in time"))
+    });
+    let opened = opened.map_err(|error| error.with("server", address))?;
+    let version = opened.connection.parameter("server_version").unwrap_or_default();
+    let major = version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    if major.parse::<u32>().is_ok_and(|major| major < OLDEST) {
+        return Err(Error::new(
+            ErrorKind::DriverChosenPoorly,
+            format!("PostgreSQL {OLDEST} or newer is needed, to end sessions that fell silent"),
+        )
+        .with("version", version)
+        .with("server", address));
+    }
+    debug!(server = %address, version, "connected");
+    Ok(opened)
+}
+
+/// A socket of either kind.
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Connects. A peer that is silent for `timeout` counts as gone.
+    async fn connect(address: &Address, timeout: Duration) -> io::Result<Self> {
+        match address {
+            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            Address::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                let socket = SockRef::from(&stream);
+                let part = (timeout / 4).max(Duration::from_secs(1));
+                socket
+                    .set_tcp_keepalive(&TcpKeepalive::new().with_time(part).with_interval(part))?;
+                #[cfg(target_os = "linux")]
+                socket.set_tcp_user_timeout(Some(timeout))?;
+                Ok(Self::Tcp(stream))
+            }
+        }
+    }
+
+    fn local_port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What the server's and the client's errors mean.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
+use tooz_core::{Error, ErrorKind, Outcome};
+
+/// Of a broken connection, nothing that depended on it is left: what is not a row of its own was
+/// not applied.
+pub(crate) fn translate(error: tokio_postgres::Error) -> Error {
+    let Some(code) = error.code() else {
+        return Error::new(ErrorKind::SessionLost, "the connection to the server ended")
+            .caused_by(error);
+    };
+    let (kind, message) = match code.code() {
+        "28P01" | "28000" => {
+            (ErrorKind::Authentication, "the server refused the user or the password")
+        }
+        "42501" => (ErrorKind::Authentication, "the role lacks a permission"),
+        "3D000" => (ErrorKind::InvalidInput, "the server has no such database"),
+        "53300" => (
+            ErrorKind::Connection,
+            "the server has no free connection: raise max_connections, or let fewer acquisitions \
+             wait at a time",
+        ),
+        "53200" => (
+            ErrorKind::Backend,
+            "the server has no room for more locks: raise max_locks_per_transaction",
+        ),
+        "25006" => (ErrorKind::Backend, "the server is read-only: a standby, or set to be so"),
+        "57P03" => (ErrorKind::Connection, "the server is starting or shutting down"),
+        "57P01" | "57P02" | "57P05" | "25P03" => {
+            (ErrorKind::SessionLost, "the server ended the session")
+        }
+        "40001" | "40P01" | "57014" | "55P03" => {
+            (ErrorKind::Connection, "the server gave the request up")
+        }
+        _ => (ErrorKind::Backend, "the server answered with an error"),
+    };
+    let code = code.code().to_owned();
+    Error::new(kind, message).with("sqlstate", code).caused_by(error)
+}
+
+/// The same, of a connection that is being opened.
+pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
+    let refused = |kind, message: &str| Error::new(kind, message);
+    match error.code() {
+        Some(_) => translate(error),
+        None => {
+            let text = error.to_string();
+            let error = if text.contains("TLS") {
+                let kind = ErrorKind::Connection;
+                refused(kind, "no TLS connection could be made: see sslmode and sslrootcert")
+                    .retryable(false)
+                    .caused_by(error)
+            } else if text.contains("authentication") || text.contains("configuration") {
+                refused(ErrorKind::Authentication, "the log-in failed: is a password missing?")
+                    .caused_by(error)
+            } else {
+                refused(ErrorKind::Connection, "the connection could not be made").caused_by(error)
+            };
+            error.outcome_is(Outcome::NotApplied)
+        }
+    }
+}
+
+/// No answer in time; the request may still be carried out.
+pub(crate) fn timed_out() -> Error {
+    Error::new(ErrorKind::TimedOut, "the server did not answer in time")
+        .outcome_is(Outcome::Unknown)
+}
+
+/// An answer that no statement of ours gives.
+pub(crate) fn odd_answer() -> Error {
+    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
+}
+
+/// A column of an answer.
+pub(crate) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Error> {
+    row.try_get(column).map_err(|error| odd_answer().caused_by(error))
+}

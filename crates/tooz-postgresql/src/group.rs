@@ -1,0 +1,261 @@
+//! Groups: rows, of which a member's counts as long as its session lives. Each change is one
+//! statement, which also tells everybody.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Row, types::ToSql};
+use tooz_core::{
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Member, MemberId,
+    OperationId, Outcome, Result,
+};
+use tracing::debug;
+
+use crate::connection::{Connection, Parameter};
+use crate::errors::get;
+use crate::keys;
+use crate::session::Life;
+use crate::settle::{has_broken, settle};
+use crate::watch::{Watch, bury};
+
+const FOREIGN_KEY_VIOLATION: &str = "23503";
+
+const CREATE: &str = "WITH made AS (INSERT INTO tooz_group (id, operation) VALUES ($1, $2) \
+                          ON CONFLICT DO NOTHING RETURNING 1), \
+                      told AS (SELECT pg_notify($3, $4) FROM made) \
+                      SELECT count(*) > 0 FROM told";
+
+/// A join may come between; then the key of its row forbids the deletion.
+const DELETE: &str = "WITH dead AS (DELETE FROM tooz_member WHERE group_id = $1 AND session <> $2 \
+                          AND pg_try_advisory_xact_lock_shared(session) RETURNING id), \
+                      unmade AS (DELETE FROM tooz_group WHERE id = $1 AND NOT EXISTS (SELECT FROM \
+                          tooz_member WHERE group_id = $1 AND id NOT IN (SELECT id FROM dead)) \
+                          RETURNING 1), \
+                      unled AS (DELETE FROM tooz_leader WHERE group_id = $1 \
+                          AND EXISTS (SELECT FROM unmade)), \
+                      told AS (SELECT pg_notify($3, $4) FROM unmade) \
+                      SELECT count(*) > 0 FROM told";
+
+/// Of a member with the same id, what its own end has left is replaced.
+const JOIN: &str = "WITH joined AS (INSERT INTO tooz_member AS old \
+                        (group_id, id, session, capabilities, incarnation) \
+                        SELECT id, $5, $2, $6, nextval('tooz_token') FROM tooz_group WHERE id = $1 \
+                        ON CONFLICT (group_id, id) DO UPDATE SET session = excluded.session, \
+                        capabilities = excluded.capabilities, incarnation = excluded.incarnation, \
+                        joined_at = now(), updated_at = now() \
+                        WHERE $7 OR (old.session <> $2 \
+                        AND pg_try_advisory_xact_lock_shared(old.session)) RETURNING 1), \
+                    told AS (SELECT pg_notify($3, $4) FROM joined) \
+                    SELECT (SELECT count(*) > 0 FROM told), \
+                    EXISTS (SELECT FROM tooz_group WHERE id = $1)";
+
+const LEAVE: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND session = $2 \
+                         RETURNING 1), \
+                     told AS (SELECT pg_notify($3, $4) FROM gone) \
+                     SELECT (SELECT count(*) > 0 FROM told), \
+                     EXISTS (SELECT FROM tooz_group WHERE id = $1)";
+
+const UPDATE: &str = "WITH new AS (UPDATE tooz_member SET capabilities = $5, updated_at = now() \
+                          WHERE group_id = $1 AND session = $2 RETURNING 1), \
+                      told AS (SELECT pg_notify($3, $4) FROM new) \
+                      SELECT (SELECT count(*) > 0 FROM told), \
+                      EXISTS (SELECT FROM tooz_group WHERE id = $1)";
+
+const LEAVE_ALL: &str = "WITH gone AS (DELETE FROM tooz_member WHERE session = $1 RETURNING 1) \
+                         SELECT pg_notify($2, change) FROM unnest($3) AS change \
+                         WHERE (SELECT count(*) FROM gone) > 0";
+
+/// The members of a group, one row without any if there are none, and no row without the group.
+const MEMBERS: &str = "SELECT m.id, m.capabilities, m.incarnation, m.joined_at, m.updated_at, \
+                           m.session = $2 OR NOT pg_try_advisory_xact_lock_shared(m.session) \
+                       FROM tooz_group g LEFT JOIN tooz_member m ON m.group_id = g.id \
+                       WHERE g.id = $1 ORDER BY m.id";
+
+/// A statement whose first parameters are the group, the session, the channel and what to say.
+async fn change(life: &Life, sql: &str, group: &GroupId, more: &[Parameter<'_>]) -> Result<Row> {
+    keys::check_group(group)?;
+    let (channel, change) = (life.keys().channel(), life.keys().change(group));
+    let mut parameters: Vec<Parameter<'_>> = Vec::new();
+    let group = group.as_bytes();
+    parameters.push((&group, Type::BYTEA));
+    parameters.push((&life.main.key, Type::INT8));
+    parameters.push((&channel, Type::TEXT));
+    parameters.push((&change, Type::TEXT));
+    parameters
+        .extend(more.iter().map(|(value, kind)| (*value as &(dyn ToSql + Sync), kind.clone())));
+    life.main.one(sql, &parameters).await
+}
+
+pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
+    keys::check_group(group)?;
+    let operation = OperationId::random();
+    let (channel, change) = (life.keys().channel(), life.keys().change(group));
+    let parameters: [Parameter<'_>; 4] = [
+        (&group.as_bytes(), Type::BYTEA),
+        (&&operation.as_bytes()[..], Type::BYTEA),
+        (&channel, Type::TEXT),
+        (&change, Type::TEXT),
+    ];
+    let created = match life.main.one(CREATE, &parameters).await {
+        Ok(row) => get(&row, 0)?,
+        Err(error) if has_broken(&error) => {
+            let by = settle(life, error.clone(), group).await?;
+            if by.as_deref() != Some(&operation.as_bytes()[..]) {
+                return Err(error);
+            }
+            true
+        }
+        Err(error) => return Err(error),
+    };
+    if created { Ok(()) } else { Err(Error::group_already_exists(group)) }
+}
+
+pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
+    let row = match change(life, DELETE, group, &[]).await {
+        Ok(row) => row,
+        Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
+            return Err(Error::group_not_empty(group));
+        }
+        Err(error) if has_broken(&error) => {
+            return match settle(life, error.clone(), group).await? {
+                None => Ok(()),
+                Some(_) => Err(error),
+            };
+        }
+        Err(error) => return Err(error),
+    };
+    if get(&row, 0)? {
+        return Ok(());
+    }
+    // Not in the statement, which sees how it was before: another may have deleted the group since.
+    match read(life, group).await? {
+        Some(_) => Err(Error::group_not_empty(group)),
+        None => Err(Error::group_not_created(group)),
+    }
+}
+
+pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
+    let rows = life.main.read("SELECT id FROM tooz_group", &[]).await?;
+    rows.iter().map(|row| get::<&[u8]>(row, 0).map(GroupId::from)).collect()
+}
+
+pub(crate) async fn join(life: &Arc<Life>, request: JoinRequest) -> Result<Lease> {
+    let JoinRequest { group, capabilities, again, .. } = request;
+    let more: [Parameter<'_>; 3] = [
+        (&life.member.as_bytes(), Type::BYTEA),
+        (&capabilities.as_msgpack(), Type::BYTEA),
+        (&again, Type::BOOL),
+    ];
+    let row = match change(life, JOIN, &group, &more).await {
+        Ok(row) => row,
+        Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
+            return Err(Error::group_not_created(&group));
+        }
+        Err(error) => {
+            if error.kind() == ErrorKind::TimedOut {
+                // Carried out after the join, which is what the connection's order is good for.
+                let life = life.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = change(&life, LEAVE, &group, &[]).await {
+                        debug!(%error, "a membership is left to end with its session");
+                    }
+                });
+            }
+            return Err(error);
+        }
+    };
+    match (get(&row, 0)?, get(&row, 1)?) {
+        (true, _) => Ok(life.add_membership(&group)),
+        (false, true) => Err(Error::member_already_exists(&group, &life.member)),
+        (false, false) => Err(Error::group_not_created(&group)),
+    }
+}
+
+pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
+    let row = change(life, LEAVE, group, &[]).await?;
+    life.remove_membership(group);
+    was_member(life, group, &row)
+}
+
+pub(crate) async fn update(
+    life: &Life,
+    group: &GroupId,
+    capabilities: &Capabilities,
+) -> Result<()> {
+    let more: [Parameter<'_>; 1] = [(&capabilities.as_msgpack(), Type::BYTEA)];
+    let row = change(life, UPDATE, group, &more).await?;
+    was_member(life, group, &row)
+}
+
+fn was_member(life: &Life, group: &GroupId, row: &Row) -> Result<()> {
+    match (get(row, 0)?, get(row, 1)?) {
+        (true, _) => Ok(()),
+        (false, true) => Err(Error::member_not_joined(group, &life.member)),
+        (false, false) => Err(Error::group_not_created(group)),
+    }
+}
+
+/// Leaves every group, at the end of the session: on its own connection, or on another.
+pub(crate) async fn leave_all(life: &Life, connection: &Connection) -> Result<()> {
+    let groups = life.memberships();
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let changes: Vec<_> = groups.iter().map(|(group, _)| life.keys().change(group)).collect();
+    let channel = life.keys().channel();
+    let parameters: [Parameter<'_>; 3] =
+        [(&life.main.key, Type::INT8), (&channel, Type::TEXT), (&changes, Type::TEXT_ARRAY)];
+    connection.ask(LEAVE_ALL, &parameters).await.map(drop)
+}
+
+// ---- Reading.
+
+pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
+    read(life, group).await?.ok_or_else(|| Error::group_not_created(group))
+}
+
+pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> Result<Member> {
+    let mut members = members(life, group).await?.into_iter();
+    members.find(|one| one.id == *member).ok_or_else(|| Error::member_not_joined(group, member))
+}
+
+pub(crate) async fn watch(life: &Arc<Life>, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+    let mut watch = Watch::open(life, group).await?;
+    loop {
+        watch.mark();
+        // A group that does not exist has no members, and may appear later.
+        feed.snapshot(read(life, group).await?.unwrap_or_default());
+        watch.changed().await?;
+    }
+}
+
+/// The living members; `None` without the group.
+async fn read(life: &Life, group: &GroupId) -> Result<Option<Vec<Member>>> {
+    keys::check_group(group)?;
+    let parameters: [Parameter<'_>; 2] =
+        [(&group.as_bytes(), Type::BYTEA), (&life.main.key, Type::INT8)];
+    let rows = life.main.read(MEMBERS, &parameters).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let (mut members, mut dead) = (Vec::new(), false);
+    for row in &rows {
+        let Some(id) = get::<Option<&[u8]>>(row, 0)? else { continue };
+        if !get::<bool>(row, 5)? {
+            dead = true;
+            continue;
+        }
+        let capabilities = Capabilities::from_msgpack(get::<&[u8]>(row, 1)?);
+        let mut member = Member::new(id, capabilities);
+        member.incarnation = get::<i64>(row, 2)?.unsigned_abs();
+        member.joined_at = Some(get::<SystemTime>(row, 3)?);
+        member.updated_at = Some(get::<SystemTime>(row, 4)?);
+        members.push(member);
+    }
+    if dead {
+        bury(life, group).await.map_err(|error| error.outcome_is(Outcome::NotApplied))?;
+    }
+    Ok(Some(members))
+}

@@ -1,0 +1,170 @@
+//! The names that the coordinator has to do with, from its own side.
+//!
+//! A session of the server may take a lock again that it has: to the server, all acquisitions on
+//! one connection are the same one. So what the main connection holds is known here.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+use tooz_core::Mode;
+
+use crate::keys::Key;
+
+/// Every name that is held or asked for.
+#[derive(Debug)]
+pub(crate) struct Names {
+    names: Mutex<HashMap<Key, Arc<Name>>>,
+    /// How many waiters for one name may stand in the server's queue.
+    waiters: usize,
+}
+
+/// One name.
+#[derive(Debug)]
+pub(crate) struct Name {
+    /// What the main connection holds. Locked while that is changed at the server.
+    pub(crate) on_main: tokio::sync::Mutex<OnMain>,
+    /// Who may stand in the server's queue, in order of arrival.
+    pub(crate) turns: Semaphore,
+    /// How many wait, here and at the server.
+    waiting: AtomicUsize,
+}
+
+/// What the main connection holds of a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OnMain {
+    #[default]
+    Nothing,
+    Exclusive,
+    /// So many times.
+    Shared(usize),
+}
+
+/// A name while somebody has to do with it.
+#[derive(Debug)]
+pub(crate) struct InUse {
+    names: Arc<Names>,
+    key: Key,
+    name: Arc<Name>,
+}
+
+impl Names {
+    pub(crate) fn new(waiters: usize) -> Self {
+        Self { names: Mutex::default(), waiters }
+    }
+
+    pub(crate) fn using(self: &Arc<Self>, key: Key) -> InUse {
+        let new = || {
+            Arc::new(Name {
+                on_main: tokio::sync::Mutex::default(),
+                turns: Semaphore::new(self.waiters),
+                waiting: AtomicUsize::new(0),
+            })
+        };
+        let name = self.lock().entry(key).or_insert_with(new).clone();
+        InUse { names: self.clone(), key, name }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Name>>> {
+        // Nothing panics while it is locked, so it is whole even if poisoned.
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Name {
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
+    /// One more that waits, until the returned value is dropped.
+    pub(crate) fn waits(&self) -> impl Drop + '_ {
+        struct Waits<'a>(&'a AtomicUsize);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Relaxed);
+            }
+        }
+        self.waiting.fetch_add(1, Relaxed);
+        Waits(&self.waiting)
+    }
+}
+
+impl OnMain {
+    pub(crate) fn admits(self, mode: Mode) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Exclusive => false,
+            Self::Shared(_) => mode == Mode::Shared,
+        }
+    }
+
+    pub(crate) fn add(&mut self, mode: Mode) {
+        *self = match (mode, *self) {
+            (Mode::Exclusive, _) => Self::Exclusive,
+            (Mode::Shared, Self::Shared(times)) => Self::Shared(times + 1),
+            (Mode::Shared, _) => Self::Shared(1),
+        };
+    }
+
+    pub(crate) fn remove(&mut self) {
+        *self = match *self {
+            Self::Shared(times) if times > 1 => Self::Shared(times - 1),
+            _ => Self::Nothing,
+        };
+    }
+}
+
+impl std::ops::Deref for InUse {
+    type Target = Name;
+
+    fn deref(&self) -> &Name {
+        &self.name
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut names = self.names.lock();
+        // The map's and ours.
+        if Arc::strong_count(&self.name) <= 2 {
+            names.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_known_as_long_as_somebody_has_to_do_with_it() {
+        let names = Arc::new(Names::new(2));
+        let one = names.using(Key::Wide(1));
+        let two = names.using(Key::Wide(1));
+        let waits = one.waits();
+        assert!(two.has_waiters() && two.turns.available_permits() == 2);
+        drop(waits);
+        assert!(!two.has_waiters());
+        drop(one);
+        assert_eq!(names.lock().len(), 1);
+        drop(two);
+        assert!(names.lock().is_empty());
+    }
+
+    #[test]
+    fn one_session_does_not_share_with_itself_what_excludes() {
+        let mut held = OnMain::default();
+        assert!(held.admits(Mode::Exclusive) && held.admits(Mode::Shared));
+        held.add(Mode::Shared);
+        held.add(Mode::Shared);
+        assert!(!held.admits(Mode::Exclusive) && held.admits(Mode::Shared));
+        held.remove();
+        assert_eq!(held, OnMain::Shared(1));
+        held.remove();
+        held.add(Mode::Exclusive);
+        assert!(!held.admits(Mode::Exclusive) && !held.admits(Mode::Shared));
+        held.remove();
+        assert_eq!(held, OnMain::Nothing);
+    }
+}

@@ -1,0 +1,309 @@
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::types::Type;
+use tokio_util::sync::CancellationToken;
+use tooz_core::{
+    CampaignRequest, Capabilities, Characteristics, Error, ErrorKind, GroupFeed, GroupId, Hold,
+    JoinRequest, LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment,
+    OperationId, Outcome, Result, Session, async_trait,
+};
+use tracing::debug;
+
+use crate::config::Config;
+use crate::connection::{Connection, Notifications, Purpose};
+use crate::extras::Extras;
+use crate::keys::{self, Keys};
+use crate::listeners::Listeners;
+use crate::lock::{self, Attempt, PostgresHold};
+use crate::names::Names;
+use crate::{breaking, election, group, heartbeat, pooler, schema, settle};
+
+/// A session: as long as its main connection lives and is renewed.
+#[derive(Debug)]
+pub(crate) struct PostgresSession(Arc<Life>);
+
+/// What the session's tasks and holds share.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) config: Arc<Config>,
+    pub(crate) member: MemberId,
+    pub(crate) lease: Lease,
+    /// Holds the locks that were free, and whatever shows that the member lives.
+    pub(crate) main: Connection,
+    pub(crate) extras: Extras,
+    pub(crate) names: Arc<Names>,
+    pub(crate) listeners: Arc<Listeners>,
+    /// Whether the channel is listened to.
+    listening: tokio::sync::OnceCell<()>,
+    holds: Mutex<HashMap<OperationId, Arc<PostgresHold>>>,
+    memberships: Mutex<HashMap<GroupId, Lease>>,
+    /// How many acquisitions are under way.
+    attempts: watch::Sender<usize>,
+    closed: CancellationToken,
+}
+
+impl PostgresSession {
+    pub(crate) async fn open(config: Arc<Config>, member: MemberId) -> Result<Self> {
+        keys::check_member(&member)?;
+        let name = config.keys.application(&member);
+        let (main, notifications) = Connection::open(&config, &name, Purpose::Session).await?;
+        if !main.is_direct {
+            let (other, _) = Connection::open(&config, &name, Purpose::Beside(&main)).await?;
+            pooler::refuse(&main, &other).await?;
+        }
+        let sent = Moment::now();
+        main.set_up(&config, None).await?;
+        schema::ensure(&main, &config).await?;
+        let life = Arc::new(Life {
+            lease: Lease::timed(config.timeout, sent),
+            main,
+            extras: Extras::new(config.clone(), name),
+            names: Arc::new(Names::new(config.waiters_per_lock)),
+            listeners: Arc::default(),
+            listening: tokio::sync::OnceCell::new(),
+            holds: Mutex::default(),
+            memberships: Mutex::default(),
+            attempts: watch::Sender::new(0),
+            closed: CancellationToken::new(),
+            config,
+            member,
+        });
+        tokio::spawn(life.clone().tend(notifications));
+        Ok(Self(life))
+    }
+}
+
+impl Life {
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.config.keys
+    }
+
+    // ---- The connection.
+
+    /// Hears what is said, until the session ends.
+    async fn tend(self: Arc<Self>, mut notifications: Notifications) {
+        loop {
+            tokio::select! {
+                Some(said) = notifications.recv() => self.hear(said.payload()),
+                () = self.main.ended() => self.lease.lose(Loss::SessionEnded),
+                loss = self.lease.lost() => {
+                    // With the session, everything that it held is lost.
+                    for hold in self.holds() {
+                        hold.lease().lose(loss);
+                    }
+                    return;
+                }
+                () = self.closed.cancelled() => return,
+            }
+        }
+    }
+
+    fn hear(self: &Arc<Self>, said: &str) {
+        match said.strip_prefix(breaking::BREAK) {
+            Some(request) => breaking::give_way(self, request),
+            None => self.listeners.tell(said),
+        }
+    }
+
+    /// A statement on the main connection succeeded that was sent then.
+    pub(crate) fn proven(&self, sent: Moment) {
+        // A renewal wakes everybody who waits for the loss, so not each time.
+        let early = sent + self.config.timeout * 8 / 10;
+        if self.lease.deadline().is_some_and(|deadline| deadline < early) {
+            self.lease.renewed(sent);
+        }
+    }
+
+    /// Hears what is said in the channel from here on. What is said wakes every session of the
+    /// database that listens, so none does before it has to.
+    pub(crate) async fn listen(&self) -> Result<()> {
+        let listen = || async {
+            let listen = format!("LISTEN {}", self.keys().channel());
+            self.main.script(&listen).await.map_err(|e| e.outcome_is(Outcome::NotApplied))
+        };
+        self.listening.get_or_try_init(listen).await.map(drop)
+    }
+
+    /// Says something in the channel.
+    pub(crate) async fn say(&self, what: &str) -> Result<()> {
+        let channel = self.keys().channel();
+        let parameters = [(&channel as _, Type::TEXT), (&what as _, Type::TEXT)];
+        self.main.ask("SELECT pg_notify($1, $2)", &parameters).await.map(drop)
+    }
+
+    // ---- What is held.
+
+    pub(crate) fn add_hold(&self, hold: &Arc<PostgresHold>) {
+        self.lock(&self.holds).insert(hold.id(), hold.clone());
+        // The session may have been lost while the answer was on its way.
+        if let Some(loss) = self.lease.loss() {
+            hold.lease().lose(loss);
+        }
+    }
+
+    pub(crate) fn remove_hold(&self, id: OperationId) {
+        self.lock(&self.holds).remove(&id);
+    }
+
+    pub(crate) fn holds(&self) -> Vec<Arc<PostgresHold>> {
+        self.lock(&self.holds).values().cloned().collect()
+    }
+
+    pub(crate) fn memberships(&self) -> Vec<(GroupId, Lease)> {
+        self.lock(&self.memberships).iter().map(|(g, l)| (g.clone(), l.clone())).collect()
+    }
+
+    pub(crate) fn add_membership(&self, group: &GroupId) -> Lease {
+        let lease = self.lease.child();
+        self.lock(&self.memberships).insert(group.clone(), lease.clone());
+        lease
+    }
+
+    pub(crate) fn remove_membership(&self, group: &GroupId) {
+        self.lock(&self.memberships).remove(group);
+    }
+
+    /// One more acquisition, until the returned value is dropped.
+    pub(crate) fn attempts(&self) -> impl Drop + '_ {
+        struct Under<'a>(&'a watch::Sender<usize>);
+        impl Drop for Under<'_> {
+            fn drop(&mut self) {
+                self.0.send_modify(|count| *count -= 1);
+            }
+        }
+        self.attempts.send_modify(|count| *count += 1);
+        Under(&self.attempts)
+    }
+
+    fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
+        // Nothing panics while it is locked, so it is whole even if poisoned.
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what is left. The end of the connections is the rest of it.
+    async fn say_goodbye(&self) -> Result<()> {
+        // Their waiting is over, and they withdraw. The sender lives in `self`.
+        drop(self.attempts.subscribe().wait_for(|count| *count == 0).await);
+        for hold in self.holds() {
+            hold.lease().lose(Loss::GivenUp);
+            hold.release().await?;
+        }
+        group::leave_all(self, &self.main).await
+    }
+}
+
+#[async_trait]
+impl Session for PostgresSession {
+    fn lease(&self) -> &Lease {
+        &self.0.lease
+    }
+
+    fn characteristics(&self) -> Characteristics {
+        crate::DRIVER.characteristics
+    }
+
+    fn heartbeat_interval(&self) -> Option<Duration> {
+        Some(self.0.config.heartbeat_interval())
+    }
+
+    async fn heartbeat(&self) -> Result<()> {
+        heartbeat::renew(&self.0).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        let life = &self.0;
+        if life.closed.is_cancelled() {
+            return Ok(());
+        }
+        let said = tokio::time::timeout(life.config.response_timeout, async {
+            match life.main.has_ended() {
+                true => settle::clean_up(life).await,
+                false => life.say_goodbye().await,
+            }
+        });
+        let said = said.await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::TimedOut, "the server did not answer the goodbye")
+                .outcome_is(Outcome::Unknown))
+        });
+        life.closed.cancel();
+        for hold in life.holds() {
+            hold.abandon();
+        }
+        life.extras.clear();
+        life.main.close();
+        debug!(member = %life.member, "session closed");
+        said
+    }
+
+    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
+        let LockRequest { id, name, mode, waiting, .. } = request;
+        let key = self.0.keys().lock(&name);
+        lock::acquire(&self.0, Attempt { id, key, mode, waiting, term_in: None }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        breaking::take_away(&self.0, self.0.keys().lock(name)).await
+    }
+
+    async fn create_group(&self, group: &GroupId) -> Result<()> {
+        group::create(&self.0, group).await
+    }
+
+    async fn delete_group(&self, group: &GroupId) -> Result<()> {
+        group::delete(&self.0, group).await
+    }
+
+    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
+        group::all(&self.0).await
+    }
+
+    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
+        group::join(&self.0, request).await
+    }
+
+    async fn leave_group(&self, group: &GroupId) -> Result<()> {
+        group::leave(&self.0, group).await
+    }
+
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        group::update(&self.0, group, capabilities).await
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        Ok(group::members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        group::members(&self.0, group).await
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        group::member(&self.0, group, member).await
+    }
+
+    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        group::watch(&self.0, group, feed).await
+    }
+
+    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
+        let CampaignRequest { id, group, waiting, .. } = request;
+        keys::check_group(&group)?;
+        let (key, mode) = (self.0.keys().term(&group), Mode::Exclusive);
+        lock::acquire(&self.0, Attempt { id, key, mode, waiting, term_in: Some(group) }).await
+    }
+
+    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
+        election::leader(&self.0, group).await
+    }
+
+    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
+        election::watch(&self.0, group, feed).await
+    }
+}

@@ -1,0 +1,252 @@
+//! TLS by the names that libpq gives its modes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use tooz_core::{Error, Options, Result, ensure_crypto_provider};
+
+use crate::connector::Socket;
+
+/// How much of TLS is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SslMode {
+    Disable,
+    /// If the server has it. Against who listens, not against who stands between.
+    Prefer,
+    Require,
+    /// By an authority that we trust, for whatever name.
+    VerifyCa,
+    VerifyFull,
+}
+
+/// The mode, and the client's side of it unless it is `disable`.
+pub(crate) fn read(options: &mut Options) -> Result<(SslMode, Option<Arc<ClientConfig>>)> {
+    let mode = match options.text("sslmode").as_deref() {
+        None | Some("prefer") => SslMode::Prefer,
+        Some("disable") => SslMode::Disable,
+        Some("require") => SslMode::Require,
+        Some("verify-ca") => SslMode::VerifyCa,
+        Some("verify-full") => SslMode::VerifyFull,
+        Some(_) => {
+            return Err(Error::invalid(
+                "postgresql: the sslmode is disable, prefer, require, verify-ca or verify-full",
+            ));
+        }
+    };
+    let authorities = options.text("sslrootcert");
+    let identity = match (options.text("sslcert"), options.text("sslkey")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err(Error::invalid("postgresql: sslcert needs sslkey")),
+        (None, Some(_)) => return Err(Error::invalid("postgresql: sslkey needs sslcert")),
+    };
+    // As libpq has it: whoever names an authority wants it to be asked.
+    let mode = match (mode, &authorities) {
+        (SslMode::Require, Some(_)) => SslMode::VerifyCa,
+        (mode, _) => mode,
+    };
+    let roots = match authorities.as_deref() {
+        None | Some("system") if mode < SslMode::VerifyCa => RootCertStore::empty(),
+        None | Some("system") => system_authorities()?,
+        Some(path) => authorities_in(path)?,
+    };
+    if mode == SslMode::Disable {
+        return Ok((mode, None));
+    }
+    ensure_crypto_provider();
+    let provider = CryptoProvider::get_default().cloned();
+    let provider =
+        provider.ok_or_else(|| Error::invalid("postgresql: there is no TLS provider"))?;
+    let verifier = Verifier { mode, chain: chain(roots, &provider)?, provider };
+    let config =
+        ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let config = match identity {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = certificates(&certificate, "sslcert")?;
+            let key_of = PrivateKeyDer::from_pem_file(&key);
+            let key = key_of.map_err(|e| unreadable("sslkey", &key).caused_by(e))?;
+            config.with_client_auth_cert(chain, key).map_err(|e| {
+                Error::invalid("postgresql: sslcert and sslkey do not fit").caused_by(e)
+            })?
+        }
+    };
+    Ok((mode, Some(Arc::new(config))))
+}
+
+impl PartialOrd for SslMode {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        (*self as u8).partial_cmp(&(*other as u8))
+    }
+}
+
+fn unreadable(option: &'static str, path: &str) -> Error {
+    Error::invalid("postgresql: a certificate or key cannot be read")
+        .with("option", option)
+        .with("path", path)
+}
+
+fn certificates(path: &str, option: &'static str) -> Result<Vec<CertificateDer<'static>>> {
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| unreadable(option, path).caused_by(e))?;
+    if certificates.is_empty() { Err(unreadable(option, path)) } else { Ok(certificates) }
+}
+
+fn authorities_in(path: &str) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, "sslrootcert")? {
+        roots.add(certificate).map_err(|e| unreadable("sslrootcert", path).caused_by(e))?;
+    }
+    Ok(roots)
+}
+
+fn system_authorities() -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(Error::invalid(
+            "postgresql: the system trusts no authority; name one by sslrootcert",
+        ));
+    }
+    Ok(roots)
+}
+
+fn chain(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<WebPkiServerVerifier>>> {
+    if roots.is_empty() {
+        return Ok(None);
+    }
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+    verifier
+        .map(Some)
+        .map_err(|e| Error::invalid("postgresql: sslrootcert is of no use").caused_by(e))
+}
+
+/// Looks at a server's certificate as the mode asks for.
+#[derive(Debug)]
+struct Verifier {
+    mode: SslMode,
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let chain = match &self.chain {
+            Some(chain) if self.mode >= SslMode::VerifyCa => chain,
+            _ => return Ok(ServerCertVerified::assertion()),
+        };
+        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // The name is looked at last: all else is well.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.mode == SslMode::VerifyCa => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Makes a connection an encrypted one.
+pub(crate) struct Handshake {
+    /// The host's name, and how; `None` where TLS is not to be.
+    pub(crate) to: Option<(ServerName<'static>, Arc<ClientConfig>)>,
+}
+
+impl TlsConnect<Socket> for Handshake {
+    type Stream = Encrypted;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted>> + Send>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        Box::pin(async move {
+            let (name, config) =
+                self.to.ok_or_else(|| io::Error::other("TLS over a Unix socket"))?;
+            let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;
+            Ok(Encrypted(stream))
+        })
+    }
+}
+
+/// An encrypted connection.
+pub(crate) struct Encrypted(tokio_rustls::client::TlsStream<Socket>);
+
+impl TlsStream for Encrypted {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
+impl AsyncRead for Encrypted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Encrypted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,78 @@
+//! A watch of one group, for as long as somebody wants it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+use tooz_core::{GroupId, Moment, Result};
+
+use crate::connection::Parameter;
+use crate::errors::{get, odd_answer};
+use crate::listeners::Listener;
+use crate::session::Life;
+
+/// How often a watched group is looked at for members that died, which tell nobody.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Whether a member or the leader of the group is dead.
+const DEAD: &str = "SELECT EXISTS (SELECT FROM tooz_member WHERE group_id = $1 AND session <> $2 \
+                        AND pg_try_advisory_xact_lock_shared(session)) \
+                    OR EXISTS (SELECT FROM tooz_leader WHERE group_id = $1 AND holder <> $2 \
+                        AND pg_try_advisory_xact_lock_shared(holder))";
+
+/// Removes what is left of the dead, and tells everybody.
+const BURY: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND session <> $2 \
+                        AND pg_try_advisory_xact_lock_shared(session) RETURNING 1), \
+                    fallen AS (DELETE FROM tooz_leader WHERE group_id = $1 AND holder <> $2 \
+                        AND pg_try_advisory_xact_lock_shared(holder) RETURNING 1) \
+                    SELECT pg_notify($3, $4) \
+                    WHERE (SELECT count(*) FROM gone) + (SELECT count(*) FROM fallen) > 0";
+
+/// Wakes whenever something may have changed.
+pub(crate) struct Watch {
+    life: Arc<Life>,
+    group: GroupId,
+    listener: Listener,
+}
+
+impl Watch {
+    pub(crate) async fn open(life: &Arc<Life>, group: &GroupId) -> Result<Self> {
+        let listener = life.listeners.listen(life.keys().change(group));
+        life.listen().await?;
+        Ok(Self { life: life.clone(), group: group.clone(), listener })
+    }
+
+    /// What changes from here on wakes [`changed`](Self::changed).
+    pub(crate) fn mark(&mut self) {
+        self.listener.mark();
+    }
+
+    pub(crate) async fn changed(&mut self) -> Result<()> {
+        loop {
+            let look = Moment::now() + LOOK;
+            tokio::select! {
+                () = self.listener.heard() => return Ok(()),
+                () = look.wait() => {}
+            }
+            let parameters: [Parameter<'_>; 2] =
+                [(&self.group.as_bytes(), Type::BYTEA), (&self.life.main.key, Type::INT8)];
+            let rows = self.life.main.read(DEAD, &parameters).await?;
+            if get(rows.first().ok_or_else(odd_answer)?, 0)? {
+                // Told to ourselves as well.
+                bury(&self.life, &self.group).await?;
+            }
+        }
+    }
+}
+
+/// Removes dead members and a dead leader.
+pub(crate) async fn bury(life: &Life, group: &GroupId) -> Result<()> {
+    let (channel, change) = (life.keys().channel(), life.keys().change(group));
+    let parameters: [Parameter<'_>; 4] = [
+        (&group.as_bytes(), Type::BYTEA),
+        (&life.main.key, Type::INT8),
+        (&channel, Type::TEXT),
+        (&change, Type::TEXT),
+    ];
+    life.main.ask(BURY, &parameters).await.map(drop)
+}

@@ -1,0 +1,308 @@
+use std::fmt;
+use std::time::Duration;
+
+use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
+
+use crate::keys::{Keys, Layout};
+
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
+/// server that hangs must not keep us long from the next.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+
+/// What the URL says.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) servers: Servers,
+    pub(crate) login: Login,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) db: i64,
+    pub(crate) keys: Keys,
+    /// The time to live of a member's beat, and so of a session.
+    pub(crate) membership_timeout: Duration,
+    /// The time to live of a lock.
+    pub(crate) lock_timeout: Duration,
+    /// How long an answer may take.
+    pub(crate) response_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    /// How many replicas must have an acquisition before it counts.
+    pub(crate) wait_replicas: u32,
+}
+
+/// Where the server is to be found.
+#[derive(Clone, Debug)]
+pub(crate) enum Servers {
+    /// The first of these that answers and is a master.
+    Listed(Vec<Address>),
+    /// The master that the sentinels name.
+    Sentinels { at: Vec<Address>, master: String, login: Login, tls: Option<Tls> },
+    /// The node of the cluster that has the namespace's slot, as one of these knows.
+    Cluster(Vec<Address>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    Tcp(String, u16),
+    Unix(String),
+}
+
+/// User and password, where there are any.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Login {
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<Secret>,
+}
+
+/// Certificates in PEM form.
+#[derive(Clone, Default)]
+pub(crate) struct Tls {
+    /// Trusted instead of those of the system.
+    pub(crate) authorities: Option<Vec<u8>>,
+    /// Our own certificate and its key.
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Config {
+    pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
+        let timeout = options.seconds("timeout", Duration::from_secs(30))?;
+        let membership_timeout = options.seconds("membership_timeout", timeout)?;
+        let lock_timeout = options.seconds("lock_timeout", timeout)?;
+        let shortest = membership_timeout.min(lock_timeout);
+        if shortest < Duration::from_millis(500) {
+            return Err(Error::invalid("redis: a time to live below 0.5 s is too short"));
+        }
+        // Two unanswered heartbeats fit into a time to live, and with them a reconnection.
+        let patience = shortest / 3;
+        let response_timeout = options.seconds("socket_timeout", timeout)?.min(patience);
+        let connect_timeout =
+            options.seconds("socket_connect_timeout", patience.clamp(CONNECT.0, CONNECT.1))?;
+
+        let db = options.parse::<u32>("db", "the number of a database")?.unwrap_or(0);
+        let wait_replicas =
+            options.parse::<u32>("wait_replicas", "the number of replicas to wait for")?;
+        let (login, tls) = (Login::of(url), Tls::read(url, &mut options)?);
+        let cluster = options.flag("cluster", false)?;
+        let servers = servers(url, &mut options, (cluster, db), tls.files)?;
+        if cluster && db != 0 {
+            return Err(Error::invalid("redis: a cluster has only the database 0"));
+        }
+        let namespace = options.text("namespace").unwrap_or_else(|| "_tooz".to_owned());
+        // One slot for the whole namespace: a script's keys must be on one node.
+        let namespace = match cluster && !namespace.contains('{') {
+            true => format!("{{{namespace}}}"),
+            false => namespace,
+        };
+        let layout = match options.text("layout").as_deref() {
+            None | Some("both") => Layout::Both,
+            Some("v9") => Layout::V9,
+            Some("legacy") => Layout::Legacy,
+            Some(_) => return Err(Error::invalid("redis: the layout is v9, legacy or both")),
+        };
+        if let Some(encoding) = options.text("encoding")
+            && !matches!(&*encoding.to_ascii_lowercase(), "utf8" | "utf-8" | "utf_8" | "ascii")
+        {
+            return Err(Error::invalid("redis: ids are bytes here; the encoding is utf8"));
+        }
+        // The heartbeat and the response timeout do what these are for.
+        options.ignore(&["health_check_interval", "retry_on_timeout", "socket_keepalive"]);
+        options.finish()?;
+        Ok(Self {
+            servers,
+            login,
+            tls: tls.wanted,
+            db: i64::from(db),
+            keys: Keys::new(&namespace, layout, i64::from(db)),
+            membership_timeout,
+            lock_timeout,
+            response_timeout,
+            connect_timeout,
+            wait_replicas: wait_replicas.unwrap_or(0),
+        })
+    }
+
+    /// How often everything is renewed.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.membership_timeout.min(self.lock_timeout) / 3
+    }
+
+    /// How long replicas may take.
+    pub(crate) fn replica_timeout(&self) -> Duration {
+        (self.response_timeout / 2).min(Duration::from_secs(1))
+    }
+}
+
+impl Login {
+    fn of(url: &CoordinatorUrl) -> Self {
+        Self { user: url.user().map(str::to_owned), password: url.password().cloned() }
+    }
+}
+
+fn servers(
+    url: &CoordinatorUrl,
+    options: &mut Options,
+    (cluster, db): (bool, u32),
+    files: Tls,
+) -> Result<Servers> {
+    let sentinel = options.text("sentinel");
+    let fallback = options.list("sentinel_fallback");
+    let user = options.text("sentinel_username");
+    let password = options.secret("sentinel_password");
+    let sentinel_tls = options.flag("sentinel_ssl", false)?;
+    let tcp = |port: u16| {
+        let address = |host: &Host| Address::Tcp(host.name.clone(), host.port.unwrap_or(port));
+        let mut at: Vec<_> = url.hosts().iter().map(address).collect();
+        if at.is_empty() {
+            at.push(Address::Tcp("localhost".to_owned(), port));
+        }
+        at
+    };
+    if let Some(master) = sentinel {
+        if cluster {
+            return Err(Error::invalid("redis: it is either cluster or sentinel"));
+        }
+        let mut at = tcp(SENTINEL_PORT);
+        for text in fallback {
+            // The URL's own parser knows IPv6 and lists.
+            let more: CoordinatorUrl = format!("redis://{text}").parse()?;
+            let port = |host: &Host| host.port.unwrap_or(SENTINEL_PORT);
+            at.extend(more.hosts().iter().map(|h| Address::Tcp(h.name.clone(), port(h))));
+        }
+        let login = Login { user, password };
+        let tls = if sentinel_tls { Some(files.supported()?) } else { None };
+        return Ok(Servers::Sentinels { at, master, login, tls });
+    }
+    if cluster {
+        return Ok(Servers::Cluster(tcp(PORT)));
+    }
+    match (url.hosts(), url.path()) {
+        ([], "" | "/") => Err(Error::invalid("redis: the URL names no host and no socket")),
+        ([], path) => Ok(Servers::Listed(vec![Address::Unix(path.to_owned())])),
+        // The original ignores the path, so one that says something else than `db` misleads.
+        (_, path) if matches!(path, "" | "/") || path[1..].parse() == Ok(db) => {
+            Ok(Servers::Listed(tcp(PORT)))
+        }
+        _ => Err(Error::invalid("redis: the URL's path is not a database; use ?db=N")),
+    }
+}
+
+/// The certificates named, and whether the connections to the server use them.
+struct TlsOptions {
+    files: Tls,
+    wanted: Option<Tls>,
+}
+
+impl Tls {
+    fn read(url: &CoordinatorUrl, options: &mut Options) -> Result<TlsOptions> {
+        let mut file = |name| match options.text(name) {
+            None => Ok(None),
+            Some(path) => std::fs::read(&path).map(Some).map_err(|e| {
+                Error::invalid("redis: a certificate or key cannot be read")
+                    .with("option", name)
+                    .with("path", path)
+                    .caused_by(e)
+            }),
+        };
+        let (certificate, key) = (file("ssl_certfile")?, file("ssl_keyfile")?);
+        let authorities = file("ssl_ca_certs")?;
+        let identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            // As the original's client has it: one file for both.
+            (Some(both), None) => Some((both.clone(), both)),
+            (None, Some(_)) => {
+                return Err(Error::invalid("redis: ssl_keyfile needs ssl_certfile"));
+            }
+            (None, None) => None,
+        };
+        let files = Self { authorities, identity };
+        let wanted = options.flag("ssl", url.scheme() == "rediss")?;
+        let wanted = if wanted { Some(files.clone().supported()?) } else { None };
+        Ok(TlsOptions { files, wanted })
+    }
+
+    fn supported(self) -> Result<Self> {
+        if cfg!(feature = "tls") {
+            return Ok(self);
+        }
+        Err(Error::not_implemented("TLS (the feature tls of tooz-redis)"))
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("authorities", &self.authorities.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<Config> {
+        let url = url.parse()?;
+        Config::read(&url, Options::of(&url))
+    }
+
+    fn tcp(host: &str, port: u16) -> Address {
+        Address::Tcp(host.to_owned(), port)
+    }
+
+    #[test]
+    fn every_option_of_the_original_is_known() {
+        let config = read(
+            "redis://u:p@s1?timeout=9&membership_timeout=8.5&lock_timeout=7&socket_timeout=1\
+             &socket_connect_timeout=3&health_check_interval=5&namespace=n&db=2&encoding=utf8\
+             &retry_on_timeout=yes&socket_keepalive=yes&ssl=no&sentinel=main\
+             &sentinel_fallback=s2:1&sentinel_fallback=[::1]:2&sentinel_username=su\
+             &sentinel_password=hush&sentinel_ssl=no",
+        )
+        .unwrap();
+        assert_eq!(config.membership_timeout, Duration::from_millis(8500));
+        assert_eq!(config.lock_timeout, Duration::from_secs(7));
+        assert_eq!((config.response_timeout.as_secs(), config.connect_timeout.as_secs()), (1, 3));
+        let Servers::Sentinels { at, master, login, tls } = &config.servers else { panic!() };
+        assert_eq!(at[..], [tcp("s1", 26379), tcp("s2", 1), tcp("::1", 2)]);
+        assert_eq!(
+            (&master[..], login.user.as_deref(), tls.is_some()),
+            ("main", Some("su"), false)
+        );
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn hosts_and_sockets() {
+        let listed = |url| match read(url).unwrap().servers {
+            Servers::Listed(addresses) => addresses,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(listed("redis://a,b:1"), [tcp("a", 6379), tcp("b", 1)]);
+        assert_eq!(listed("redis:///run/redis.sock"), [Address::Unix("/run/redis.sock".into())]);
+        assert_eq!(listed("redis://a/2?db=2"), [tcp("a", 6379)]);
+        for refused in [
+            "redis://",
+            "redis:///",
+            "redis://a/2",
+            "redis://a?db=-1",
+            "redis://a?layout=v8",
+            "redis://a?cluster=yes&db=1",
+            "redis://a?cluster=yes&sentinel=s",
+            "redis://a?timeout=0.1",
+            "redis://a?ssl_certfile=/nowhere",
+            "redis://a?tiemout=1",
+        ] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_has_the_namespace_in_one_slot() {
+        let keys = read("redis://a?cluster=yes").unwrap().keys;
+        assert_eq!(keys.lock(&"l".into()).renewed_keys().0.nth(1), Some(&b"{_tooz}_l_lock"[..]));
+        let own = read("redis://a?cluster=yes&namespace=x{y}").unwrap().keys;
+        assert_eq!(own.any(), b"x{y}");
+    }
+}

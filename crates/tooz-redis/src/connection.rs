@@ -1,0 +1,284 @@
+//! One connection: found, opened, authenticated and prepared.
+
+use std::collections::HashMap;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, RedisConnectionInfo, Value,
+};
+use tokio::sync::mpsc;
+use tooz_core::{Error, ErrorKind, Moment, Result};
+
+use crate::config::{Address, Config, Login, Servers, Tls};
+use crate::errors::translate;
+use crate::scripts;
+
+pub(crate) type Pushes = mpsc::UnboundedReceiver<PushInfo>;
+
+/// A connection that is ready, and what comes on it unasked.
+pub(crate) struct Opened {
+    pub(crate) connection: MultiplexedConnection,
+    pub(crate) pushes: Pushes,
+    pub(crate) server: ServerInfo,
+    /// When the last of its opening requests was sent.
+    pub(crate) sent: Moment,
+}
+
+/// What the server says about itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ServerInfo {
+    pub(crate) is_master: bool,
+    pub(crate) replicas: u32,
+    pub(crate) eviction: String,
+}
+
+/// Connects to the master, loads the scripts, subscribes to `channels` and makes a first request.
+pub(crate) async fn open(
+    config: &Config,
+    channels: &[Vec<u8>],
+    first: Option<&Cmd>,
+) -> Result<Opened> {
+    let mut failure = None;
+    for address in masters(config).await? {
+        match open_at(config, &address, channels, first).await {
+            Ok(opened) => return Ok(opened),
+            // A refused password is refused everywhere.
+            Err(error) if error.kind() == ErrorKind::Authentication => return Err(error),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::new(ErrorKind::Connection, "no server is known")))
+}
+
+async fn open_at(
+    config: &Config,
+    address: &Address,
+    channels: &[Vec<u8>],
+    first: Option<&Cmd>,
+) -> Result<Opened> {
+    let (sender, pushes) = mpsc::unbounded_channel();
+    let at = Login::clone(&config.login);
+    let mut connection =
+        connect(config, address, &at, config.tls.as_ref(), config.db, Some(sender)).await?;
+    let server = ServerInfo::ask(&mut connection).await?;
+    if !server.is_master {
+        return Err(Error::new(ErrorKind::Backend, "the server is a read-only replica")
+            .retryable(!matches!(config.servers, Servers::Listed(_))));
+    }
+    scripts::load().exec_async(&mut connection).await.map_err(translate)?;
+    for channel in channels {
+        connection.subscribe(&channel[..]).await.map_err(translate)?;
+    }
+    let sent = Moment::now();
+    if let Some(first) = first {
+        first.exec_async(&mut connection).await.map_err(translate)?;
+    }
+    connection.set_response_timeout(config.response_timeout);
+    Ok(Opened { connection, pushes, server, sent })
+}
+
+/// Where the master may be, best guess first.
+async fn masters(config: &Config) -> Result<Vec<Address>> {
+    match &config.servers {
+        Servers::Listed(addresses) => Ok(addresses.clone()),
+        Servers::Sentinels { at, master, login, tls } => {
+            let mut ask = redis::cmd("SENTINEL");
+            ask.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+            ask_each(config, at, (login, tls.as_ref()), &ask, "sentinel", named_master).await
+        }
+        Servers::Cluster(seeds) => {
+            let slot = slot_of(config.keys.any());
+            let at = (&config.login, config.tls.as_ref());
+            let find = |answer: &Value| slot_master(answer, slot);
+            let mut ask = redis::cmd("CLUSTER");
+            ask.arg("SLOTS");
+            ask_each(config, seeds, at, &ask, "node", find).await
+        }
+    }
+}
+
+/// Asks one server after the other where the master is, until one knows.
+async fn ask_each(
+    config: &Config,
+    servers: &[Address],
+    (login, tls): (&Login, Option<&Tls>),
+    question: &redis::Cmd,
+    what: &str,
+    read: impl Fn(&Value) -> Option<(String, u16)>,
+) -> Result<Vec<Address>> {
+    let mut failure = None;
+    for server in servers {
+        let answer = async {
+            let mut connection = connect(config, server, login, tls, 0, None).await?;
+            question.query_async::<Value>(&mut connection).await.map_err(translate)
+        };
+        match answer.await {
+            Ok(answer) => match (read(&answer), server) {
+                // A node that has no name of its own yet is the one that was asked.
+                (Some((host, port)), Address::Tcp(asked, _)) if host.is_empty() => {
+                    return Ok(vec![Address::Tcp(asked.clone(), port)]);
+                }
+                (Some((host, port)), _) => return Ok(vec![Address::Tcp(host, port)]),
+                (None, _) => {}
+            },
+            Err(error) if error.kind() == ErrorKind::Authentication => return Err(error),
+            Err(error) => failure = Some(error),
+        }
+    }
+    let nobody = || Error::new(ErrorKind::Connection, format!("no {what} knows the master"));
+    Err(failure.unwrap_or_else(nobody))
+}
+
+fn named_master(answer: &Value) -> Option<(String, u16)> {
+    let Value::Array(parts) = answer else { return None };
+    Some((text(parts.first()?)?, text(parts.get(1)?)?.parse().ok()?))
+}
+
+/// The master of a slot in the answer to CLUSTER SLOTS: [first, last, [host, port, …], …].
+fn slot_master(answer: &Value, slot: u16) -> Option<(String, u16)> {
+    let Value::Array(ranges) = answer else { return None };
+    ranges.iter().find_map(|range| {
+        let Value::Array(range) = range else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(node), ..] = &range[..] else {
+            return None;
+        };
+        if !(*first..=*last).contains(&i64::from(slot)) {
+            return None;
+        }
+        let host = node.first().and_then(text).unwrap_or_default();
+        let Value::Int(port) = node.get(1)? else { return None };
+        Some((host, u16::try_from(*port).ok()?))
+    })
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+/// The slot of a key, by its hash tag: CRC16 (XMODEM) modulo 16384.
+fn slot_of(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|&b| b == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        rest.iter().position(|&b| b == b'}').map(|close| &rest[..close])
+    });
+    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
+    let crc = hashed.iter().fold(0u16, |crc, &byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    });
+    crc % 16384
+}
+
+async fn connect(
+    config: &Config,
+    address: &Address,
+    login: &Login,
+    tls: Option<&Tls>,
+    db: i64,
+    pushes: Option<mpsc::UnboundedSender<PushInfo>>,
+) -> Result<MultiplexedConnection> {
+    let client = client(address, login, tls, db, pushes.is_some()).map_err(translate)?;
+    let mut settings = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(config.connect_timeout))
+        // For the opening; what follows is more urgent.
+        .set_response_timeout(Some(config.connect_timeout));
+    if let Some(pushes) = pushes {
+        settings = settings.set_push_sender(pushes);
+    }
+    // The client's own limit begins only when the socket is open: a server that hangs must not.
+    let opening = client.get_multiplexed_async_connection_with_config(&settings);
+    match tokio::time::timeout(config.connect_timeout * 2, opening).await {
+        Ok(connection) => connection.map_err(|error| {
+            // Nothing was asked of the server yet.
+            translate(error).outcome_is(tooz_core::Outcome::NotApplied)
+        }),
+        Err(_) => Err(Error::new(ErrorKind::TimedOut, "no connection within the time limit")),
+    }
+}
+
+fn client(
+    address: &Address,
+    login: &Login,
+    tls: Option<&Tls>,
+    db: i64,
+    pushes: bool,
+) -> redis::RedisResult<Client> {
+    let target = match (address, tls) {
+        (Address::Unix(path), _) => ConnectionAddr::Unix(path.into()),
+        (Address::Tcp(host, port), None) => ConnectionAddr::Tcp(host.clone(), *port),
+        (Address::Tcp(host, port), Some(_)) => ConnectionAddr::TcpTls {
+            host: host.clone(),
+            port: *port,
+            insecure: false,
+            tls_params: None,
+        },
+    };
+    let mut settings = RedisConnectionInfo::default().set_db(db);
+    if pushes {
+        settings = settings.set_protocol(ProtocolVersion::RESP3);
+    }
+    if let Some(user) = &login.user {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = &login.password {
+        settings = settings.set_password(password.expose());
+    }
+    let info = target
+        .into_connection_info()?
+        .set_redis_settings(settings)
+        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    match (tls, address) {
+        (Some(tls), Address::Tcp(..)) => tls_client(info, tls),
+        _ => Client::open(info),
+    }
+}
+
+#[cfg(feature = "tls")]
+fn tls_client(info: redis::ConnectionInfo, tls: &Tls) -> redis::RedisResult<Client> {
+    use redis::{ClientTlsConfig, TlsCertificates};
+    tooz_core::ensure_crypto_provider();
+    let identity = tls.identity.clone();
+    let client_tls =
+        identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+    Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: tls.authorities.clone() })
+}
+
+/// Unreachable: without the feature, the options that ask for TLS are refused.
+#[cfg(not(feature = "tls"))]
+fn tls_client(info: redis::ConnectionInfo, _: &Tls) -> redis::RedisResult<Client> {
+    Client::open(info)
+}
+
+impl ServerInfo {
+    async fn ask(connection: &mut MultiplexedConnection) -> Result<Self> {
+        let info: String = redis::cmd("INFO").query_async(connection).await.map_err(translate)?;
+        let fields: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
+        let field = |name| fields.get(name).map(|value| value.trim()).unwrap_or_default();
+        Ok(Self {
+            is_master: field("role") == "master",
+            replicas: field("connected_slaves").parse().unwrap_or(0),
+            eviction: field("maxmemory_policy").to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_server() {
+        // The value of the cluster specification, and what CLUSTER KEYSLOT says.
+        assert_eq!(slot_of(b"123456789"), 0x31c3);
+        assert_eq!(slot_of(b"foo"), 12182);
+        assert_eq!(slot_of(b"{foo}_bar"), slot_of(b"foo"));
+        assert_eq!(slot_of(b"{}foo"), slot_of(b"{}foo"));
+    }
+}

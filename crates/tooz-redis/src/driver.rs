@@ -1,0 +1,22 @@
+use std::sync::Arc;
+
+use tooz_core::{CoordinatorUrl, Driver, MemberId, Options, Result, Session, async_trait};
+
+use crate::config::Config;
+use crate::session::RedisSession;
+
+pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Driver>> {
+    Ok(Arc::new(RedisDriver { config: Arc::new(Config::read(url, options)?) }))
+}
+
+#[derive(Debug)]
+struct RedisDriver {
+    config: Arc<Config>,
+}
+
+#[async_trait]
+impl Driver for RedisDriver {
+    async fn connect(&self, member: &MemberId) -> Result<Arc<dyn Session>> {
+        Ok(Arc::new(RedisSession::open(self.config.clone(), member.clone()).await?))
+    }
+}

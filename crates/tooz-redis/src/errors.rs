@@ -1,0 +1,91 @@
+//! What the server's and the client's errors mean.
+
+use redis::{ErrorKind as Redis, RedisError, ServerErrorKind as Server};
+use tooz_core::{Error, ErrorKind, Outcome};
+
+/// What can be done about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Another connection; whether the request was carried out is unknown.
+    Reconnect,
+    /// Another connection, to another server; the request was not carried out.
+    FindMaster,
+    /// The same request, a little later.
+    Wait,
+    /// The scripts are to be loaded.
+    Load,
+    /// None.
+    None,
+}
+
+pub(crate) fn remedy(error: &RedisError) -> Remedy {
+    match error.kind() {
+        Redis::Io | Redis::Parse => Remedy::Reconnect,
+        Redis::Server(Server::NoScript) => Remedy::Load,
+        Redis::Server(Server::Moved | Server::ReadOnly) => Remedy::FindMaster,
+        Redis::Server(
+            Server::BusyLoading
+            | Server::TryAgain
+            | Server::Ask
+            | Server::ClusterDown
+            | Server::MasterDown,
+        ) => Remedy::Wait,
+        // A script of somebody else runs too long.
+        _ if error.code() == Some("BUSY") => Remedy::Wait,
+        _ => Remedy::None,
+    }
+}
+
+pub(crate) fn translate(error: RedisError) -> Error {
+    let detail = error.detail().unwrap_or_default();
+    let (kind, message) = match (error.kind(), error.code()) {
+        (Redis::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
+            (ErrorKind::Authentication, "the server refused the user or the password")
+        }
+        (_, Some("NOPERM")) => (
+            ErrorKind::Authentication,
+            "the user lacks the permission for a command, key or channel",
+        ),
+        // What a script may not do, in the words of the server; there is no code for it.
+        _ if detail.contains("The user executing the script can't") => (
+            ErrorKind::Authentication,
+            "the user lacks the permission for a command, key or channel",
+        ),
+        (_, Some("READONLY")) => (ErrorKind::Backend, "the server is a read-only replica"),
+        (_, Some("MISCONF")) => {
+            (ErrorKind::Backend, "the server refuses writes because it cannot save to its disk")
+        }
+        (_, Some("OOM")) => (ErrorKind::Backend, "the server is out of memory"),
+        (_, Some("NOREPLICAS")) => {
+            (ErrorKind::Backend, "the server refuses writes because it has too few replicas")
+        }
+        (_, Some("WRONGTYPE")) => (ErrorKind::Backend, "a key of this name holds something else"),
+        (_, Some("LOADING")) => (ErrorKind::Connection, "the server is still loading its data"),
+        (_, Some("MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "BUSY")) => {
+            (ErrorKind::Connection, "the server cannot serve this at the moment")
+        }
+        (Redis::RESP3NotSupported, _) => {
+            (ErrorKind::NotImplemented, "the server is older than Redis 6 and cannot push")
+        }
+        (Redis::InvalidClientConfig, _) => {
+            (ErrorKind::InvalidInput, "the client refused the configuration")
+        }
+        (Redis::Io, _) if error.is_timeout() => (ErrorKind::TimedOut, "no answer came in time"),
+        (Redis::Io, _) if error.is_connection_refusal() => {
+            (ErrorKind::Connection, "the connection was refused")
+        }
+        (Redis::Io, _) => (ErrorKind::Connection, "the connection broke"),
+        _ if detail.contains("DB index is out of range") => {
+            (ErrorKind::InvalidInput, "the server has no database of that number")
+        }
+        _ => (ErrorKind::Backend, "the server answered with an error"),
+    };
+    let unknown = remedy(&error) == Remedy::Reconnect && !error.is_connection_refusal();
+    let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
+    Error::new(kind, message).outcome_is(outcome).caused_by(error)
+}
+
+/// An answer that no script of ours gives.
+pub(crate) fn odd_answer() -> Error {
+    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
+}

@@ -1,0 +1,145 @@
+-- What the scripts of locks and terms share.
+--
+-- KEYS: 1 the counter, 2 the queue, 3 the readers, 4 the caller's session, 5 its member's beat, from
+-- 6 the spellings of the lock's own key.
+-- ARGV: 1 the prefix of the sessions' channels, 2 the channel of those who watch the leader or ''.
+--
+-- The lock's keys hold OPERATION:NUMBER:SESSION:MEMBER, or shared:EPOCH while readers have it;
+-- anything else is a peer's. Queue entries are OPERATION:MODE:SESSION:MEMBER in the order of
+-- arrival, readers OPERATION:SESSION:MEMBER by the time at which they expire.
+local QUEUE, READERS = KEYS[2], KEYS[3]
+
+-- How long a lock is kept for the waiter that it was given to, until that waiter answers.
+local ANSWER = 700
+
+local function spellings()
+  local i = 5
+  return function()
+    i = i + 1
+    return KEYS[i]
+  end
+end
+
+-- Who has it, and for how long; nil if it is free. '?' if the spellings disagree: a peer knows
+-- only some of them.
+local function holder()
+  local found, life, free
+  for key in spellings() do
+    local value = redis.call('GET', key)
+    if not value then
+      free = true
+    elseif not found then
+      found, life = value, redis.call('PTTL', key)
+    elseif value ~= found then
+      return '?', redis.call('PTTL', key)
+    end
+  end
+  if found and free then
+    return '?', life
+  end
+  return found, life
+end
+
+local function epoch_of(value)
+  return value and string.match(value, '^shared:(%d+)$')
+end
+
+local function announce()
+  if ARGV[2] ~= '' then
+    redis.call('PUBLISH', ARGV[2], 'leader')
+  end
+end
+
+local function put(value, life)
+  for key in spellings() do
+    redis.call('SET', key, value, 'PX', life)
+  end
+end
+
+local function remove()
+  for key in spellings() do
+    redis.call('DEL', key)
+  end
+end
+
+-- The marker lives as long as the last of its readers.
+local function keep_marker(epoch)
+  local last = redis.call('ZREVRANGE', READERS, 0, 0, 'WITHSCORES')[2]
+  local life = last and tonumber(last) - now_ms() or 0
+  if life <= 0 then
+    redis.call('DEL', READERS)
+    return remove()
+  end
+  put('shared:' .. epoch, life)
+  redis.call('PEXPIRE', READERS, life)
+end
+
+local function forget_dead_readers()
+  redis.call('ZREMRANGEBYSCORE', READERS, '-inf', now_ms())
+end
+
+-- Adds or renews a reader beside those that `value` stands for; the epoch.
+local function read(value, reader, life)
+  local epoch = epoch_of(value)
+  if not epoch then
+    epoch = next_number(KEYS[1])
+    redis.call('DEL', READERS)
+  end
+  forget_dead_readers()
+  redis.call('ZADD', READERS, now_ms() + tonumber(life), reader)
+  keep_marker(epoch)
+  return epoch
+end
+
+-- Tells a waiter; whether its session listens. A process that died does not.
+local function tell(session, what, operation)
+  return redis.call('PUBLISH', ARGV[1] .. session, what .. ':' .. operation) > 0
+end
+
+-- Asks the next waiter, of another session if there is one near, to look again when the answer of
+-- `session` is overdue.
+local function stand_by(session)
+  local entries = redis.call('ZRANGE', QUEUE, 0, 7)
+  local other, first
+  for _, entry in ipairs(entries) do
+    local operation, its_session = string.match(entry, '^(%x+):%a:(%x+):')
+    if operation then
+      first = first or { its_session, operation }
+      if its_session ~= session then
+        other = { its_session, operation }
+        break
+      end
+    end
+  end
+  local chosen = other or first
+  if chosen then
+    tell(chosen[1], 'check', chosen[2])
+  end
+end
+
+-- Gives the lock to the first in the queue that lives, or to the first readers. Stops at `caller`,
+-- whose turn it is then.
+local function grant(caller)
+  for _ = 1, 64 do
+    local head = redis.call('ZRANGE', QUEUE, 0, 0)[1]
+    if not head or head == caller then
+      return
+    end
+    local operation, mode, session, member = string.match(head, '^(%x+):(%a):(%x+):(.*)$')
+    local value = holder()
+    if value and not (mode == 's' and epoch_of(value)) then
+      return
+    end
+    redis.call('ZREM', QUEUE, head)
+    if operation and tell(session, 'granted', operation) then
+      if mode == 's' then
+        read(value, operation .. ':' .. session .. ':' .. member, ANSWER)
+      else
+        local number = next_number(KEYS[1])
+        put(operation .. ':' .. number .. ':' .. session .. ':' .. member, ANSWER)
+        announce()
+        return stand_by(session)
+      end
+    end
+  end
+end

@@ -1,0 +1,69 @@
+//! Sentinels with a password and TLS of their own: `TOOZ_TEST_URL_REDIS_TLS` names a server whose
+//! certificates are used.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server;
+
+use server::{Server, build, free_port, start};
+use tooz_core::{ErrorKind, Release, Result};
+
+#[tokio::test]
+async fn the_sentinels_have_their_own_password_and_tls() -> Result<()> {
+    let Ok(other) = std::env::var("TOOZ_TEST_URL_REDIS_TLS") else {
+        eprintln!("not asked for: TOOZ_TEST_URL_REDIS_TLS is not set");
+        return Ok(());
+    };
+    let (_, files) = other.split_once('?').unwrap();
+    let file = |name: &str| {
+        let value = files.split('&').find_map(|o| o.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap().to_owned()
+    };
+    let (ca, certificate, key) = (file("ssl_ca_certs"), file("ssl_certfile"), file("ssl_keyfile"));
+
+    let secure_port = free_port().to_string();
+    let tls = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &certificate, "--tls-key-file", &key];
+    let master = [&["--tls-port", &secure_port, "--requirepass", "data"], &tls[..]].concat();
+    let _master = Server::start(&master);
+
+    let (plain, secure) = (free_port(), free_port());
+    let folder = std::env::temp_dir().join(format!("tooz-sentinel-tls-{plain}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let settings = folder.join("sentinel.conf");
+    let text = format!(
+        "port {plain}\nbind 127.0.0.1\ntls-port {secure}\nrequirepass guard\ntls-replication yes\n\
+         tls-ca-cert-file {ca}\ntls-cert-file {certificate}\ntls-key-file {key}\n\
+         sentinel monitor main 127.0.0.1 {secure_port} 1\nsentinel auth-pass main data\n"
+    );
+    std::fs::write(&settings, text).unwrap();
+    let _sentinel = Server::sentinel(plain, &settings);
+
+    let url = |data: &str, guard: &str, more: &str| {
+        format!(
+            "rediss://:{data}@127.0.0.1:{secure}?sentinel=main&sentinel_password={guard}&\
+             timeout=2&{more}&{files}"
+        )
+    };
+    let coordinator = start(&url("data", "guard", "sentinel_ssl=yes"), "a").await?;
+    let guard = coordinator.lock("l")?.acquire().await?;
+    assert_eq!(guard.release().await?, Release::Released);
+    coordinator.stop().await?;
+
+    for (url, kind) in [
+        (url("data", "wrong", "sentinel_ssl=yes"), ErrorKind::Authentication),
+        (url("wrong", "guard", "sentinel_ssl=yes"), ErrorKind::Authentication),
+        // Plain text to a port that speaks TLS.
+        (url("data", "guard", "sentinel_ssl=no"), ErrorKind::Connection),
+    ] {
+        let error = build(&url, "a")?.start().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error:?}");
+        assert!(!format!("{error:?}").contains("guard"), "no password is shown: {error:?}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    Ok(())
+}

@@ -1,0 +1,311 @@
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest as _, Sha1};
+use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
+use zookeeper_client::{Acl, Acls, AuthId, CreateMode, CreateOptions, Permission};
+
+use crate::paths::Paths;
+
+const PORT: u16 = 2181;
+
+/// The server's own limits are narrower; this keeps the arithmetic with it sensible.
+const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
+
+/// The least time for a connection: a TLS handshake must fit, also with a server that has just
+/// started.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What the URL says.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) servers: Vec<(String, u16)>,
+    /// Without the last slash: empty for none.
+    pub(crate) chroot: String,
+    pub(crate) login: Option<Login>,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "refused without the feature"))]
+    pub(crate) tls: Option<Tls>,
+    /// The time that a session outlives its last message, as it is asked of the server.
+    pub(crate) timeout: Duration,
+    /// The time that it may take to open one.
+    pub(crate) connect_timeout: Duration,
+    pub(crate) paths: Paths,
+    /// Who may use the nodes that we make; empty for everybody.
+    acls: Vec<Acl>,
+}
+
+/// How we say who we are.
+#[derive(Clone, Debug)]
+pub(crate) enum Login {
+    Digest {
+        user: String,
+        password: Secret,
+    },
+    #[cfg_attr(not(feature = "sasl"), allow(dead_code, reason = "refused without the feature"))]
+    Sasl {
+        user: String,
+        password: Secret,
+    },
+}
+
+/// Certificates in PEM form.
+#[derive(Clone, Default)]
+pub(crate) struct Tls {
+    /// Trusted instead of those of the system.
+    authorities: Option<String>,
+    /// Our own certificate and its key.
+    identity: Option<(String, String)>,
+}
+
+impl Config {
+    pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
+        let timeout = options.seconds("timeout", Duration::from_secs(10))?;
+        if timeout < TIMEOUTS.0 || timeout > TIMEOUTS.1 {
+            return Err(Error::invalid("zookeeper: the timeout is not from 0.1 s to a day"));
+        }
+        let (servers, chroot) = servers(url, &mut options)?;
+        let login = Login::read(url, &mut options)?;
+        let tls = Tls::read(&mut options)?;
+        let namespace = options.text("namespace").unwrap_or_else(|| "tooz".to_owned());
+        // The client always tries the servers in a random order.
+        options.flag("randomize_hosts", true)?;
+        if let Some(handler) = options.text("handler")
+            && !matches!(handler.as_str(), "threading" | "eventlet")
+        {
+            return Err(Error::invalid("zookeeper: the handler is threading or eventlet"));
+        }
+        // The original reads these from code alone. What they are for needs no options here.
+        options.ignore(&["connection_retry", "command_retry"]);
+        options.finish()?;
+        let acls = login.as_ref().map(Login::acl).into_iter().collect();
+        let (paths, connect_timeout) = (Paths::new(&namespace)?, timeout.max(CONNECT));
+        Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, paths, acls })
+    }
+
+    /// The servers and the chroot as the client wants them.
+    pub(crate) fn connect_string(&self) -> String {
+        let server = |(host, port): &(String, u16)| match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        let servers: Vec<_> = self.servers.iter().map(server).collect();
+        format!("{}{}", servers.join(","), self.chroot)
+    }
+
+    /// What is made, and for whom.
+    pub(crate) fn node(&self, mode: CreateMode) -> CreateOptions<'_> {
+        let anyone = self.acls.is_empty();
+        mode.with_acls(if anyone { Acls::anyone_all() } else { Acls::new(&self.acls) })
+    }
+}
+
+fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, u16)>, String)> {
+    let mut hosts: Vec<Host> = url.hosts().to_vec();
+    let mut chroot = url.path().to_owned();
+    for text in options.list("hosts") {
+        // The URL's own parser knows IPv6, lists, paths, and users that are of no use here.
+        let more: CoordinatorUrl = format!("zookeeper://{text}").parse()?;
+        hosts.extend_from_slice(more.hosts());
+        if !more.path().is_empty() {
+            if !matches!(chroot.as_str(), "" | "/") && chroot != more.path() {
+                return Err(Error::invalid("zookeeper: two different chroots are named"));
+            }
+            chroot = more.path().to_owned();
+        }
+    }
+    if chroot == "/" {
+        chroot.clear();
+    }
+    if !chroot.is_empty() {
+        Paths::new(&chroot[1..]).map_err(|error| {
+            Error::invalid("zookeeper: the chroot is not a path")
+                .with("chroot", &chroot)
+                .caused_by(error)
+        })?;
+    }
+    let mut servers: Vec<_> =
+        hosts.into_iter().map(|host| (host.name, host.port.unwrap_or(PORT))).collect();
+    if servers.is_empty() {
+        servers.push(("localhost".to_owned(), PORT));
+    }
+    Ok((servers, chroot))
+}
+
+impl Login {
+    fn read(url: &CoordinatorUrl, options: &mut Options) -> Result<Option<Self>> {
+        let how = options.text("auth");
+        let (user, password) = match (url.user(), url.password()) {
+            (Some(user), Some(password)) => (user.to_owned(), password.clone()),
+            (None, None) if how.is_none() => return Ok(None),
+            _ => return Err(Error::invalid("zookeeper: a login is a user and a password")),
+        };
+        match how.as_deref() {
+            None | Some("digest") => Ok(Some(Self::Digest { user, password })),
+            Some("sasl") if cfg!(feature = "sasl") => Ok(Some(Self::Sasl { user, password })),
+            Some("sasl") => {
+                Err(Error::not_implemented("SASL (the feature sasl of tooz-zookeeper)"))
+            }
+            Some(_) => Err(Error::invalid("zookeeper: auth is digest or sasl")),
+        }
+    }
+
+    /// All permissions for us and our likes.
+    fn acl(&self) -> Acl {
+        let id = match self {
+            Self::Digest { user, password } => {
+                let hash = Sha1::digest(format!("{user}:{}", password.expose()));
+                AuthId::new("digest", &format!("{user}:{}", STANDARD.encode(hash)))
+            }
+            Self::Sasl { user, .. } => AuthId::new("sasl", user),
+        };
+        Acl::new(Permission::ALL, id)
+    }
+}
+
+impl Tls {
+    fn read(options: &mut Options) -> Result<Option<Self>> {
+        let mut file = |name| match options.text(name) {
+            None => Ok(None),
+            Some(path) => std::fs::read_to_string(&path).map(Some).map_err(|e| {
+                Error::invalid("zookeeper: a certificate or key cannot be read")
+                    .with("option", name)
+                    .with("path", path)
+                    .caused_by(e)
+            }),
+        };
+        let (certificate, key) = (file("certfile")?, file("keyfile")?);
+        let authorities = file("ca")?;
+        let identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            // As the original's client has it: one file for both.
+            (Some(both), None) => Some((both.clone(), both)),
+            (None, Some(_)) => return Err(Error::invalid("zookeeper: keyfile needs certfile")),
+            (None, None) => None,
+        };
+        if options.secret("keyfile_password").is_some() {
+            return Err(Error::not_implemented("a key that is encrypted (keyfile_password)"));
+        }
+        if !options.flag("verify_certs", true)? {
+            return Err(Error::not_implemented(
+                "TLS without a look at the server's certificate (verify_certs=no; name its \
+                 authority with ca instead)",
+            ));
+        }
+        match options.flag("use_ssl", false)? {
+            false => Ok(None),
+            true if cfg!(feature = "tls") => Ok(Some(Self { authorities, identity })),
+            true => Err(Error::not_implemented("TLS (the feature tls of tooz-zookeeper)")),
+        }
+    }
+
+    /// The same for the client.
+    #[cfg(feature = "tls")]
+    pub(crate) fn options(&self) -> Result<zookeeper_client::TlsOptions> {
+        let unusable = |error| {
+            Error::invalid("zookeeper: a certificate or key is not in PEM form, or none is there")
+                .caused_by(error)
+        };
+        let authorities = match &self.authorities {
+            Some(pem) => pem.clone(),
+            None => system_authorities(),
+        };
+        let mut options = zookeeper_client::TlsOptions::new();
+        options = options.with_pem_ca(&authorities).map_err(unusable)?;
+        if let Some((certificate, key)) = &self.identity {
+            options = options.with_pem_identity(certificate, key).map_err(unusable)?;
+        }
+        Ok(options)
+    }
+}
+
+/// The client reads PEM alone, and has no authorities by itself.
+#[cfg(feature = "tls")]
+fn system_authorities() -> String {
+    let certificates = rustls_native_certs::load_native_certs().certs;
+    let pem = |der: &[u8]| {
+        let body = STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+    };
+    certificates.iter().map(|certificate| pem(certificate)).collect()
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("authorities", &self.authorities.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<Config> {
+        let url = url.parse()?;
+        Config::read(&url, Options::of(&url))
+    }
+
+    #[test]
+    fn every_option_of_the_original_is_known() {
+        let config = read(
+            "kazoo://u:p@a?timeout=9&namespace=n&randomize_hosts=no&use_ssl=no&verify_certs=yes\
+             &hosts=b:1,[::1]:2&hosts=x:y@c/root&connection_retry=a&command_retry=b\
+             &handler=threading",
+        )
+        .unwrap();
+        assert_eq!(config.connect_string(), "a:2181,b:1,[::1]:2,c:2181/root");
+        assert_eq!((config.timeout.as_secs(), config.paths.base()), (9, "/n"));
+        assert!(!format!("{config:?}").contains("p@"), "{config:?}");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_original() {
+        let config = read("zookeeper://").unwrap();
+        assert_eq!(config.connect_string(), "localhost:2181");
+        assert_eq!((config.timeout.as_secs(), config.paths.base()), (10, "/tooz"));
+        assert!(config.login.is_none() && config.tls.is_none() && config.acls.is_empty());
+    }
+
+    #[test]
+    fn a_path_is_a_chroot() {
+        assert_eq!(read("zookeeper://a,b:1/x/y").unwrap().connect_string(), "a:2181,b:1/x/y");
+        assert_eq!(read("zookeeper://a/").unwrap().connect_string(), "a:2181");
+        assert_eq!(read("zookeeper://a/x?hosts=b/x").unwrap().chroot, "/x");
+    }
+
+    #[test]
+    fn a_login_owns_its_nodes_as_in_the_original() {
+        let config = read("zookeeper://user:password@a").unwrap();
+        let [acl] = &config.acls[..] else { panic!() };
+        // echo -n user:password | openssl dgst -sha1 -binary | base64
+        assert_eq!((acl.scheme(), acl.id()), ("digest", "user:tpUq/4Pn5A64fVZyQ0gOJ8ZWqkY="));
+        let config = read("zookeeper://user:hush@a?auth=sasl").unwrap();
+        assert_eq!((config.acls[0].scheme(), config.acls[0].id()), ("sasl", "user"));
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for refused in [
+            "zookeeper://a//b",
+            "zookeeper://a/b/",
+            "zookeeper://a/b?hosts=c/d",
+            "zookeeper://a?timeout=0.01",
+            "zookeeper://a?namespace=/x",
+            "zookeeper://a?handler=gevent",
+            "zookeeper://u@a",
+            "zookeeper://a?auth=sasl",
+            "zookeeper://u:p@a?auth=kerberos",
+            "zookeeper://a?verify_certs=no",
+            "zookeeper://a?keyfile_password=x",
+            "zookeeper://a?ca=/nowhere",
+            "zookeeper://a?tiemout=1",
+        ] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! From the configuration to a client with a session, and why there is none.
+
+use std::io::ErrorKind as Io;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tooz_core::{Error, ErrorKind, Moment, Result};
+use zookeeper_client::{Client, Error as Cause};
+
+use crate::config::{Config, Login};
+use crate::errors::translate;
+use crate::session::PAUSE;
+
+/// Opens a session. A server that can be reached and opens none, as while the servers elect their
+/// leader, is tried again until the time is over.
+pub(crate) async fn open(config: &Config) -> Result<Client> {
+    #[cfg(feature = "tls")]
+    if config.tls.is_some() {
+        tooz_core::ensure_crypto_provider();
+    }
+    let end = Moment::now() + config.connect_timeout * 4 / 5;
+    loop {
+        match timeout(end.remaining(), connect(config)).await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(Failed::Client(Cause::NoHosts | Cause::Timeout))) | Err(_) => {
+                let (error, reachable) = diagnose(config).await;
+                if !reachable || end.has_passed() {
+                    return Err(error);
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(Err(Failed::Client(cause))) => return Err(translate(cause)),
+            #[cfg(feature = "tls")]
+            Ok(Err(Failed::Ours(error))) => return Err(error),
+        }
+    }
+}
+
+/// Tries each server once.
+async fn connect(config: &Config) -> Result<Client, Failed> {
+    let connector = Client::connector().with_session_timeout(config.timeout).with_fail_eagerly();
+    let connector = match &config.login {
+        Some(Login::Digest { user, password }) => {
+            let secret = format!("{user}:{}", password.expose());
+            connector.with_auth("digest", secret.as_bytes())
+        }
+        #[cfg(feature = "sasl")]
+        Some(Login::Sasl { user, password }) => {
+            let (user, password) = (user.clone(), password.expose().to_owned());
+            connector.with_sasl(zookeeper_client::SaslOptions::digest_md5(user, password))
+        }
+        // The configuration refuses it.
+        #[cfg(not(feature = "sasl"))]
+        Some(Login::Sasl { .. }) => connector,
+        None => connector,
+    };
+    let servers = config.connect_string();
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls {
+        let connector = connector.with_tls(tls.options()?);
+        return connector.secure_connect(&servers).await.map_err(Failed::Client);
+    }
+    connector.connect(&servers).await.map_err(Failed::Client)
+}
+
+/// Why there is no client.
+enum Failed {
+    Client(Cause),
+    #[cfg(feature = "tls")]
+    Ours(Error),
+}
+
+#[cfg(feature = "tls")]
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+/// The client only says that no server would have it: a look at each, within the time that is left;
+/// and whether one can be reached.
+async fn diagnose(config: &Config) -> (Error, bool) {
+    let patience =
+        config.connect_timeout / 5 / u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
+    let mut unreachable = None;
+    for (host, port) in &config.servers {
+        let at = |error: Error| error.with("server", format!("{host}:{port}"));
+        match timeout(patience, look_at(host, *port)).await {
+            Ok(Ok(())) => {
+                let error = Error::new(
+                    ErrorKind::Connection,
+                    "the server takes connections but opens no session: it has no quorum, or one \
+                     side uses TLS and the other does not, or the certificates do not match",
+                );
+                return (at(error), true);
+            }
+            Ok(Err(error)) => {
+                unreachable.get_or_insert(at(error));
+            }
+            Err(_) => {
+                let error = Error::new(ErrorKind::TimedOut, "the server does not answer");
+                unreachable.get_or_insert(at(error));
+            }
+        }
+    }
+    (unreachable.unwrap_or_else(|| translate(Cause::NoHosts)), false)
+}
+
+/// Whether a connection can be made at all.
+async fn look_at(host: &str, port: u16) -> Result<()> {
+    let connection = |message| Error::new(ErrorKind::Connection, message);
+    let found = lookup_host((host, port)).await;
+    let found: Vec<_> =
+        found.map_err(|e| connection("the host is unknown").caused_by(e))?.collect();
+    match TcpStream::connect(&found[..]).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == Io::ConnectionRefused => {
+            Err(connection("the connection was refused").caused_by(error))
+        }
+        Err(error) => Err(connection("no connection can be made").caused_by(error)),
+    }
+}

@@ -1,0 +1,22 @@
+use std::sync::Arc;
+
+use tooz_core::{CoordinatorUrl, Driver, MemberId, Options, Result, Session, async_trait};
+
+use crate::config::Config;
+use crate::session::ZooKeeperSession;
+
+pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Driver>> {
+    Ok(Arc::new(ZooKeeperDriver { config: Arc::new(Config::read(url, options)?) }))
+}
+
+#[derive(Debug)]
+struct ZooKeeperDriver {
+    config: Arc<Config>,
+}
+
+#[async_trait]
+impl Driver for ZooKeeperDriver {
+    async fn connect(&self, member: &MemberId) -> Result<Arc<dyn Session>> {
+        Ok(Arc::new(ZooKeeperSession::open(self.config.clone(), member.clone()).await?))
+    }
+}

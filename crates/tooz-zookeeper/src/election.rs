@@ -1,0 +1,104 @@
+//! Who leads: the first in the queue below the group, whose node says its name.
+
+use tooz_core::{Error, ErrorKind, GroupId, LeaderFeed, MemberId, Outcome, Result};
+use zookeeper_client::{Error as Cause, EventType, OneshotWatcher};
+
+use crate::errors::Failure;
+use crate::queue;
+use crate::session::Life;
+
+pub(crate) async fn leader(life: &Life, group: &GroupId) -> Result<Option<MemberId>> {
+    let (group_node, leader_node) = (life.paths().group(group)?, life.paths().leader(group)?);
+    let (group_node, leader_node) = (&*group_node, &*leader_node);
+    loop {
+        let found = life.link.call(|client| async move {
+            let synced = client.sync(group_node);
+            let exists = client.check_stat(group_node);
+            let children = client.list_children(leader_node);
+            synced.await?;
+            Ok((exists.await?, children.await))
+        });
+        let children = match found.await? {
+            (None, _) => return Err(Error::group_not_created(group)),
+            (_, Err(Cause::NoNode)) => return Ok(None),
+            (_, children) => children.map_err(|cause| Failure { cause, again: false })?,
+        };
+        let Some(first) = queue::holders(&children).first().copied() else { return Ok(None) };
+        let first = &*format!("{leader_node}/{first}");
+        match life.link.call(|client| async move { client.get_data(first).await }).await {
+            Ok(answer) => return Ok(Some(MemberId::from(answer.0))),
+            // It has just left.
+            Err(Failure { cause: Cause::NoNode, .. }) => {}
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+}
+
+/// Watches the leader's node alone; the queue only while it is empty.
+pub(crate) async fn watch(life: &Life, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
+    let leader_node = life.paths().leader(group)?;
+    loop {
+        let (leader, watcher) = look(life, &leader_node).await?;
+        feed.leader(leader);
+        if watcher.changed().await.event_type == EventType::Session {
+            return Err(Error::new(ErrorKind::SessionLost, "the session is over")
+                .outcome_is(Outcome::NotApplied));
+        }
+    }
+}
+
+/// Who leads, and what changes when that changes.
+async fn look(life: &Life, node: &str) -> Result<(Option<MemberId>, OneshotWatcher), Error> {
+    loop {
+        let children = life.link.call(|client| async move {
+            let (synced, children) = (client.sync(node), client.list_children(node));
+            synced.await?;
+            children.await
+        });
+        let children = match children.await {
+            Ok(answer) => answer,
+            Err(Failure { cause: Cause::NoNode, .. }) => {
+                let exists =
+                    life.link.call(|client| async move { client.check_and_watch_stat(node).await });
+                match exists.await? {
+                    (None, watcher) => return Ok((None, watcher)),
+                    (Some(_), _) => continue,
+                }
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let gone = match queue::holders(&children).first() {
+            Some(first) => {
+                let first = &*format!("{node}/{first}");
+                let data =
+                    life.link.call(|client| async move { client.get_and_watch_data(first).await });
+                match data.await {
+                    Ok(answer) => {
+                        let (data, _, watcher) = answer;
+                        return Ok((Some(MemberId::from(data)), watcher));
+                    }
+                    Err(failure) => failure,
+                }
+            }
+            None => {
+                let children = life
+                    .link
+                    .call(|client| async move { client.list_and_watch_children(node).await });
+                match children.await {
+                    Ok(answer) => {
+                        let (children, watcher) = answer;
+                        if queue::holders(&children).is_empty() {
+                            return Ok((None, watcher));
+                        }
+                        continue;
+                    }
+                    Err(failure) => failure,
+                }
+            }
+        };
+        // What is gone meanwhile is looked for again.
+        if gone.cause != Cause::NoNode {
+            return Err(gone.into());
+        }
+    }
+}

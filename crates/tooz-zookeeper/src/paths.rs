@@ -1,0 +1,155 @@
+//! Where everything is: the layout of the Python original.
+
+use tooz_core::{Error, GroupId, LockName, MemberId, Result};
+
+use crate::queue;
+
+/// The children of a namespace and of a group that are no group and no member.
+const LOCKS: &str = "locks";
+const LEADER: &str = "leader";
+/// Ours alone: who is connected. It stands where a peer in Python would look for a lock of this
+/// name, and finds no contenders.
+const SESSIONS: &str = ".sessions";
+
+/// The paths of a namespace, below the chroot.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    base: String,
+}
+
+impl Paths {
+    /// `namespace` is a path without its first slash.
+    pub(crate) fn new(namespace: &str) -> Result<Self> {
+        for part in namespace.split('/') {
+            check_part(part, "the namespace")?;
+        }
+        Ok(Self { base: format!("/{namespace}") })
+    }
+
+    /// The node whose children are the groups.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(crate) fn sessions(&self) -> String {
+        format!("{}/{LOCKS}/{SESSIONS}", self.base)
+    }
+
+    /// The node that says that a session is there.
+    pub(crate) fn session(&self, id: i64) -> String {
+        format!("{}/{id:016x}", self.sessions())
+    }
+
+    /// The node whose children queue for the lock. Slashes nest, as in the original.
+    pub(crate) fn lock(&self, name: &LockName) -> Result<String> {
+        let text = text(name.as_bytes(), "the lock name")?;
+        for part in text.split('/') {
+            check_part(part, "the lock name")?;
+            if queue::is_contender(part) {
+                return Err(refuse("the lock name", "looks like a contender for a lock"));
+            }
+        }
+        if text.split('/').next() == Some(SESSIONS) {
+            return Err(refuse("the lock name", "is reserved"));
+        }
+        Ok(format!("{}/{LOCKS}/{text}", self.base))
+    }
+
+    pub(crate) fn group(&self, group: &GroupId) -> Result<String> {
+        let text = text(group.as_bytes(), "the group id")?;
+        check_part(text, "the group id")?;
+        if text == LOCKS {
+            return Err(refuse("the group id", "is reserved: the locks are there"));
+        }
+        Ok(format!("{}/{text}", self.base))
+    }
+
+    /// The node whose children queue for the leadership.
+    pub(crate) fn leader(&self, group: &GroupId) -> Result<String> {
+        Ok(format!("{}/{LEADER}", self.group(group)?))
+    }
+
+    pub(crate) fn member(&self, group: &GroupId, member: &MemberId) -> Result<String> {
+        check_member(member)?;
+        let text = text(member.as_bytes(), "the member id")?;
+        Ok(format!("{}/{text}", self.group(group)?))
+    }
+}
+
+/// Whether a child of the namespace is a group.
+pub(crate) fn is_group(child: &str) -> bool {
+    child != LOCKS
+}
+
+/// Whether a child of a group is a member.
+pub(crate) fn is_member(child: &str) -> bool {
+    child != LEADER
+}
+
+pub(crate) fn check_member(member: &MemberId) -> Result<()> {
+    let text = text(member.as_bytes(), "the member id")?;
+    check_part(text, "the member id")?;
+    if text == LEADER {
+        return Err(refuse("the member id", "is reserved: the candidates of a group are there"));
+    }
+    Ok(())
+}
+
+fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str> {
+    std::str::from_utf8(bytes).map_err(|_| refuse(what, "is not UTF-8"))
+}
+
+/// Whether it can be one part of a path.
+fn check_part(part: &str, what: &str) -> Result<()> {
+    let forbidden = |c: char| matches!(c, '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..);
+    match part {
+        "" => Err(refuse(what, "has an empty part")),
+        "." | ".." => Err(refuse(what, "is a relative path")),
+        _ if part.contains('/') => Err(refuse(what, "has a slash in it")),
+        _ if part.contains(forbidden) => {
+            Err(refuse(what, "has a character that ZooKeeper forbids in paths"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse(what: &str, why: &str) -> Error {
+    Error::invalid(format!("zookeeper: {what} {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths() -> Paths {
+        Paths::new("tooz").unwrap()
+    }
+
+    #[test]
+    fn the_layout_is_that_of_the_original() {
+        let paths = paths();
+        assert_eq!(paths.lock(&"my-lock".into()).unwrap(), "/tooz/locks/my-lock");
+        assert_eq!(paths.lock(&"a/b".into()).unwrap(), "/tooz/locks/a/b");
+        assert_eq!(paths.group(&"ñ".into()).unwrap(), "/tooz/ñ");
+        assert_eq!(paths.leader(&"g".into()).unwrap(), "/tooz/g/leader");
+        let member = paths.member(&"g".into(), &"percent%20".into()).unwrap();
+        assert_eq!(member, "/tooz/g/percent%20");
+        assert_eq!(Paths::new("a/b").unwrap().sessions(), "/a/b/locks/.sessions");
+    }
+
+    #[test]
+    fn what_would_escape_or_collide_is_refused() {
+        let (paths, contender) = (paths(), format!("x/{}__lock__0000000001", "0".repeat(32)));
+        for name in ["/a", "a//b", "a/", "..", "a/../b", "a\n", ".sessions", &contender] {
+            assert!(paths.lock(&name.into()).is_err(), "{name:?}");
+        }
+        for group in ["locks", "a/b", ".", "\u{7f}"] {
+            assert!(paths.group(&group.into()).is_err(), "{group:?}");
+        }
+        for member in ["leader", "a/b", "..", "\u{fffd}", "\u{1f512}"] {
+            assert!(paths.member(&"g".into(), &member.into()).is_err(), "{member:?}");
+        }
+        assert!(paths.member(&"g".into(), &b"\xff".into()).is_err());
+        assert!(Paths::new("/tooz").is_err() && Paths::new("").is_err());
+    }
+}

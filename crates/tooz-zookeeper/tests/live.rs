@@ -1,0 +1,433 @@
+//! What the conformance kit does not ask: this backend's own errors, costs and faults.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server;
+
+use std::time::{Duration, Instant};
+
+use server::proxy::{Proxy, Way};
+use server::{Server, asked_for, build, free_port, number, start};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tooz_core::{ErrorKind, GroupEvent, Loss, MemberId, Release, Result, SessionEvent};
+use tooz_zookeeper::inspect::Inspector;
+
+macro_rules! if_asked_for {
+    () => {
+        if !asked_for() {
+            return Ok(());
+        }
+    };
+}
+
+/// Generous: what must happen at all, on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+// ---- Errors.
+
+#[tokio::test]
+async fn refusals_are_clear_and_soon() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let address = format!("127.0.0.1:{}", server.port);
+    let owner = start(&format!("zookeeper://me:right@{address}?timeout=3"), "a").await?;
+    owner.create_group("g").await?;
+    let refused = format!("zookeeper://127.0.0.1:{}?timeout=3", free_port());
+    for (url, kind, part) in [
+        (
+            format!("zookeeper://me:wrong@{address}?timeout=3"),
+            ErrorKind::Authentication,
+            "the password is wrong",
+        ),
+        (format!("zookeeper://{address}?timeout=3"), ErrorKind::Authentication, "denied"),
+        (
+            "zookeeper://no-such-host.invalid?timeout=3".to_owned(),
+            ErrorKind::Connection,
+            "the host is unknown (server=no-such-host.invalid:2181)",
+        ),
+        (refused, ErrorKind::Connection, "the connection was refused"),
+        (
+            format!("zookeeper://{address}/no/such/root?timeout=3"),
+            ErrorKind::InvalidInput,
+            "the chroot does not exist on the server (chroot=/no/such/root)",
+        ),
+    ] {
+        let begin = Instant::now();
+        let error = build(&url, "b")?.start().await.unwrap_err();
+        assert!(begin.elapsed() < Duration::from_secs(3), "{error} after {:?}", begin.elapsed());
+        assert_eq!(error.kind(), kind, "{error:?}");
+        assert!(error.to_string().contains(part), "{error}");
+        assert!(!format!("{error:?}").contains("me:wrong"), "{error:?}");
+    }
+    start(&format!("zookeeper://me:right@{address}?timeout=3"), "b").await?.stop().await?;
+    owner.stop().await
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up_in_time() -> Result<()> {
+    if_asked_for!();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let begin = Instant::now();
+    let url = format!("zookeeper://127.0.0.1:{port}?timeout=2");
+    let error = build(&url, "a")?.start().await.unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(error.to_string().contains("opens no session"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_chroot_is_a_world_of_its_own() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    // A namespace makes the nodes that then are a chroot.
+    start(&server.url("timeout=3&namespace=outer/inner"), "a").await?.stop().await?;
+    let address = format!("zookeeper://127.0.0.1:{}", server.port);
+    let a = start(&format!("{address}/outer?namespace=inner&timeout=3"), "a").await?;
+    let b = start(&server.url("timeout=3&namespace=outer/inner"), "b").await?;
+    let c = start(&format!("zookeeper://?hosts=127.0.0.1:{}/outer&timeout=3", server.port), "c")
+        .await?;
+    let guard = a.lock("it")?.acquire().await?;
+    assert!(b.lock("it")?.try_acquire().await?.is_none(), "the same node by another path");
+    assert!(c.lock("it")?.try_acquire().await?.is_some(), "another namespace");
+    guard.release().await.map(drop)
+}
+
+// ---- Costs.
+
+#[tokio::test]
+async fn an_uncontended_acquisition_is_one_round_trip() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let a = start(&proxy.url("timeout=30"), "a").await?;
+    a.lock("it")?.acquire().await?.release().await?; // Makes the lock's node.
+    const WAY: Duration = Duration::from_millis(150);
+    proxy.set(Way::Slow(WAY));
+    let begin = Instant::now();
+    let guard = a.lock("it")?.acquire().await?;
+    let acquired = begin.elapsed();
+    // What else is under way does not hold up the release.
+    sleep(WAY * 4).await;
+    let begin = Instant::now();
+    guard.release().await?;
+    let released = begin.elapsed();
+    for time in [acquired, released] {
+        assert!(time >= WAY * 2 && time < WAY * 4, "{acquired:?}, {released:?}");
+    }
+    proxy.set(Way::Open);
+    a.stop().await
+}
+
+#[tokio::test]
+async fn a_release_before_a_thousand_waiters_costs_three_requests() -> Result<()> {
+    if_asked_for!();
+    const WAITERS: u64 = 1_000;
+    let server = Server::start();
+    // With long sessions, hardly any of the requests are heartbeats.
+    let a = start(&server.url("timeout=300"), "a").await?;
+    let first = a.lock("it")?.acquire().await?;
+    let mut waiters = JoinSet::new();
+    for _ in 0..WAITERS {
+        let lock = a.lock("it")?;
+        waiters.spawn(async move { lock.acquire().await?.release().await });
+    }
+    // All are in the queue, and no request is under way any more.
+    let begin = Instant::now();
+    let mut quiet = (0, Instant::now());
+    while number(&server, "zk_watch_count") <= WAITERS
+        || quiet.1.elapsed() < Duration::from_millis(500)
+    {
+        let requests = number(&server, "zk_packets_received");
+        // Our questions are counted too.
+        if requests > quiet.0 + 4 {
+            quiet.1 = Instant::now();
+        }
+        quiet.0 = requests;
+        assert!(begin.elapsed() < SOON * 3, "all wait");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let (before, begin) = (number(&server, "zk_packets_received"), Instant::now());
+    first.release().await?;
+    while let Some(released) = waiters.join_next().await {
+        assert_eq!(released.unwrap()?, Release::Released);
+    }
+    let requests = number(&server, "zk_packets_received") - before;
+    let each = begin.elapsed() / u32::try_from(WAITERS).unwrap();
+    eprintln!("{requests} requests for {} releases, {each:?} each", WAITERS + 1);
+    assert!(requests <= 3 * (WAITERS + 1), "{requests} requests");
+    a.stop().await
+}
+
+// ---- Faults.
+
+/// A server may serve a connection, and confirm renewals, of a session that ended while the client
+/// was connecting again. What the session made is gone then, and that is what we can see.
+#[tokio::test]
+async fn a_session_without_its_node_is_told_and_repaired() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let url = server.url("timeout=20");
+    let a = start(&url, "a").await?;
+    let mut session = a.session_events();
+    Inspector::connect(&url).await?.wipe().await?;
+    let event = timeout(Duration::from_secs(1), session.next()).await.expect("told in 1 s");
+    assert_eq!(event, Some(SessionEvent::Lost(Loss::SessionEnded)));
+    let event = timeout(Duration::from_secs(1), session.next()).await.expect("repaired in 1 s");
+    assert_eq!(event, Some(SessionEvent::Rejoined(Vec::new())));
+    a.lock("it")?.acquire().await?.release().await?;
+    a.stop().await
+}
+
+/// The session is ended at the server, by its number and its password on another connection.
+#[tokio::test]
+async fn a_session_that_ends_at_the_server_is_told_and_repaired() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let url = server.url("timeout=20");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    a.join_group_create("g", &1).await?;
+    b.join_group("g", &2).await?;
+    let lock = a.lock("it")?.acquire().await?;
+    let term = a.campaign("g").await?;
+    let mut session = a.session_events();
+    let inspector = Inspector::connect(&url).await?;
+    let next = {
+        let b = b.clone();
+        tokio::spawn(async move {
+            let term = b.campaign("g").await?;
+            Ok::<_, tooz_core::Error>((Instant::now(), term))
+        })
+    };
+    while server.ask("dump").matches("/g/leader/").count() < 2 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let begin = Instant::now();
+    let lost = async {
+        let (one, two) = tokio::join!(lock.lost(), term.lost());
+        assert_eq!((one, two), (Loss::SessionEnded, Loss::SessionEnded));
+        Instant::now()
+    };
+    let member = MemberId::from("a");
+    let (lost, ended) = tokio::join!(lost, inspector.expire_sessions(&member));
+    assert_eq!(ended?, 1);
+    let rejoined = async {
+        loop {
+            if let Some(SessionEvent::Rejoined(groups)) = session.next().await {
+                return groups;
+            }
+        }
+    };
+    let groups = timeout(Duration::from_secs(2), rejoined).await.expect("rejoined in 2 s");
+    assert_eq!(groups, ["g".into()]);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    let (led, next) = timeout(SOON, next).await.unwrap().unwrap()?;
+    eprintln!("told {:?} after, the next leads {:?} after", lost - begin, led - begin);
+    // Both hear of it from the same server at the same time; no reconnection brings it back.
+    assert!(lost < led + Duration::from_millis(250), "the old leader knows");
+    assert!(term.check().is_err() && next.check().is_ok());
+    assert_eq!(b.leader("g").await?, Some("b".into()));
+    assert_eq!(a.members("g").await?.len(), 2);
+    assert!(
+        lock.release().await? == Release::WasLost && term.stand_down().await? == Release::WasLost
+    );
+    assert_eq!(a.leader("g").await?, Some("b".into()), "what was lost took nothing away");
+    a.stop().await?;
+    b.stop().await
+}
+
+/// With the way to the server gone, the holder knows before the next one holds, and long before
+/// its client says that the session expired.
+#[tokio::test]
+async fn who_is_cut_off_knows_before_the_next_one_holds() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let (a, b) =
+        (start(&proxy.url("timeout=2"), "a").await?, start(&server.url("timeout=2"), "b").await?);
+    let guard = a.lock("it")?.acquire().await?;
+    let next = {
+        let lock = b.lock("it")?;
+        tokio::spawn(async move { lock.acquire().await.map(|guard| (Instant::now(), guard)) })
+    };
+    while server.ask("dump").matches("/locks/it/").count() < 2 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let mut session = a.session_events();
+    proxy.set(Way::Silent);
+    let begin = Instant::now();
+    let loss = timeout(SOON, guard.lost()).await.unwrap();
+    let lost = Instant::now();
+    assert_eq!(loss, Loss::Expired);
+    assert!(lost - begin < Duration::from_secs(2), "{:?}", lost - begin);
+    assert_eq!(session.next().await, Some(SessionEvent::Suspended));
+    let (held, next) = timeout(SOON, next).await.unwrap().unwrap()?;
+    assert!(lost < held, "lost {:?} after the next one held", lost - held);
+    assert!(next.fencing_token() > guard.fencing_token());
+    proxy.set(Way::Open);
+    assert_eq!(guard.release().await?, Release::WasLost);
+    assert!(next.verify().await?);
+    a.stop().await?;
+    b.stop().await
+}
+
+#[tokio::test]
+async fn a_short_cut_loses_nothing() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let a = start(&proxy.url("timeout=10"), "a").await?;
+    a.join_group_create("g", &()).await?;
+    let guard = a.lock("it")?.acquire().await?;
+    let mut session = a.session_events();
+    proxy.set(Way::LosingAReply);
+    assert_eq!(timeout(SOON, session.next()).await.unwrap(), Some(SessionEvent::Suspended));
+    assert_eq!(timeout(SOON, session.next()).await.unwrap(), Some(SessionEvent::Resumed));
+    assert!(guard.verify().await?);
+    assert_eq!(guard.release().await?, Release::Released);
+    assert_eq!(a.members("g").await?.len(), 1);
+    a.stop().await
+}
+
+/// The reply to each kind of write is lost in turn.
+#[tokio::test]
+async fn lost_replies_are_resolved() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let options = "timeout=20";
+    let (a, b) = (start(&proxy.url(options), "a").await?, start(&server.url(options), "b").await?);
+    let inspector = Inspector::connect(&server.url(options)).await?;
+    let lose = || proxy.set(Way::LosingAReply);
+    let lost = || timeout(SOON, proxy.is(Way::Open));
+    for round in 0..8 {
+        lose();
+        let guard = a.lock("it")?.acquire().await?;
+        lost().await.expect("a reply was lost");
+        assert!(b.lock("it")?.try_acquire().await?.is_none(), "round {round}");
+        lose();
+        assert_eq!(guard.release().await?, Release::Released, "round {round}");
+        lost().await.expect("a reply was lost");
+        let group = format!("g{round}");
+        lose();
+        a.create_group(&group).await?;
+        lost().await.expect("a reply was lost");
+        lose();
+        a.join_group(&group, &round).await?;
+        lost().await.expect("a reply was lost");
+        lose();
+        a.update_capabilities(&group, &(round + 1)).await?;
+        lost().await.expect("a reply was lost");
+        let shown = b.member(&group, "a").await?.capabilities.decode::<u32>()?;
+        assert_eq!(shown, round + 1);
+        lose();
+        a.leave_group(&group).await?;
+        lost().await.expect("a reply was lost");
+        lose();
+        a.delete_group(&group).await?;
+        lost().await.expect("a reply was lost");
+        assert!(b.groups().await?.is_empty());
+        // Somebody waits for a lock that is held, and gives up while replies are lost.
+        let held = b.lock("it")?.acquire().await?;
+        lose();
+        assert!(a.lock("it")?.try_acquire().await?.is_none());
+        lost().await.expect("a reply was lost");
+        assert_eq!(held.release().await?, Release::Released);
+    }
+    let contenders = inspector.residue().await?;
+    let contenders: Vec<_> = contenders.iter().filter(|node| node.contains("__lock__")).collect();
+    assert!(contenders.is_empty(), "{contenders:?}");
+    a.stop().await?;
+    b.stop().await
+}
+
+#[tokio::test]
+async fn a_restarted_server_finds_everything_as_it_was() -> Result<()> {
+    if_asked_for!();
+    let mut server = Server::start();
+    let a = start(&server.url("timeout=20"), "a").await?;
+    a.join_group_create("g", &1).await?;
+    let mut events = a.watch_group("g").await?;
+    assert!(matches!(timeout(SOON, events.next()).await.unwrap(), Some(GroupEvent::Snapshot(_))));
+    let guard = a.lock("it")?.acquire().await?;
+    server.kill();
+    server.restart();
+    server.wait_ready();
+    assert!(timeout(SOON, guard.verify()).await.unwrap()?);
+    a.update_capabilities("g", &2).await?;
+    let event = timeout(SOON, events.next()).await.unwrap();
+    assert!(matches!(event, Some(GroupEvent::Updated(_))), "{event:?}");
+    assert_eq!(guard.release().await?, Release::Released);
+    a.stop().await
+}
+
+#[tokio::test]
+async fn a_broken_holder_is_told_by_push() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    // No heartbeat comes in time.
+    let url = server.url("timeout=300");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let shared = (a.lock("it")?.acquire_shared().await?, b.lock("it")?.acquire_shared().await?);
+    assert!(b.lock("it")?.break_lock().await?);
+    assert_eq!(timeout(SOON, shared.0.lost()).await.unwrap(), Loss::Taken);
+    assert_eq!(timeout(SOON, shared.1.lost()).await.unwrap(), Loss::Taken);
+    a.stop().await?;
+    b.stop().await
+}
+
+#[tokio::test]
+async fn a_group_can_be_deleted_after_an_election() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let a = start(&server.url("timeout=5"), "a").await?;
+    a.join_group_create("g", &()).await?;
+    a.campaign("g").await?.stand_down().await?;
+    assert_eq!(a.members("g").await?, [MemberId::from("a")].into());
+    assert_eq!(a.delete_group("g").await.unwrap_err().kind(), ErrorKind::GroupNotEmpty);
+    a.leave_group("g").await?;
+    a.delete_group("g").await?;
+    assert!(a.groups().await?.is_empty(), "and the locks are no group");
+    let error = a.create_group("locks").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    a.stop().await
+}
+
+#[tokio::test]
+async fn the_server_is_left_without_watches() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let a = start(&server.url("timeout=10"), "a").await?;
+    a.join_group_create("g", &()).await?;
+    let watches = || number(&server, "zk_watch_count");
+    let settle = |expected| {
+        let watches = &watches;
+        async move {
+            let begin = Instant::now();
+            while watches() != expected {
+                assert!(begin.elapsed() < SOON, "{} watches, not {expected}", watches());
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    settle(2).await; // Of our own session and membership.
+    for _ in 0..10 {
+        let mut events = a.watch_group("g").await?;
+        timeout(SOON, events.next()).await.unwrap();
+        let mut leaders = a.observe_leader("g").await?;
+        timeout(SOON, leaders.next()).await.unwrap();
+        let guard = a.lock("it")?.acquire().await?;
+        assert!(a.lock("it")?.try_acquire().await?.is_none());
+        let waited = a.lock("it")?.acquire_for(Duration::from_millis(50)).await?;
+        assert!(waited.is_none());
+        guard.release().await?;
+    }
+    settle(2).await;
+    a.stop().await
+}

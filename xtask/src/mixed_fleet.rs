@@ -1,0 +1,92 @@
+//! `cargo xtask mixed-fleet`: processes of ours and of Python tooz side by side, on real servers.
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+
+use crate::interrupt::Interrupt;
+use crate::python::{self, ORIGINALS};
+use crate::servers::{self, SETUPS};
+use crate::test_backends;
+
+/// The test target of the cases.
+const TARGET: &str = "mixed_fleet";
+
+/// What the command line says.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Options {
+    /// Runs these setups only, instead of every one that has a driver and a Python peer.
+    #[arg(long, value_name = "SETUP", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Contends for seconds instead of tens of them, and leaves out what waits for long times to
+    /// live.
+    #[arg(long)]
+    short: bool,
+    /// Writes what was found into `docs/mixed-fleets.md`, instead of failing when it is not there.
+    #[arg(long)]
+    write: bool,
+    /// Installs missing servers, through apt.
+    #[arg(long)]
+    install: bool,
+    /// What follows `--` goes to the test program: a filter, `--exact`, `--test-threads 1`.
+    #[arg(last = true, value_name = "ARGUMENT")]
+    pass: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let setups = setups(&options.only)?;
+    let mut variables = python::interpreters(interrupt)
+        .context("the environments with Python tooz could not be made")?;
+    let form = if options.short { "short" } else { "full" };
+    variables.push(("TOOZ_MIXED_FLEET".into(), form.into()));
+    let table = if options.write { "write" } else { "check" };
+    variables.push(("TOOZ_MIXED_TABLE".into(), table.into()));
+    test_backends::run_other(TARGET, &setups, variables, options.install, &options.pass, interrupt)
+}
+
+/// The short form over every setup, as continuous integration runs it.
+pub(crate) fn run_short(interrupt: &Interrupt) -> anyhow::Result<()> {
+    run(&Options { short: true, install: true, ..Options::default() }, interrupt)
+}
+
+/// The setups to run: those of `only`, or all that can be.
+fn setups(only: &[String]) -> anyhow::Result<Vec<&'static str>> {
+    let has_python = |name: &str| ORIGINALS.iter().any(|python| python.setups.contains(&name));
+    for name in only {
+        let setup = servers::find(name)?;
+        ensure!(has_python(setup.name), "{name} has no Python peer");
+        setup.require_driver()?;
+    }
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|other| other == name);
+    let setups = SETUPS.iter().filter(|setup| wanted(setup.name));
+    let ready = setups.filter(|setup| has_python(setup.name) && setup.has_driver());
+    Ok(ready.map(|setup| setup.name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace;
+
+    #[test]
+    fn setups_have_a_driver_and_a_python_peer() {
+        assert_eq!(setups(&["redis".into(), "file".into()]).unwrap(), ["file", "redis"]);
+        assert!(setups(&[]).unwrap().contains(&"redis"));
+        assert!(!setups(&[]).unwrap().contains(&"memory"));
+        let error = setups(&["memory".into()]).unwrap_err().to_string();
+        assert_eq!(error, "memory has no Python peer");
+    }
+
+    #[test]
+    fn every_python_peer_has_a_row() {
+        let rows = workspace::root().join("tests/mixed_fleet/rows.rs");
+        let rows = std::fs::read_to_string(rows).unwrap();
+        for python in &ORIGINALS {
+            for setup in python.setups {
+                let version = python.version.trim_end_matches(".0").replace('.', "_");
+                let row = format!("setup: \"{setup}\",\n        python: Python::V{version},");
+                assert!(rows.contains(&row), "no row of {setup} beside {}", python.version);
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `cargo xtask test-backends`: the conformance suite against real servers.
+
+mod plan;
+mod program;
+mod report;
+mod table;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::bail;
+use clap::Args;
+
+use self::plan::Plan;
+use self::program::{Run, TestProgram};
+use self::report::Report;
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::servers::{self, Host, Running, Server, Setup};
+
+/// What the command line says.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Options {
+    /// Runs these setups only, instead of every one that has a driver.
+    #[arg(long, value_name = "SETUP", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Lists the setups and what each of them needs, and ends.
+    #[arg(long)]
+    list: bool,
+    /// Installs missing servers, through apt.
+    #[arg(long)]
+    install: bool,
+    /// Uses a server of yours in place of a private one; SCHEME may also be a setup's name.
+    #[arg(long, value_name = "SCHEME=URL")]
+    url: Vec<String>,
+    /// Runs a conformance program that is built already, of this workspace or of another driver.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// What follows `--` goes to the test program: a filter, `--exact`, `--test-threads 1`.
+    #[arg(last = true, value_name = "ARGUMENT")]
+    pass: Vec<String>,
+}
+
+/// A setup that can be run, and the URL of its server if it has one.
+#[derive(Debug)]
+struct Ready {
+    setup: &'static Setup,
+    url: Option<String>,
+}
+
+/// Servers that run, each with the server it was started from.
+type Started<'a> = Vec<(&'static Server, Running<'a>)>;
+
+/// Runs the command.
+pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()> {
+    if options.list {
+        print!("{}", table::setups());
+        return Ok(());
+    }
+    let plan = Plan::new(options)?;
+    if options.install {
+        servers::install(&plan.servers())?;
+    }
+    let program = match &options.binary {
+        Some(file) => TestProgram::existing(file)?,
+        None => TestProgram::build("conformance", interrupt)?,
+    };
+    let host = Host::new(interrupt)?;
+    test(&plan, &program, &host, &options.pass)
+}
+
+/// The setups with both a server and a driver: what plain `cargo test` cannot run.
+pub(crate) fn served_setups() -> Vec<&'static str> {
+    let served = servers::SETUPS.iter().filter(|s| s.server.is_some() && s.has_driver());
+    served.map(|setup| setup.name).collect()
+}
+
+/// Runs these setups and installs what they miss.
+pub(crate) fn run_installing(setups: &[&str], interrupt: &Interrupt) -> anyhow::Result<()> {
+    let only = setups.iter().map(|&name| name.to_owned()).collect();
+    run(&Options { only, install: true, ..Options::default() }, interrupt)
+}
+
+/// Runs another test program on these setups as the conformance suite is run, with these
+/// environment variables.
+pub(crate) fn run_other(
+    target: &str,
+    setups: &[&str],
+    variables: Vec<(OsString, OsString)>,
+    install: bool,
+    arguments: &[String],
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let only = setups.iter().map(|&name| name.to_owned()).collect();
+    let plan = Plan::new(&Options { only, ..Options::default() })?;
+    if install {
+        servers::install(&plan.servers())?;
+    }
+    let program = TestProgram::build(target, interrupt)?.with(variables);
+    let host = Host::new(interrupt)?;
+    test(&plan, &program, &host, arguments)
+}
+
+fn test(
+    plan: &Plan,
+    program: &TestProgram,
+    host: &Host,
+    arguments: &[String],
+) -> anyhow::Result<()> {
+    let mut problems = Vec::new();
+    let mut started = Started::new();
+    let mut ready = Vec::new();
+    for chosen in &plan.setups {
+        match make_ready(chosen.setup, chosen.url.clone(), host, &mut started) {
+            Ok(setup) => ready.push(setup),
+            Err(error) if error.is::<Interrupted>() => return Err(error),
+            Err(error) => {
+                // The other setups are still worth running; this one fails the whole at the end.
+                eprintln!("{error:#}");
+                problems.push(format!("{} has no server", chosen.setup.name));
+            }
+        }
+    }
+    if ready.is_empty() {
+        bail!("nothing was run: {}", problems.join("; "));
+    }
+
+    let run = program.run(&ready, arguments, host)?;
+    problems.extend(judge(&run, &ready, plan.required));
+    for (server, running) in &mut started {
+        if let Some(end) = running.ended()? {
+            problems.push(format!("{} did not survive the tests: {end}", server.name));
+        }
+    }
+    if !problems.is_empty() {
+        for (server, running) in &started {
+            if is_suspect(server, &run.report, &ready) {
+                eprintln!("\n{}: {}", server.name, running.log_tail());
+            }
+        }
+    }
+    println!("\n{}", table::results(&run.report, &ready));
+    if !problems.is_empty() {
+        bail!(problems.join("; "));
+    }
+    Ok(())
+}
+
+/// Starts the setup's server, unless it needs none, has a URL, or shares one that runs.
+fn make_ready<'a>(
+    setup: &'static Setup,
+    url: Option<String>,
+    host: &'a Host,
+    started: &mut Started<'a>,
+) -> anyhow::Result<Ready> {
+    let server = match (url, setup.server) {
+        (Some(url), _) => return Ok(Ready { setup, url: Some(url) }),
+        (None, None) => return Ok(Ready { setup, url: None }),
+        (None, Some(server)) => server,
+    };
+    let running = started.iter().find(|(other, _)| other.name == server.name);
+    let url = if let Some((_, running)) = running {
+        setup.url(running.address())
+    } else {
+        let since = Instant::now();
+        let running = server.launch(host)?;
+        eprintln!("{} is ready after {:.1} s", server.name, since.elapsed().as_secs_f32());
+        let url = setup.url(running.address());
+        started.push((server, running));
+        url
+    };
+    Ok(Ready { setup, url: Some(url) })
+}
+
+/// Whether a server's log may explain what went wrong: all do when no failed test tells more.
+fn is_suspect(server: &Server, report: &Report, ready: &[Ready]) -> bool {
+    let uses = |setup: &Setup| setup.server.is_some_and(|used| used.name == server.name);
+    let mut own = ready.iter().filter(|ready| uses(ready.setup));
+    report.total().failed == 0 || own.any(|own| report.of_setup(own.setup.name).failed > 0)
+}
+
+/// What is wrong with a run, one sentence each; nothing when it is good.
+fn judge(run: &Run, ready: &[Ready], required: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    let report = &run.report;
+    let total = report.total();
+    let failed = total.failed.max(report.stated().map_or(0, |stated| stated.failed));
+    if failed > 0 {
+        problems.push(format!("failed tests: {failed}"));
+    } else if !run.status.success() {
+        problems.push(format!("the test program failed: {}", run.status));
+    }
+    if total.run() == 0 {
+        problems.push("no test was run".to_owned());
+    } else {
+        // A filter may leave a setup without tests, unless that setup was asked for by name.
+        let empty = ready.iter().filter(|r| report.of_setup(r.setup.name).run() == 0);
+        for setup in empty.filter(|_| required) {
+            problems.push(format!("{} has no test run", setup.setup.name));
+        }
+    }
+    if report.stated().is_none() {
+        problems.push("the test program did not reach its end".to_owned());
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests;
