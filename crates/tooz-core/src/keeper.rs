@@ -138,30 +138,44 @@ impl Keeper {
 
     /// Opens one session, within the time limit.
     async fn open(self: &Arc<Self>) -> Result<Arc<dyn Session>> {
-        // Drivers are never dropped half-way, so a session that comes too late is closed.
+        // Drivers are never dropped half-way, so a session may come when nobody takes it any more.
         let keeper = self.clone();
-        let (reply, mut answer) = tokio::sync::oneshot::channel::<Result<Arc<dyn Session>>>();
+        let (reply, answer) = tokio::sync::oneshot::channel();
         self.engine.spawn(async move {
             let session = keeper.driver.connect(&keeper.member).await;
-            if let Err(Ok(late)) = reply.send(session) {
-                keeper.close(&late).await;
-            }
+            drop(reply.send(session.map(|session| keeper.unclaimed(session))));
         });
-        let limit = tokio::time::timeout(self.settings.timeout, &mut answer).await;
-        // Closed first, so that an answer comes either here or back to its sender.
-        answer.close();
-        let session = match limit.map(Result::ok).unwrap_or_else(|_| answer.try_recv().ok()) {
-            Some(session) => session?,
-            None => {
+        let (session, undo) = match tokio::time::timeout(self.settings.timeout, answer).await {
+            Ok(Ok(opened)) => opened?,
+            Ok(Err(_)) => {
+                return Err(Error::new(ErrorKind::Internal, "the driver panicked while opening"));
+            }
+            Err(_) => {
                 return Err(Error::new(ErrorKind::TimedOut, "no session within the time limit")
                     .with("seconds", self.settings.timeout.as_secs_f64()));
             }
         };
+        undo.keep();
         if let Err(error) = self.suits(&*session) {
-            self.close(&session).await;
+            let keeper = self.clone();
+            let closing = async move {
+                keeper.close(&session).await;
+                Ok(())
+            };
+            self.engine.run(closing).await?;
             return Err(error);
         }
         Ok(session)
+    }
+
+    /// A session, and what closes it unless it is taken.
+    fn unclaimed(self: &Arc<Self>, session: Arc<dyn Session>) -> (Arc<dyn Session>, Undo) {
+        let (keeper, opened) = (self.clone(), session.clone());
+        let undo = Undo::with(move || {
+            let engine = keeper.engine.clone();
+            engine.spawn(async move { keeper.close(&opened).await });
+        });
+        (session, undo)
     }
 
     /// Whether the deployment gives what is required, which may be more than it ensures.

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tooz_core::blocking::block_on;
 use tooz_core::{
-    Coordinator, ErrorKind, GroupEvent, Heartbeat, Loss, MemberId, Registry, Release, SessionEvent,
-    Wait,
+    Coordinator, Driver, DriverEntry, ErrorKind, Events, GroupEvent, Heartbeat, Loss, MemberId,
+    Registry, Release, Result, Session, SessionEvent, Wait, async_trait,
 };
 use tooz_memory::World;
 
@@ -256,6 +258,67 @@ fn a_stop_between_two_sessions_forgets_the_groups() {
         a.start().await.unwrap();
         assert!(a.members("g").await.unwrap().is_empty());
         a.join_group("g", &()).await.unwrap();
+    });
+}
+
+/// The in-process driver, whose new session after a loss comes in the same moment as a stop.
+#[derive(Debug)]
+struct AtTheStop {
+    inner: Arc<dyn Driver>,
+    connected: AtomicBool,
+}
+
+/// The events of the coordinator, which end with its stop.
+static EVENTS: Mutex<Option<Events<SessionEvent>>> = Mutex::new(None);
+
+#[async_trait]
+impl Driver for AtTheStop {
+    async fn connect(&self, member: &MemberId) -> Result<Arc<dyn Session>> {
+        let session = self.inner.connect(member).await?;
+        if self.connected.swap(true, Relaxed) {
+            let mut events = EVENTS.lock().unwrap().take().unwrap();
+            let mut stopped = async || while events.next().await.is_some() {};
+            let mut stopped = std::pin::pin!(stopped());
+            // Always among those that run next, so that it goes on before what the stop wakes.
+            std::future::poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                stopped.as_mut().poll(cx)
+            })
+            .await;
+        }
+        Ok(session)
+    }
+}
+
+#[test]
+fn a_session_that_comes_with_the_stop_is_closed() {
+    const AT_THE_STOP: DriverEntry = DriverEntry {
+        open: |url, options| {
+            let inner = (tooz_memory::DRIVER.open)(url, options)?;
+            Ok(Arc::new(AtTheStop { inner, connected: AtomicBool::new(false) }))
+        },
+        ..tooz_memory::DRIVER
+    };
+    block_on(async {
+        let world = World::named("at-the-stop");
+        let registry = Registry::new().with(AT_THE_STOP).unwrap();
+        // It is a matter of luck who is heard first, the stop or the session.
+        for round in 0..20 {
+            let member = MemberId::from(format!("a{round}"));
+            let builder = registry.builder("memory://at-the-stop", member.clone()).unwrap();
+            let a = builder.build().unwrap();
+            a.start().await.unwrap();
+            let mut events = a.session_events();
+            *EVENTS.lock().unwrap() = Some(a.session_events());
+            world.expire_session(&member);
+            assert!(matches!(events.next().await, Some(SessionEvent::Lost(_))));
+            a.stop().await.unwrap();
+        }
+        let began = Instant::now();
+        while !world.residue().is_empty() {
+            assert!(began.elapsed() < TTL, "{:?}", world.residue());
+            std::thread::sleep(Duration::from_millis(1));
+        }
     });
 }
 
