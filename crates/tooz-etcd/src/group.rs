@@ -137,6 +137,11 @@ pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
     let lease = Lease::timed(ttl.0, written.sent);
     let membership = Membership { lease: lease.clone(), index: Arc::new(AtomicU64::new(index)) };
     life.add_membership(&group, membership);
+    // The goodbye of a session that ended meanwhile may not have seen it.
+    if life.is_over() {
+        drop(leave(life, &group).await);
+        return Err(life.forgotten());
+    }
     Ok(lease)
 }
 

@@ -147,6 +147,11 @@ impl Life {
         Error::new(ErrorKind::SessionLost, "the server does not know the session any more")
     }
 
+    /// Whether it was lost or closed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.closed.is_cancelled() || !self.lease.is_held()
+    }
+
     // ---- What it has.
 
     pub(crate) fn add_hold(&self, hold: &Arc<EtcdHold>) {

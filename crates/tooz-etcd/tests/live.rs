@@ -11,7 +11,10 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tooz_core::{Coordinator, ErrorKind, Registry, Release, Result};
+use tooz_core::{
+    Capabilities, Coordinator, CoordinatorUrl, ErrorKind, JoinRequest, Options, Registry, Release,
+    Result,
+};
 use tooz_etcd::inspect::Inspector;
 
 /// A namespace of the server's that no other test has; `None` if it was not asked for.
@@ -113,6 +116,22 @@ async fn nothing_is_left_of_contended_and_cancelled_acquisitions() -> Result<()>
         assert!(begin.elapsed() < Duration::from_secs(7), "{:?}", inspector.residue().await?);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_join_that_outlives_its_session_leaves_nothing() -> Result<()> {
+    let Some(url) = url("timeout=10") else { return Ok(()) };
+    start(&url, "other").await?.create_group("g").await?;
+    let parsed: CoordinatorUrl = url.parse()?;
+    let driver = (tooz_etcd::DRIVER.open)(&parsed, Options::of(&parsed))?;
+    let session = driver.connect(&"a".into()).await?;
+    session.close().await?;
+    let request = JoinRequest::new("g".into(), Capabilities::encode(&())?, false);
+    let error = session.join_group(request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SessionLost, "{error:?}");
+    let residue = Inspector::new(&url)?.residue().await?;
+    assert!(!residue.iter().any(|key| key.contains("/member/")), "{residue:?}");
     Ok(())
 }
 
