@@ -140,6 +140,10 @@ fn test(
         }
     }
     println!("\n{}", table::results(&run.report, &ready));
+    // Once more, where a reader of the end finds it.
+    for failure in run.report.failures() {
+        eprintln!("{}: {}", failure.name, failure.words);
+    }
     if !problems.is_empty() {
         bail!(problems.join("; "));
     }

@@ -54,6 +54,19 @@ pub(super) struct Report {
     line: Vec<u8>,
     /// A test whose outcome is still to come, because its own output broke the line.
     open: Option<String>,
+    /// What failed tests say: `---- NAME ----`, and lines up to the list of their names.
+    failures: Vec<Failure>,
+    /// Whether the last of `failures` is still being told.
+    telling: bool,
+}
+
+/// What a failed test says.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The test.
+    pub(super) name: String,
+    /// Its words.
+    pub(super) words: String,
 }
 
 impl Report {
@@ -99,6 +112,11 @@ impl Report {
         self.stated
     }
 
+    /// What failed tests said.
+    pub(super) fn failures(&self) -> &[Failure] {
+        &self.failures
+    }
+
     fn sum(&self, wanted: impl Fn(&str) -> bool) -> Counts {
         let mut sum = Counts::default();
         for ((setup, _), counts) in &self.counts {
@@ -113,6 +131,7 @@ impl Report {
         let line = std::mem::take(&mut self.line);
         let line = without_colours(&String::from_utf8_lossy(&line));
         let line = line.trim();
+        self.read_failure(line);
         if let Some(result) = line.strip_prefix("test result: ") {
             *self.stated.get_or_insert_default() += stated_counts(result);
         } else if let Some((name, rest)) = test_line(line) {
@@ -124,6 +143,20 @@ impl Report {
             && let Some(name) = self.open.take()
         {
             self.count(&name, outcome);
+        }
+    }
+
+    fn read_failure(&mut self, line: &str) {
+        if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" ----")) {
+            self.failures.push(Failure { name: name.to_owned(), words: String::new() });
+            self.telling = true;
+        } else if line == "failures:" {
+            self.telling = false;
+        } else if let Some(failure) = self.failures.last_mut().filter(|_| self.telling)
+            && !line.is_empty()
+        {
+            failure.words += line;
+            failure.words.push('\n');
         }
     }
 
@@ -232,6 +265,9 @@ test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; 
         assert_eq!(report.of_setup("redis"), counts(1, 0, 1));
         assert_eq!(report.total(), counts(2, 1, 2));
         assert_eq!(report.stated(), Some(report.total()));
+        let [failure] = report.failures() else { panic!("one: {:?}", report.failures()) };
+        assert_eq!(failure.name, "file::groups::join");
+        assert_eq!(failure.words, "assertion failed: ok\n");
     }
 
     #[test]
