@@ -42,7 +42,7 @@ pub(crate) trait Fleet {
     fn kill(&mut self, member: &str, worker: Self::Worker);
     /// In good order, and without waiting for it.
     fn send_home(&mut self, worker: Self::Worker);
-    fn pause(&mut self, member: &str, worker: &Self::Worker);
+    fn pause(&mut self, worker: &Self::Worker);
     fn resume(&mut self, worker: &Self::Worker);
     /// Stops the server's answers, or lets it go on.
     fn stall(&mut self, stalled: bool);
@@ -143,7 +143,7 @@ impl<'a, F: Fleet> Fire<'a, F> {
         let Some(member) = self.awake() else { return };
         let worker = self.workers.get_mut(&member).unwrap();
         worker.paused = Some((now(), now() + length));
-        self.fleet.pause(&member, &worker.inner);
+        self.fleet.pause(&worker.inner);
     }
 
     /// Also one that is paused.

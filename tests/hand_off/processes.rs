@@ -8,7 +8,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
-use tooz_core::DriverEntry;
+use tooz_core::{DriverEntry, Heartbeat};
 
 use super::fire::Fleet;
 use super::gate::Gate;
@@ -50,7 +50,12 @@ impl Worker {
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let Self { url, member, folder, .. } = self;
-        let workplace = Workplace { member: member.clone(), folder, gate: Gate::default() };
+        let workplace = Workplace {
+            member: member.clone(),
+            folder,
+            gate: Gate::default(),
+            heartbeat: Heartbeat::Automatic,
+        };
         match runtime.block_on(worker::run(driver, &url, workplace, go_home)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -102,7 +107,7 @@ impl Fleet for Processes {
         self.leaving.push(worker);
     }
 
-    fn pause(&mut self, _member: &str, worker: &Process) {
+    fn pause(&mut self, worker: &Process) {
         worker.signal(Signal::SIGSTOP);
     }
 

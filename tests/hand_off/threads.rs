@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
-use tooz_core::{DriverEntry, MemberId};
+use tooz_core::{DriverEntry, Heartbeat, MemberId};
 use tooz_memory::World;
 
 use super::fire::Fleet;
@@ -46,6 +46,7 @@ impl Fleet for Threads {
             member: member.to_owned(),
             folder: self.folder.clone(),
             gate: gate.clone(),
+            heartbeat: Heartbeat::Manual,
         };
         let (driver, url) = (self.driver, self.url.clone());
         let handle = std::thread::spawn(move || {
@@ -68,11 +69,9 @@ impl Fleet for Threads {
         self.ending.push(worker);
     }
 
-    /// The worker stands still just before a write. Its heart beats on the engine's thread, which
-    /// would keep all it has; so the server is made to take it for dead.
-    fn pause(&mut self, member: &str, worker: &Thread) {
+    /// The worker's thread stands still just before a write, and its heart with it.
+    fn pause(&mut self, worker: &Thread) {
         worker.gate.shut();
-        self.world.expire_session(&MemberId::from(member));
     }
 
     fn resume(&mut self, worker: &Thread) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tooz_core::{DriverEntry, ErrorKind, Partition, Registry, Result};
+use tooz_core::{Coordinator, DriverEntry, ErrorKind, Heartbeat, Partition, Registry, Result};
 
 use super::gate::Gate;
 use super::record::{Writer, now};
@@ -24,6 +24,7 @@ pub(crate) struct Workplace {
     pub(crate) member: String,
     pub(crate) folder: PathBuf,
     pub(crate) gate: Gate,
+    pub(crate) heartbeat: Heartbeat,
 }
 
 /// Works what it comes to own until it is sent home.
@@ -34,12 +35,16 @@ pub(crate) async fn run(
     mut go_home: oneshot::Receiver<()>,
 ) -> Result<()> {
     let registry = Registry::new().with(driver)?;
-    let coordinator = registry.builder(url, workplace.member.as_str())?.build()?;
+    let builder = registry.builder(url, workplace.member.as_str())?;
+    let coordinator = builder.heartbeat(workplace.heartbeat).build()?;
     // A server that is stalled for longer than a start may take is no reason to stay away.
     while let Err(error) = coordinator.start().await {
         if error.kind() != ErrorKind::TimedOut {
             return Err(error);
         }
+    }
+    if workplace.heartbeat == Heartbeat::Manual {
+        tokio::spawn(beat(coordinator.clone()));
     }
     let workers = coordinator.join_partitioned_group("workers", 1, 32).await?;
     let mut partitions = workers.partitions(PARTITIONS);
@@ -62,6 +67,18 @@ pub(crate) async fn run(
         done.expect("the work can be recorded");
     }
     coordinator.stop().await
+}
+
+/// A heart that stands still with the worker's thread.
+async fn beat(coordinator: Coordinator) {
+    loop {
+        let pause = match coordinator.heartbeat().await {
+            Ok(due) => due,
+            Err(error) if error.kind() == ErrorKind::NotRunning => return,
+            Err(_) => REST,
+        };
+        tokio::time::sleep(pause).await;
+    }
 }
 
 async fn work_on(partition: Partition, at: Arc<Workplace>) {
