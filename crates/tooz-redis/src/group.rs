@@ -144,6 +144,9 @@ pub(crate) async fn update(
 
 // ---- Reading.
 
+/// In place of a digest: none is wanted.
+const NO_DIGEST: &[u8] = b"-";
+
 /// What the server says of a group's members.
 struct Members {
     digest: Vec<u8>,
@@ -154,12 +157,12 @@ struct Members {
 }
 
 pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
-    let found = read(life, group, b"", b"").await?;
+    let found = read(life, group, b"", NO_DIGEST).await?;
     found.and_then(|found| found.members).ok_or_else(|| Error::group_not_created(group))
 }
 
 pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> Result<Member> {
-    let found = read(life, group, member.as_bytes(), b"").await?;
+    let found = read(life, group, member.as_bytes(), NO_DIGEST).await?;
     let found = found.ok_or_else(|| Error::group_not_created(group))?;
     let found = found.members.unwrap_or_default().pop();
     found.ok_or_else(|| Error::member_not_joined(group, member))
