@@ -6,7 +6,7 @@ use tooz_benches::statistics::{Key, jain};
 
 use super::{Form, fresh};
 use crate::contestant::{Contestant, Entrant};
-use crate::setups::Setup;
+use crate::setups::{RAW, Setup};
 use crate::worker;
 
 /// How long a process holds, in microseconds.
@@ -20,7 +20,9 @@ const HEAD_START: u64 = 200_000_000;
 pub(super) fn measure(setup: &Setup, form: Form, book: &mut Book) -> anyhow::Result<()> {
     let (rounds, millis) = form.choose((2, 2000), (1, 500));
     for size in [2, 8] {
-        let contestants: Vec<_> = setup.locks().collect();
+        // Two bare clients can tell each other; more of them would need a queue.
+        let bare = (size == 2).then(|| setup.contestant(RAW)).transpose()?;
+        let contestants: Vec<_> = setup.locks().chain(bare).collect();
         let mut seen = vec![Seen::default(); contestants.len()];
         let mut failed = vec![false; contestants.len()];
         for _ in 0..rounds {
@@ -43,6 +45,9 @@ pub(super) fn measure(setup: &Setup, form: Form, book: &mut Book) -> anyhow::Res
                 book.note(&key(setup, contestant, measure, size), unit, values);
             };
             note("hand-off", Unit::Nanoseconds, seen.hand_offs);
+            if contestant.name == RAW {
+                continue; // it has no lock
+            }
             note("changes of the holder a second", Unit::Count, seen.changes);
             note("fairness", Unit::Ratio, seen.fairness);
             note("worst wait", Unit::Nanoseconds, seen.worst);

@@ -16,7 +16,8 @@ pub(super) const MEASURES: &[Measure] = &[
      "A free lock is acquired and released again; the time of the pair.",
      "Each of the two asks the backend, so about 2 × is the floor."),
     ("hand-off",
-     "Processes contend for a lock and hold it for 1 ms; from a release until another one, that waited, has it.",
+     "Processes contend for a lock and hold it for 1 ms; from a release until another one, that waited, has it. \
+      `raw` is two bare clients: one makes a request, of which the backend tells the other, and that one writes.",
      "A backend that pushes needs about two round trips, however many wait. Who polls needs half of an interval."),
     ("changes of the holder a second",
      "How often the contended lock goes to another process.",

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
@@ -18,6 +19,8 @@ pub(super) struct Consul {
     put: String,
     /// Before the names of the groups.
     groups: String,
+    /// What two processes tell each other by: who had it last.
+    met_at: String,
 }
 
 #[derive(Deserialize)]
@@ -28,6 +31,7 @@ struct Entry<'a> {
     /// In base64; `None` if it is empty.
     #[serde(borrow)]
     value: Option<Cow<'a, str>>,
+    modify_index: u64,
 }
 
 impl Consul {
@@ -39,6 +43,7 @@ impl Consul {
             get: format!("{put}?consistent"),
             put,
             groups: format!("{namespace}/groups/"),
+            met_at: String::new(),
         };
         // So that there is something to read.
         this.write().await?;
@@ -58,12 +63,35 @@ impl Raw for Consul {
         Ok(())
     }
 
+    async fn meet(&mut self, name: &str) -> anyhow::Result<Option<bool>> {
+        self.met_at = format!("/v1/kv/{name}");
+        let first = format!("{}?cas=0", self.met_at);
+        let made = self.http.send(Method::PUT, &first, JSON, "").await?;
+        Ok(Some(made.starts_with(b"true")))
+    }
+
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        self.http.send(Method::PUT, &self.met_at, JSON, own_name()).await?;
+        Ok(())
+    }
+
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        let body = self.http.get(&format!("{}?consistent", self.met_at)).await?;
+        let entries: Vec<Entry<'_>> = serde_json::from_slice(&body)?;
+        let Entry { value, modify_index, .. } = entries.first().context("nobody is here")?;
+        // The other may have been faster than the long poll.
+        if value.as_deref().is_none_or(|value| value == STANDARD.encode(own_name())) {
+            self.http.get(&format!("{}?index={modify_index}&wait=60s", self.met_at)).await?;
+        }
+        self.write().await
+    }
+
     async fn read_group(&mut self, group: &str) -> anyhow::Result<usize> {
         let prefix = format!("{}{group}/", self.groups);
         let body = self.http.get(&format!("/v1/kv/{prefix}?recurse&consistent")).await?;
         let entries: Vec<Entry<'_>> = serde_json::from_slice(&body)?;
         let mut bytes = 0;
-        for Entry { key, value } in &entries {
+        for Entry { key, value, .. } in &entries {
             let value = STANDARD.decode(value.as_deref().unwrap_or_default())?;
             bytes += key.len() - prefix.len() + value.len();
         }

@@ -19,6 +19,8 @@ pub(super) struct Etcd {
     put: String,
     /// Before the names of the groups.
     groups: String,
+    /// What two processes tell each other by: who had it last.
+    met_at: String,
 }
 
 #[derive(Deserialize)]
@@ -37,6 +39,8 @@ struct Node<'a> {
     dir: bool,
     #[serde(borrow, default)]
     nodes: Vec<Node<'a>>,
+    #[serde(default, rename = "modifiedIndex")]
+    modified: u64,
 }
 
 impl Etcd {
@@ -51,6 +55,7 @@ impl Etcd {
             get: format!("{put}?quorum=true"),
             put,
             groups: format!("/v2/keys{root}/tooz.rs/group/g"),
+            met_at: String::new(),
         };
         // So that there is something to read.
         this.write().await?;
@@ -75,6 +80,29 @@ impl Raw for Etcd {
     async fn write(&mut self) -> anyhow::Result<()> {
         self.http.send(Method::PUT, &self.put, FORM, "value=1&ttl=600").await?;
         Ok(())
+    }
+
+    async fn meet(&mut self, name: &str) -> anyhow::Result<Option<bool>> {
+        self.met_at = format!("/v2/keys/{name}");
+        let first = format!("{}?prevExist=false", self.met_at);
+        Ok(Some(self.http.send(Method::PUT, &first, FORM, "value=&ttl=600").await.is_ok()))
+    }
+
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        let body = format!("value={}&ttl=600", own_name());
+        self.http.send(Method::PUT, &self.met_at, FORM, body).await?;
+        Ok(())
+    }
+
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        let body = self.http.get(&self.met_at).await?;
+        let Event { node } = serde_json::from_slice(&body)?;
+        // The other may have been faster than the long poll.
+        if node.value.is_empty() || node.value == own_name() {
+            let after = node.modified + 1;
+            self.http.get(&format!("{}?wait=true&waitIndex={after}", self.met_at)).await?;
+        }
+        self.write().await
     }
 
     async fn read_group(&mut self, group: &str) -> anyhow::Result<usize> {

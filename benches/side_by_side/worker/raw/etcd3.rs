@@ -3,8 +3,10 @@
 
 use anyhow::Context as _;
 use prost::Message;
+use tonic::Streaming;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::tokio_stream::{StreamExt as _, once, pending};
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 use tooz::{CoordinatorUrl, async_trait};
@@ -45,10 +47,39 @@ struct PutRequest {
     value: Vec<u8>,
     #[prost(int64, tag = "3")]
     lease: i64,
+    #[prost(bool, tag = "4")]
+    prev_kv: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct PutResponse {}
+struct PutResponse {
+    #[prost(message, optional, tag = "2")]
+    prev_kv: Option<KeyValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WatchRequest {
+    #[prost(message, optional, tag = "1")]
+    create: Option<WatchCreateRequest>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WatchCreateRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WatchResponse {
+    #[prost(message, repeated, tag = "11")]
+    events: Vec<Event>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(message, optional, tag = "2")]
+    kv: Option<KeyValue>,
+}
 
 #[derive(Clone, PartialEq, Message)]
 struct LeaseGrantRequest {
@@ -67,6 +98,9 @@ pub(super) struct Etcd3 {
     key: Vec<u8>,
     lease: i64,
     namespace: String,
+    /// What two processes tell each other by: who had it last.
+    met_at: Vec<u8>,
+    watch: Option<Streaming<WatchResponse>>,
 }
 
 impl Etcd3 {
@@ -76,7 +110,8 @@ impl Etcd3 {
         // A group may be larger than the library's own limit.
         let grpc = Grpc::new(address.connect().await?).max_decoding_message_size(usize::MAX);
         let namespace = option(url, "namespace").unwrap_or_default().to_owned();
-        let mut this = Self { grpc, key: own_name().into_bytes(), lease: 0, namespace };
+        let (key, met_at) = (own_name().into_bytes(), Vec::new());
+        let mut this = Self { grpc, key, lease: 0, namespace, met_at, watch: None };
         let grant = LeaseGrantRequest { ttl: TTL };
         let granted: LeaseGrantResponse =
             this.call("/etcdserverpb.Lease/LeaseGrant", grant).await?;
@@ -93,6 +128,11 @@ impl Etcd3 {
         let path = PathAndQuery::from_static(path);
         let codec = ProstCodec::<Q, R>::default();
         Ok(self.grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+
+    async fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> anyhow::Result<PutResponse> {
+        let request = PutRequest { key, value, lease: self.lease, prev_kv: true };
+        self.call("/etcdserverpb.KV/Put", request).await
     }
 
     /// The newest, as most of the servers know it.
@@ -125,9 +165,39 @@ impl Raw for Etcd3 {
     }
 
     async fn write(&mut self) -> anyhow::Result<()> {
-        let request = PutRequest { key: self.key.clone(), value: b"1".into(), lease: self.lease };
+        let (key, value, lease) = (self.key.clone(), b"1".into(), self.lease);
+        let request = PutRequest { key, value, lease, prev_kv: false };
         self.call::<_, PutResponse>("/etcdserverpb.KV/Put", request).await?;
         Ok(())
+    }
+
+    async fn meet(&mut self, name: &str) -> anyhow::Result<Option<bool>> {
+        self.met_at = name.as_bytes().to_vec();
+        let create = Some(WatchCreateRequest { key: self.met_at.clone() });
+        // It ends with its requests, of which there are no more than one.
+        let requests = once(WatchRequest { create }).chain(pending());
+        self.grpc.ready().await.context("the connection has ended")?;
+        let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
+        let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
+        let watch = self.grpc.streaming(tonic::Request::new(requests), path, codec).await?;
+        self.watch = Some(watch.into_inner());
+        Ok(Some(self.put(self.met_at.clone(), Vec::new()).await?.prev_kv.is_none()))
+    }
+
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        self.put(self.met_at.clone(), own_name().into_bytes()).await.map(drop)
+    }
+
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        let watch = self.watch.as_mut().context("it met nobody")?;
+        loop {
+            let response = watch.message().await?.context("the watch has ended")?;
+            let is_others =
+                |kv: &KeyValue| !kv.value.is_empty() && kv.value != own_name().as_bytes();
+            if response.events.iter().filter_map(|event| event.kv.as_ref()).any(is_others) {
+                return self.write().await;
+            }
+        }
     }
 
     async fn read_group(&mut self, group: &str) -> anyhow::Result<usize> {

@@ -18,11 +18,13 @@ mod postgresql;
 mod redis;
 mod zookeeper;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use tooz::{CoordinatorUrl, async_trait};
 use tooz_benches::protocol::{Answer, Ask};
+
+use super::clock;
 
 /// A connection. Each call is awaited before the next.
 #[async_trait]
@@ -37,6 +39,23 @@ trait Raw: Send {
     /// their ids and capabilities have, with what the driver keeps beside them in the same place.
     /// The group's name has letters, digits and hyphens only.
     async fn read_group(&mut self, group: &str) -> anyhow::Result<usize>;
+
+    /// Makes ready to have something by turns with another process, which does the same under this
+    /// name; whether this one begins. `None` if the backend tells nobody anything, or nobody wrote
+    /// it.
+    async fn meet(&mut self, _name: &str) -> anyhow::Result<Option<bool>> {
+        Ok(None)
+    }
+
+    /// Tells the other that it is its turn: one request.
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        bail!("it met nobody")
+    }
+
+    /// Waits until the other tells, and writes once.
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        bail!("it met nobody")
+    }
 
     /// Removes what would stay. All else ends with the connection, or in its time.
     async fn close(&mut self) -> anyhow::Result<()> {
@@ -93,6 +112,10 @@ impl Client {
                 Ok(timed!(count, raw.write().await?))
             }
             Ask::ReadGroup { group, count } => self.read_group(&group, count).await,
+            Ask::Contend { name, from, millis, hold_micros } => {
+                let hold = Duration::from_micros(hold_micros);
+                self.by_turns(&name, from, from + millis * 1_000_000, hold).await
+            }
             Ask::Memory => Ok(Answer { bytes: Some(super::resident()?), ..Answer::default() }),
             _ => Ok(Answer::unsupported("a bare client has round trips only")),
         }
@@ -101,6 +124,41 @@ impl Client {
     fn raw(&mut self) -> anyhow::Result<&mut dyn Raw> {
         let raw = self.raw.as_mut().context("not open")?;
         Ok(raw.as_mut())
+    }
+
+    /// What a hand-off cannot fall below: a request of the one, of which the backend tells the
+    /// other, and a request of that one.
+    async fn by_turns(
+        &mut self,
+        name: &str,
+        from: u64,
+        until: u64,
+        hold: Duration,
+    ) -> anyhow::Result<Answer> {
+        let raw = self.raw()?;
+        let Some(mut is_ours) = raw.meet(name).await? else {
+            return Ok(Answer::unsupported("there is no bare hand-off"));
+        };
+        clock::wait_for(from).await;
+        let mut turns = Vec::new();
+        loop {
+            let asked = clock::now();
+            let left = Duration::from_nanos(until.saturating_sub(asked));
+            if left.is_zero() {
+                return Ok(Answer { turns, ..Answer::default() });
+            }
+            if !is_ours {
+                match tokio::time::timeout(left, raw.turn()).await {
+                    Ok(turn) => turn?,
+                    Err(_) => return Ok(Answer { turns, ..Answer::default() }),
+                }
+            }
+            let had = clock::now();
+            tokio::time::sleep(hold).await;
+            turns.push([asked, had, clock::now()]);
+            raw.pass().await?;
+            is_ours = false;
+        }
     }
 
     /// The answer has the bytes of the last time too.

@@ -16,6 +16,9 @@ pub(super) struct MySql {
     unlock: String,
     is_locked: bool,
     members: String,
+    /// The name of what two processes have by turns: the server's own lock, for which it keeps a
+    /// queue.
+    shared: String,
 }
 
 impl MySql {
@@ -44,8 +47,16 @@ impl MySql {
             lock: format!("SELECT CAST(GET_LOCK('{name}',0) AS SIGNED)"),
             unlock: format!("SELECT CAST(RELEASE_LOCK('{name}') AS SIGNED)"),
             is_locked: false,
+            shared: String::new(),
             members: format!("SELECT id,capabilities FROM `{namespace}_member` WHERE group_id="),
         })
+    }
+
+    /// Whether the statement answers 1.
+    async fn succeeds(&mut self, sql: String) -> anyhow::Result<bool> {
+        let rows = self.ask(sql).await?;
+        let done: i64 = rows.first().context("no row")?.try_get_unchecked(0)?;
+        Ok(done == 1)
     }
 
     async fn ask(&mut self, sql: String) -> anyhow::Result<Vec<MySqlRow>> {
@@ -63,10 +74,26 @@ impl Raw for MySql {
     /// The lock and its release by turns.
     async fn write(&mut self) -> anyhow::Result<()> {
         let sql = if self.is_locked { &self.unlock } else { &self.lock };
-        let rows = self.ask(sql.clone()).await?;
-        let done: i64 = rows.first().context("no row")?.try_get_unchecked(0)?;
-        ensure!(done == 1, "the lock is not as it should be");
+        ensure!(self.succeeds(sql.clone()).await?, "the lock is not as it should be");
         self.is_locked = !self.is_locked;
+        Ok(())
+    }
+
+    async fn meet(&mut self, name: &str) -> anyhow::Result<Option<bool>> {
+        name.clone_into(&mut self.shared);
+        self.succeeds(format!("SELECT CAST(GET_LOCK('{name}',0) AS SIGNED)")).await.map(Some)
+    }
+
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        let sql = format!("SELECT CAST(RELEASE_LOCK('{}') AS SIGNED)", self.shared);
+        ensure!(self.succeeds(sql).await?, "the lock was not held");
+        Ok(())
+    }
+
+    /// The answer is the push, and the lock is had with it.
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        let sql = format!("SELECT CAST(GET_LOCK('{}',60) AS SIGNED)", self.shared);
+        ensure!(self.succeeds(sql).await?, "the lock did not come");
         Ok(())
     }
 

@@ -17,6 +17,8 @@ pub(super) struct PostgreSql {
     unlock: String,
     is_locked: bool,
     members: String,
+    /// What two processes have by turns: the server's own lock, for which it keeps a queue.
+    shared: String,
 }
 
 impl PostgreSql {
@@ -49,6 +51,7 @@ impl PostgreSql {
             lock: format!("SELECT pg_try_advisory_lock('{key}'::bigint)"),
             unlock: format!("SELECT pg_advisory_unlock('{key}'::bigint)"),
             is_locked: false,
+            shared: String::new(),
             members: format!(
                 "SELECT id, capabilities FROM \"{schema}\".tooz_member WHERE group_id = $1"
             ),
@@ -73,6 +76,25 @@ impl Raw for PostgreSql {
         let done: bool = one(self.client.query_typed(sql, &[]).await?)?.try_get(0)?;
         ensure!(done, "the lock is not as it should be");
         self.is_locked = !self.is_locked;
+        Ok(())
+    }
+
+    async fn meet(&mut self, name: &str) -> anyhow::Result<Option<bool>> {
+        self.shared = format!("hashtextextended('{name}', 0)");
+        let sql = format!("SELECT pg_try_advisory_lock({})", self.shared);
+        Ok(Some(one(self.client.query_typed(&sql, &[]).await?)?.try_get(0)?))
+    }
+
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        let sql = format!("SELECT pg_advisory_unlock({})", self.shared);
+        one(self.client.query_typed(&sql, &[]).await?)?;
+        Ok(())
+    }
+
+    /// The answer is the push, and the lock is had with it.
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        let sql = format!("SELECT pg_advisory_lock({})", self.shared);
+        one(self.client.query_typed(&sql, &[]).await?)?;
         Ok(())
     }
 

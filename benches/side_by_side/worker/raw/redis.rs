@@ -4,9 +4,10 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion,
-    RedisConnectionInfo, Value, cmd,
+    PushInfo, PushKind, RedisConnectionInfo, Value, cmd,
 };
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tooz::{CoordinatorUrl, async_trait};
 
 use super::Raw;
@@ -14,6 +15,9 @@ use super::place::{option, own_name, server};
 
 pub(super) struct Redis {
     connection: MultiplexedConnection,
+    pushes: UnboundedReceiver<PushInfo>,
+    /// Tells the other, of the channel on which it listens.
+    publish: Cmd,
     get: Cmd,
     set: Cmd,
     namespace: String,
@@ -36,7 +40,9 @@ impl Redis {
             .into_connection_info()?
             .set_redis_settings(login)
             .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let settings = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (sender, pushes) = unbounded_channel();
+        let settings =
+            AsyncConnectionConfig::new().set_response_timeout(None).set_push_sender(sender);
         let client = Client::open(info)?;
         let connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         let (mut get, mut set) = (cmd("GET"), cmd("SET"));
@@ -44,7 +50,7 @@ impl Redis {
         // Without NX, which would write only once.
         set.arg(own_name()).arg("1").arg("PX").arg(30_000);
         let namespace = option(url, "namespace").unwrap_or("_tooz").to_owned();
-        Ok(Self { connection, get, set, namespace })
+        Ok(Self { connection, pushes, publish: cmd("PUBLISH"), get, set, namespace })
     }
 }
 
@@ -58,6 +64,31 @@ impl Raw for Redis {
     async fn write(&mut self) -> anyhow::Result<()> {
         self.set.exec_async(&mut self.connection).await?;
         Ok(())
+    }
+
+    async fn meet(&mut self, name: &str) -> anyhow::Result<Option<bool>> {
+        self.connection.subscribe(name).await?;
+        self.publish = cmd("PUBLISH");
+        self.publish.arg(name).arg(own_name());
+        let mut first = cmd("SET");
+        first.arg(name).arg("1").arg("NX").arg("PX").arg(60_000);
+        let is_first: Option<String> = first.query_async(&mut self.connection).await?;
+        Ok(Some(is_first.is_some()))
+    }
+
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        Ok(self.publish.exec_async(&mut self.connection).await?)
+    }
+
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        while let Some(push) = self.pushes.recv().await {
+            if push.kind == PushKind::Message
+                && push.data.last() != Some(&Value::BulkString(own_name().into()))
+            {
+                return self.write().await;
+            }
+        }
+        bail!("the connection has ended")
     }
 
     /// The hash of the group, where Python has it too.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tooz::{CoordinatorUrl, async_trait};
-use zookeeper_client::{Acls, Client, CreateMode};
+use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use super::Raw;
 use super::place::{option, own_name, server};
@@ -15,6 +15,8 @@ pub(super) struct ZooKeeper {
     node: String,
     is_there: bool,
     base: String,
+    /// What two processes tell each other by: who had it last.
+    met_at: String,
 }
 
 impl ZooKeeper {
@@ -29,7 +31,8 @@ impl ZooKeeper {
             .await?;
         let namespace = option(url, "namespace").unwrap_or("tooz");
         let base = format!("{}/{namespace}", url.path().trim_end_matches('/'));
-        Ok(Self { client, node: format!("/{}", own_name()), is_there: false, base })
+        let (node, met_at) = (format!("/{}", own_name()), String::new());
+        Ok(Self { client, node, is_there: false, base, met_at })
     }
 }
 
@@ -50,6 +53,30 @@ impl Raw for ZooKeeper {
         }
         self.is_there = !self.is_there;
         Ok(())
+    }
+
+    async fn meet(&mut self, name: &str) -> anyhow::Result<Option<bool>> {
+        self.met_at = format!("/{name}");
+        let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        match self.client.create(&self.met_at, b"", &options).await {
+            Ok(_) => Ok(Some(true)),
+            Err(Error::NodeExists) => Ok(Some(false)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn pass(&mut self) -> anyhow::Result<()> {
+        self.client.set_data(&self.met_at, own_name().as_bytes(), None).await?;
+        Ok(())
+    }
+
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        let (data, _, watcher) = self.client.get_and_watch_data(&self.met_at).await?;
+        // The other may have been faster than the watch.
+        if data.is_empty() || data == own_name().as_bytes() {
+            watcher.changed().await;
+        }
+        self.write().await
     }
 
     /// Two round trips: the names, then the data of all of them.
