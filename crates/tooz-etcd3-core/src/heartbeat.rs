@@ -18,19 +18,12 @@ use crate::transport::{Range, Test, Txn};
 pub(crate) async fn renew(life: &Arc<Life>) -> Result<()> {
     // Before the requests: what is granted meanwhile may not be attached yet.
     let (holds, memberships) = (life.holds(), life.memberships());
-    let (renewed, attached, common) = tokio::join!(
-        life.client.keep_alive(life.id),
-        life.client.attached(life.id),
-        renew_common(life, &holds),
-    );
+    let (renewed, attached, common) =
+        tokio::join!(renew_own(life), life.client.attached(life.id), renew_common(life, &holds),);
     let renewed = renewed?;
-    if renewed.value == 0 {
-        return Err(life.forgotten());
-    }
-    life.lease.renewed(renewed.sent);
     for hold in &holds {
         match hold.common_lease().and_then(|common_lease| common.get(&common_lease)) {
-            Some(Some(sent)) => drop(hold.lease().renewed(renewed.sent.min(*sent))),
+            Some(Some(sent)) => drop(hold.lease().renewed(renewed.min(*sent))),
             Some(None) => hold.lease().lose(Loss::Taken),
             None => {}
         }
@@ -51,6 +44,16 @@ pub(crate) async fn renew(life: &Arc<Life>) -> Result<()> {
         Err(error) => debug!(%error, "what is attached to the lease is not known"),
     }
     Ok(())
+}
+
+/// Renews the session's lease, which counts at once, however long the rest takes; when that was sent.
+async fn renew_own(life: &Life) -> Result<Moment> {
+    let renewed = life.client.keep_alive(life.id).await?;
+    if renewed.value == 0 {
+        return Err(life.forgotten());
+    }
+    life.lease.renewed(renewed.sent);
+    Ok(renewed.sent)
 }
 
 /// Renews the leases of shared locks: when that was sent; `None` for those that have ended.

@@ -94,11 +94,15 @@ impl EtcdHold {
     }
 
     /// Gives it back, if it is ours; whether it was.
+    ///
+    /// What is gone when it is asked for again was given back by the request whose answer was lost:
+    /// it was ours then, for all that the session's lease says.
     pub(crate) async fn give_back(&self) -> Result<bool> {
         let Some(common) = self.shared else {
             let remove = vec![self.prize.is().delete()];
             let txn = Txn { when: vec![self.has_the_value()], then: remove, or: Vec::new() };
-            return Ok(self.life.client.txn(&txn).await?.value.succeeded);
+            let answer = self.life.client.txn(&txn).await?;
+            return Ok(answer.value.succeeded || answer.again);
         };
         // The last of the readers takes the lock along.
         let reader = self.prize.reader(self.id);
@@ -107,17 +111,18 @@ impl EtcdHold {
         let leave = Range::key(reader).delete();
         let then = vec![leave.clone(), self.prize.is().delete()];
         let txn = Txn { when, then, or: vec![leave, self.prize.is().get()] };
-        let mut reply = self.life.client.txn(&txn).await?.value;
+        let answer = self.life.client.txn(&txn).await?;
+        let (again, mut reply) = (answer.again, answer.value);
         let was_there = reply.deleted(0) > 0;
         if reply.succeeded {
             // Without it the lease would end by itself, only later.
             if let Err(error) = self.life.client.revoke(common).await {
                 debug!(%error, "a lease is left to expire");
             }
-            return Ok(was_there);
+            return Ok(was_there || again);
         }
         let lock = reply.first(1);
-        Ok(was_there && lock.is_some_and(|lock| lock.value == self.value()))
+        Ok(again || was_there && lock.is_some_and(|lock| lock.value == self.value()))
     }
 }
 
@@ -147,8 +152,6 @@ impl Hold for EtcdHold {
         // Known while the request is under way, so that no heartbeat takes it for a remnant.
         self.life.add_attempt(self.id);
         self.life.remove_hold(self.id);
-        // After a lost reply, asking again finds nothing: the first request did it. The two cases
-        // differ only in the answer, and the safe one is that it was lost.
         let given_back = self.give_back().await;
         self.life.remove_attempt(self.id);
         Ok(if given_back? { Release::Released } else { Release::WasLost })

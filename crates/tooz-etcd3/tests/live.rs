@@ -11,9 +11,10 @@ mod server;
 
 use std::time::{Duration, Instant};
 
+use server::proxy::Proxy;
 use server::{Cluster, SCHEMES, asked_for, build, start};
 use tokio::time::{sleep, timeout};
-use tooz_core::{ErrorKind, GroupEvent, Loss, Outcome, Result, SessionEvent};
+use tooz_core::{ErrorKind, GroupEvent, Loss, Mode, Outcome, Release, Result, SessionEvent, Wait};
 
 macro_rules! if_asked_for {
     () => {
@@ -37,6 +38,28 @@ async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(begin.elapsed() < LONG, "not within {LONG:?}: {what}");
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test]
+async fn a_release_whose_answer_is_lost_is_one() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    let is_held = || server.ctl(&["get", "", "--prefix", "--keys-only"]).contains("/locks");
+    for scheme in SCHEMES {
+        let proxy = Proxy::of(server.nodes[0].port).await;
+        let a = start(&format!("{scheme}://127.0.0.1:{}?timeout=60", proxy.port), "a").await?;
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            let guard = a.lock("it")?.acquire_with(mode, Wait::Forever).await?.expect("no limit");
+            assert!(is_held());
+            proxy.lose(true);
+            let release = tokio::spawn(guard.release());
+            eventually("the lock is released", || !is_held()).await;
+            proxy.lose(false);
+            assert_eq!(release.await.unwrap()?, Release::Released, "{scheme}, {mode:?}");
+        }
+        a.stop().await?;
+    }
+    Ok(())
 }
 
 // ---- Errors and users.

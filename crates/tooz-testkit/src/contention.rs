@@ -45,8 +45,9 @@ async fn contender(lock: Lock, folder: Arc<Path>, end: Instant) -> Result<u64> {
         // Others get the chance to come in meanwhile.
         tokio::task::yield_now().await;
         std::fs::remove_file(folder.join(HELD)).map_err(|e| violation(e.to_string()))?;
+        let loss = guard.loss();
         if guard.release().await? == Release::WasLost {
-            return Err(violation("a lock was lost that nobody took".into()));
+            return Err(violation(format!("a lock was lost that nobody took: {loss:?}")));
         }
     }
 }

@@ -1,0 +1,52 @@
+//! A proxy that can lose answers.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// Ends with its runtime.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    losing: watch::Sender<bool>,
+}
+
+impl Proxy {
+    /// A proxy of the server at that port of this host.
+    pub(crate) async fn of(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let losing = watch::Sender::new(false);
+        let changes = losing.subscribe();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(pass(client, server, changes.clone()));
+            }
+        });
+        Self { port, losing }
+    }
+
+    /// From now on, what the servers say gets lost; or no more, after all connections were cut.
+    pub(crate) fn lose(&self, losing: bool) {
+        self.losing.send_replace(losing);
+    }
+}
+
+async fn pass(mut client: TcpStream, server: u16, mut losing: watch::Receiver<bool>) {
+    let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+    let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+    losing.mark_unchanged();
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => {
+                let Ok(read @ 1..) = read else { return };
+                if server.write_all(&up[..read]).await.is_err() { return }
+            }
+            read = server.read(&mut down) => {
+                let Ok(read @ 1..) = read else { return };
+                let lost = *losing.borrow();
+                if !lost && client.write_all(&down[..read]).await.is_err() { return }
+            }
+            _ = losing.changed() => if !*losing.borrow() { return },
+        }
+    }
+}
