@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -16,6 +17,9 @@ const HELD: &str = "held";
 /// The tokens in the order of the grants.
 const TOKENS: &str = "tokens";
 
+/// How much longer who had no turn yet goes on, where the backend is slow: all are to have one.
+const LAST_TURN: Duration = Duration::from_secs(10);
+
 /// Lets the tasks of one coordinator contend until the time is over. How often they had it.
 pub(crate) async fn contend(coordinator: &Coordinator, contention: &Contention) -> Result<u64> {
     let end = Instant::now() + contention.time;
@@ -23,7 +27,7 @@ pub(crate) async fn contend(coordinator: &Coordinator, contention: &Contention) 
     let mut tasks = JoinSet::new();
     for _ in 0..contention.tasks {
         let lock = coordinator.lock(&contention.name)?;
-        tasks.spawn(contender(lock, folder.clone(), end));
+        tasks.spawn(contender(lock, folder.clone(), [end, end + LAST_TURN]));
     }
     let mut granted = 0;
     while let Some(task) = tasks.join_next().await {
@@ -32,9 +36,11 @@ pub(crate) async fn contend(coordinator: &Coordinator, contention: &Contention) 
     Ok(granted)
 }
 
-async fn contender(lock: Lock, folder: Arc<Path>, end: Instant) -> Result<u64> {
+/// Until the end, and until the last moment if it had no turn so far.
+async fn contender(lock: Lock, folder: Arc<Path>, [end, last]: [Instant; 2]) -> Result<u64> {
     let mut granted = 0;
     loop {
+        let end = if granted == 0 { last } else { end };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(granted);
