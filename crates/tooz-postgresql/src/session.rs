@@ -219,10 +219,14 @@ impl Session for PostgresSession {
             return Ok(());
         }
         let said = tokio::time::timeout(life.config.response_timeout, async {
-            match life.main.has_ended() {
-                true => settle::clean_up(life).await,
-                false => life.say_goodbye().await,
+            if !life.main.has_ended() {
+                match life.say_goodbye().await {
+                    // It ended meanwhile.
+                    Err(error) if settle::has_broken(&error) => {}
+                    said => return said,
+                }
             }
+            settle::clean_up(life).await
         });
         let said = said.await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::TimedOut, "the server did not answer the goodbye")
