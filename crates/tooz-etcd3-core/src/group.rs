@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tooz_core::{
-    Capabilities, Error, GroupFeed, GroupId, JoinRequest, Lease, Member, MemberId, OperationId,
-    Result,
+    Capabilities, Error, GroupFeed, GroupId, JoinRequest, Lease, Loss, Member, MemberId,
+    OperationId, Result,
 };
 
 use crate::keys;
@@ -159,6 +159,14 @@ async fn change_own(
         (false, true) => Own::NoGroup,
         (false, false) => Own::NoMember,
     };
+    if !reply.succeeded
+        && !answer.again
+        && let Some(membership) = life.membership(group)
+    {
+        // Told before the call fails, which may be before the watch tells: it may be joined again.
+        life.remove_membership(group);
+        membership.lease.lose(Loss::Taken);
+    }
     Ok((own, answer.again))
 }
 
