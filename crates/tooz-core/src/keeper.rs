@@ -138,23 +138,18 @@ impl Keeper {
 
     /// Opens one session, within the time limit.
     async fn open(self: &Arc<Self>) -> Result<Arc<dyn Session>> {
-        // Drivers are never dropped half-way, so a session may come when nobody takes it any more.
+        // Run by the engine, for drivers are never dropped half-way: the session may come when nobody
+        // takes it any more.
         let keeper = self.clone();
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        self.engine.spawn(async move {
-            let session = keeper.driver.connect(&keeper.member).await;
-            drop(reply.send(session.map(|session| keeper.unclaimed(session))));
+        let opening = self.engine.run(async move {
+            let session = keeper.driver.connect(&keeper.member).await?;
+            Ok(keeper.unclaimed(session))
         });
-        let (session, undo) = match tokio::time::timeout(self.settings.timeout, answer).await {
-            Ok(Ok(opened)) => opened?,
-            Ok(Err(_)) => {
-                return Err(Error::new(ErrorKind::Internal, "the driver panicked while opening"));
-            }
-            Err(_) => {
-                return Err(Error::new(ErrorKind::TimedOut, "no session within the time limit")
-                    .with("seconds", self.settings.timeout.as_secs_f64()));
-            }
+        let Ok(opened) = tokio::time::timeout(self.settings.timeout, opening).await else {
+            return Err(Error::new(ErrorKind::TimedOut, "no session within the time limit")
+                .with("seconds", self.settings.timeout.as_secs_f64()));
         };
+        let (session, undo) = opened?;
         undo.keep();
         if let Err(error) = self.suits(&*session) {
             let keeper = self.clone();

@@ -146,7 +146,8 @@ async fn change_own(
     keys::check_group(group)?;
     let of_group = Range::key(life.keys().group(group));
     // No key is created by the revision -1.
-    let revision = life.membership(group).map_or(-1, |membership| membership.revision);
+    let membership = life.membership(group);
+    let revision = membership.as_ref().map_or(-1, |membership| membership.revision);
     let txn = Txn {
         when: vec![exists(of_group.clone()), member.is(Test::CreatedAt(revision))],
         then: vec![change],
@@ -161,7 +162,7 @@ async fn change_own(
     };
     if !reply.succeeded
         && !answer.again
-        && let Some(membership) = life.membership(group)
+        && let Some(membership) = membership
     {
         // Told before the call fails, which may be before the watch tells: it may be joined again.
         life.remove_membership(group);

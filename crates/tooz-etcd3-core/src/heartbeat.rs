@@ -19,7 +19,7 @@ pub(crate) async fn renew(life: &Arc<Life>) -> Result<()> {
     // Before the requests: what is granted meanwhile may not be attached yet.
     let (holds, memberships) = (life.holds(), life.memberships());
     let (renewed, attached, common) =
-        tokio::join!(renew_own(life), life.client.attached(life.id), renew_common(life, &holds),);
+        tokio::join!(renew_own(life), life.client.attached(life.id), renew_common(life, &holds));
     let renewed = renewed?;
     for hold in &holds {
         match hold.common_lease().and_then(|common_lease| common.get(&common_lease)) {

@@ -27,7 +27,7 @@ pub(crate) async fn contend(coordinator: &Coordinator, contention: &Contention) 
     let mut tasks = JoinSet::new();
     for _ in 0..contention.tasks {
         let lock = coordinator.lock(&contention.name)?;
-        tasks.spawn(contender(lock, folder.clone(), [end, end + LAST_TURN]));
+        tasks.spawn(contender(lock, folder.clone(), end));
     }
     let mut granted = 0;
     while let Some(task) = tasks.join_next().await {
@@ -36,11 +36,10 @@ pub(crate) async fn contend(coordinator: &Coordinator, contention: &Contention) 
     Ok(granted)
 }
 
-/// Until the end, and until the last moment if it had no turn so far.
-async fn contender(lock: Lock, folder: Arc<Path>, [end, last]: [Instant; 2]) -> Result<u64> {
+async fn contender(lock: Lock, folder: Arc<Path>, end: Instant) -> Result<u64> {
     let mut granted = 0;
     loop {
-        let end = if granted == 0 { last } else { end };
+        let end = if granted == 0 { end + LAST_TURN } else { end };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(granted);

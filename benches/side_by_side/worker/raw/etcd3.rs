@@ -130,8 +130,13 @@ impl Etcd3 {
         Ok(self.grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
     }
 
-    async fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> anyhow::Result<PutResponse> {
-        let request = PutRequest { key, value, lease: self.lease, prev_kv: true };
+    async fn put(
+        &mut self,
+        key: Vec<u8>,
+        value: Vec<u8>,
+        prev_kv: bool,
+    ) -> anyhow::Result<PutResponse> {
+        let request = PutRequest { key, value, lease: self.lease, prev_kv };
         self.call("/etcdserverpb.KV/Put", request).await
     }
 
@@ -165,10 +170,7 @@ impl Raw for Etcd3 {
     }
 
     async fn write(&mut self) -> anyhow::Result<()> {
-        let (key, value, lease) = (self.key.clone(), b"1".into(), self.lease);
-        let request = PutRequest { key, value, lease, prev_kv: false };
-        self.call::<_, PutResponse>("/etcdserverpb.KV/Put", request).await?;
-        Ok(())
+        self.put(self.key.clone(), b"1".into(), false).await.map(drop)
     }
 
     async fn meet(&mut self, name: &str) -> anyhow::Result<Option<bool>> {
@@ -181,11 +183,11 @@ impl Raw for Etcd3 {
         let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
         let watch = self.grpc.streaming(tonic::Request::new(requests), path, codec).await?;
         self.watch = Some(watch.into_inner());
-        Ok(Some(self.put(self.met_at.clone(), Vec::new()).await?.prev_kv.is_none()))
+        Ok(Some(self.put(self.met_at.clone(), Vec::new(), true).await?.prev_kv.is_none()))
     }
 
     async fn pass(&mut self) -> anyhow::Result<()> {
-        self.put(self.met_at.clone(), own_name().into_bytes()).await.map(drop)
+        self.put(self.met_at.clone(), own_name().into_bytes(), false).await.map(drop)
     }
 
     async fn turn(&mut self) -> anyhow::Result<()> {
