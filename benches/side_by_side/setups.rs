@@ -115,12 +115,19 @@ impl Setup {
 
     /// All that have locks, each called in one way only.
     pub(crate) fn locks(&self) -> impl Iterator<Item = &Contestant> {
-        self.contestants.iter().filter(|c| c.name != RAW && !c.name.contains(", "))
+        self.contestants.iter().filter(|c| !is_raw(&c.name) && !c.name.contains(", "))
     }
 }
 
 pub(crate) const OURS: &str = "tooz";
 pub(crate) const RAW: &str = "raw";
+/// The bare client behind a thread of its own.
+const THREADED: &str = "threaded raw";
+
+/// Whether a contestant of that name is a bare client, called from wherever.
+pub(crate) fn is_raw(name: &str) -> bool {
+    [RAW, THREADED].iter().any(|raw| name.starts_with(raw))
+}
 
 fn contestants(facts: &Facts, url: &str) -> anyhow::Result<Vec<Contestant>> {
     let this = env::current_exe()?.display().to_string();
@@ -135,6 +142,7 @@ fn contestants(facts: &Facts, url: &str) -> anyhow::Result<Vec<Contestant>> {
     let mut all = Vec::new();
     for caller in ["multi-thread", "spawned", "current-thread"] {
         all.push(worker(RAW, caller));
+        all.push(worker(THREADED, caller));
         all.push(worker(OURS, caller));
     }
     if let Some((variable, name)) = facts.python {

@@ -5,7 +5,7 @@ use tooz_benches::record::{Book, Unit};
 use tooz_benches::statistics::Key;
 
 use super::{Form, Round, fresh, merge, settle, slug, times};
-use crate::setups::{OURS, Setup};
+use crate::setups::{OURS, Setup, is_raw};
 
 /// Acquire and release, beside the bare round trip.
 pub(super) fn cost(setup: &Setup, form: Form, book: &mut Book) -> anyhow::Result<()> {
@@ -18,7 +18,6 @@ pub(super) fn cost(setup: &Setup, form: Form, book: &mut Book) -> anyhow::Result
         // What fails here fails below too, and is told there.
         drop(entrant.ask(&warm));
     }
-    let is_raw = |name: &str| name.starts_with("raw");
     // A raw client is asked twice, once for reads and once for writes.
     let mut raws = Round { measure: "read", entrants: Vec::new(), ..round };
     raws.entrants = round.entrants.extract_if(.., |entrant| is_raw(&entrant.name)).collect();

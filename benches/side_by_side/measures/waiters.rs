@@ -11,8 +11,12 @@ use crate::contestant::{Contestant, Entrant};
 use crate::counters::Counter;
 use crate::setups::{OURS, Setup};
 
-/// How many processes wait.
+/// How many processes wait at most.
 const PROCESSES: usize = 10;
+
+/// How many wait in each process at least: they are a queue in it, of which the next asks when it is
+/// its turn. The only one of a process would have asked before the count begins.
+const DEPTH: usize = 5;
 
 /// All that wait have asked by then, on a slow machine too.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -36,11 +40,12 @@ fn count(setup: &Setup, size: usize) -> anyhow::Result<f64> {
     let mut first = ours.enter(&fresh("member"))?;
     // The lock that they wait for: `Hold` numbers what it acquires.
     first.ask(&Ask::Hold { prefix: name.clone(), count: 1 })?;
+    let processes = PROCESSES.min(size / DEPTH);
     let waiters: anyhow::Result<Vec<Entrant>> =
-        (0..PROCESSES).map(|_| ours.enter(&fresh("member"))).collect();
+        (0..processes).map(|_| ours.enter(&fresh("member"))).collect();
     let mut waiters = waiters?;
     for entrant in &mut waiters {
-        entrant.ask(&Ask::Wait { name: format!("{name}-0"), count: size / PROCESSES })?;
+        entrant.ask(&Ask::Wait { name: format!("{name}-0"), count: size / processes })?;
     }
     std::thread::sleep(SETTLED);
     let before = counter.read()?;

@@ -39,6 +39,7 @@ impl Contestant {
         Ok(match name {
             "tooz" => Self::Ours(Box::default()),
             "raw" => Self::Raw(raw::Client::default()),
+            "threaded raw" => Self::Raw(raw::Client::threaded()?),
             "zookeeper-client" => Self::ZooKeeperClient(zookeeper_client::Client::default()),
             other => bail!("no contestant is called {other}"),
         })

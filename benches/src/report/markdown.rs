@@ -17,7 +17,8 @@ Two questions decide which lock library to take: what does an operation cost, an
 `cargo xtask bench` answers both over real servers, and wrote this page; the figures are in [results.json](results.json).
 
 - **Who takes part.** `tooz` is this library; `raw` is the bare client's round trip over the same kind of connection, the
-  limit of what can be reached; the others are the Python original and the crates that one would take instead. Each is a
+  limit of what can be reached; `threaded raw` is the same client whose connection lives on a thread of its own, as ours
+  do, and is called from another one: what that alone costs; the others are the Python original and the crates that one would take instead. Each is a
   process of its own, called from the main task of a multi-thread runtime where it has one; those marked `spawned` are
   called from a task of such a runtime, those marked `current-thread` from a runtime of that kind.
 - **One run.** The contestants take turns at the same server, a little at a time and each time another first, so that the

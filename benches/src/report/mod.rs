@@ -22,13 +22,16 @@ const GROUPS: [(&str, &[&str]); 4] = [
 ];
 
 /// The contestants in the order of the page, told by how their names begin. Any other comes last.
-const CONTESTANTS: [&str; 11] = [
+const CONTESTANTS: [&str; 14] = [
     "tooz",
     "tooz, spawned",
     "tooz, current-thread",
     "raw",
     "raw, spawned",
     "raw, current-thread",
+    "threaded raw",
+    "threaded raw, spawned",
+    "threaded raw, current-thread",
     "Python",
     "distributed-lock",
     "rslock",

@@ -14,7 +14,7 @@ use tracing::debug;
 use crate::keys::{Prize, session_in};
 use crate::session::{Life, PAUSE, lease_of_lock, unexpected};
 use crate::shared;
-use crate::store::{If, Refusal};
+use crate::store::{Event, If, Refusal, Watched};
 use crate::{queue, queue::pass_on};
 
 /// One acquisition.
@@ -98,8 +98,14 @@ impl Attempt {
         *queued = true;
         self.stand_in_line(life).await?;
         life.add_place(&self.prize.place(self.id), &gone);
+        let mut handed_over = false;
         loop {
-            let watched = match self.look(life).await {
+            let look = match handed_over {
+                true => self.confirm(life).await.map(|hold| self.found(life, hold)),
+                false => self.look(life).await,
+            };
+            handed_over = false;
+            let watched = match look {
                 Ok(Look::Granted(hold)) => return Ok(Some(hold)),
                 Ok(Look::Again) => None,
                 Ok(Look::Wait(key, since)) => Some((key, since)),
@@ -114,12 +120,14 @@ impl Attempt {
             let happened = async {
                 match watched {
                     None => {}
-                    Some((key, since)) => {
-                        if let Err(error) = life.store.watch(&key, since, false).await {
+                    Some((key, since)) => match life.store.watch(&key, since, false).await {
+                        Ok(Watched::Event(event)) => handed_over = self.is_handed_over(life, &event),
+                        Ok(Watched::Forgotten) => {}
+                        Err(error) => {
                             debug!(%error, "watching again");
                             tokio::time::sleep(PAUSE).await;
                         }
-                    }
+                    },
                 }
             };
             tokio::select! {
@@ -229,11 +237,23 @@ impl Attempt {
             }
             Err(refusal) => return Err(unexpected("the lock's key", refusal)),
         };
-        if let Some(hold) = hold {
-            life.remove_place(&self.prize.place(self.id));
-            return Ok(Look::Granted(hold));
+        Ok(self.found(life, hold))
+    }
+
+    /// What to do with what a look came to.
+    fn found(&self, life: &Life, hold: Option<EtcdHold>) -> Look {
+        match hold {
+            Some(hold) => {
+                life.remove_place(&self.prize.place(self.id));
+                Look::Granted(hold)
+            }
+            None => Look::Again,
         }
-        Ok(Look::Again)
+    }
+
+    /// Whether the lock's key names this acquisition now.
+    fn is_handed_over(&self, life: &Life, event: &Event) -> bool {
+        self.mode == Mode::Exclusive && event.node.value == life.claim(self.id)
     }
 
     /// Removes the place of one who got the lock otherwise than by a hand-over. The next in line

@@ -13,7 +13,7 @@ use crate::client::{Watch, exists_already};
 use crate::hold::EtcdHold;
 use crate::keys::{self, Prize};
 use crate::session::{Life, random_lease};
-use crate::transport::{Op, Order, Range, Test, Txn};
+use crate::transport::{KeyValue, Op, Order, Range, Test, Txn};
 
 /// How many of those who share a lock are told at once that it was broken. A transaction has a
 /// limited number of operations; others learn it with their next heartbeat.
@@ -40,7 +40,7 @@ struct Place {
 enum Look {
     Ours(Arc<EtcdHold>),
     /// It has to wait until something happens to this key.
-    Behind(Vec<u8>),
+    Behind(KeyValue),
     /// Something changed meanwhile.
     Changed,
 }
@@ -78,10 +78,10 @@ impl Attempt {
         let mut watched: Option<(Vec<u8>, Watch)> = None;
         loop {
             let wait = !self.waiting.is_over();
-            let key = match self.look(life, &mut place, wait).await? {
+            let before = match self.look(life, &mut place, wait).await? {
                 Look::Ours(hold) => return Ok(Some(hold)),
                 Look::Changed => continue,
-                Look::Behind(key) => key,
+                Look::Behind(before) => before,
             };
             if !wait {
                 if place.is_some() {
@@ -89,31 +89,37 @@ impl Attempt {
                 }
                 return Ok(None);
             }
-            match &mut watched {
-                Some((same, watch)) if *same == key => tokio::select! {
-                    // A broken watch, too, is a reason to look.
-                    events = watch.next() => if let Err(error) = events {
-                        debug!(%error, "watching again");
-                        watched = None;
-                    },
-                    () = self.waiting.over() => {}
-                    _ = life.lease.lost() => return Err(life.forgotten()),
+            if watched.as_ref().is_none_or(|(key, _)| *key != before.key) {
+                watched = self.watch(life, &before).await;
+            }
+            let Some((_, watch)) = &mut watched else { continue };
+            tokio::select! {
+                // A broken watch, too, is a reason to look.
+                events = watch.next() => if let Err(error) = events {
+                    debug!(%error, "watching again");
+                    watched = None;
                 },
-                _ => watched = self.watch(life, key).await,
+                () = self.waiting.over() => {}
+                _ = life.lease.lost() => return Err(life.forgotten()),
             }
         }
     }
 
-    /// The watch, after which a look is due: it tells only what happens from now on.
-    async fn watch(&self, life: &Life, key: Vec<u8>) -> Option<(Vec<u8>, Watch)> {
-        match life.client.watch(Range::key(key.clone())).await {
-            Ok(watch) => Some((key, watch)),
+    /// The watch, which tells what happens from now on; `None` if something has happened before.
+    async fn watch(&self, life: &Life, before: &KeyValue) -> Option<(Vec<u8>, Watch)> {
+        let watch = match life.client.watch(Range::key(before.key.clone())).await {
+            Ok(watch) => watch,
             Err(error) => {
                 debug!(%error, "no watch yet");
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                None
+                return None;
             }
-        }
+        };
+        // From the revision of the look, the server would let the watch wait for its next round of
+        // catching up, which is up to 100 ms away. This only reads, and is no entry in its log.
+        let now = life.client.txn(&Txn::read(vec![Range::key(before.key.clone()).get()])).await;
+        let now = now.ok()?.value.first(0)?;
+        (now.mod_revision == before.mod_revision).then_some((now.key, watch))
     }
 
     /// Takes it if it is free and our turn, and sees what is in the way if not.
@@ -148,10 +154,10 @@ impl Attempt {
         }
         match (before, lock) {
             (Some(before), _) if before.key == self.place().key => Ok(Look::Changed),
-            (Some(before), _) => Ok(Look::Behind(before.key)),
+            (Some(before), _) => Ok(Look::Behind(before)),
             (None, None) if self.is_shared() => self.found(life, *place).await,
             (None, Some(lock)) if !self.is_shared() || keys::shared_lease(&lock).is_none() => {
-                Ok(Look::Behind(lock.key))
+                Ok(Look::Behind(lock))
             }
             (None, _) => Ok(Look::Changed),
         }

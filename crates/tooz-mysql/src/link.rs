@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::mysql::{MySqlConnection, MySqlRow};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use futures_util::TryStreamExt as _;
+use sqlx::mysql::{MySqlConnection, MySqlQueryResult, MySqlRow};
+use sqlx::{AssertSqlSafe, Connection as _, Either, Row as _};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tooz_core::OperationId;
@@ -12,6 +13,15 @@ use tooz_core::OperationId;
 use crate::errors::{self, Failure};
 
 pub(crate) type Rows = Vec<MySqlRow>;
+
+/// What statements gave.
+#[derive(Default)]
+pub(crate) struct Reply {
+    /// The rows of all.
+    pub(crate) rows: Rows,
+    /// What became of each.
+    pub(crate) results: Vec<MySqlQueryResult>,
+}
 
 /// How often a request is repeated that was in the way of another.
 const CONFLICTS: u32 = 20;
@@ -43,19 +53,29 @@ impl Link {
     /// Sends statements, all in one packet, and returns the rows of all; the first that fails is the
     /// last. Dropping the future does not stop it.
     pub(crate) async fn ask(&self, sql: String) -> Result<Rows, Failure> {
+        Ok(self.reply(sql).await?.rows)
+    }
+
+    /// The same, with what became of each statement.
+    pub(crate) async fn reply(&self, sql: String) -> Result<Reply, Failure> {
         self.run(sql, Some(self.limit)).await
     }
 
-    /// The same without a limit of its time.
+    /// The rows without a limit of the time.
     pub(crate) async fn wait(&self, sql: String) -> Result<Rows, Failure> {
-        self.run(sql, None).await
+        Ok(self.run(sql, None).await?.rows)
     }
 
     /// Statements that change nothing if they fail: repeated while others are in their way.
     pub(crate) async fn change(&self, sql: &str) -> Result<Rows, Failure> {
+        Ok(self.change_and_reply(sql).await?.rows)
+    }
+
+    /// The same, with what became of each statement.
+    pub(crate) async fn change_and_reply(&self, sql: &str) -> Result<Reply, Failure> {
         let mut conflicts = 0;
         loop {
-            match self.ask(sql.to_owned()).await {
+            match self.reply(sql.to_owned()).await {
                 Err(failure) if failure.is_conflict() && conflicts < CONFLICTS => conflicts += 1,
                 result => return result,
             }
@@ -81,13 +101,22 @@ impl Link {
         }
     }
 
-    async fn run(&self, sql: String, limit: Option<Duration>) -> Result<Rows, Failure> {
+    async fn run(&self, sql: String, limit: Option<Duration>) -> Result<Reply, Failure> {
         let (connection, dead) = (self.connection.clone(), self.dead.clone());
         // In a task, so that no answer is ever left unread on the connection.
         let work = tokio::spawn(async move {
             let mut slot = connection.lock().await;
             let Some(open) = slot.as_mut() else { return Err(Failure::Gone) };
-            let statements = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(open);
+            let statements = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(open).try_fold(
+                Reply::default(),
+                async |mut reply, next| {
+                    match next {
+                        Either::Left(result) => reply.results.push(result),
+                        Either::Right(row) => reply.rows.push(row),
+                    }
+                    Ok(reply)
+                },
+            );
             let silence = async {
                 match limit {
                     Some(limit) => tokio::time::sleep(limit).await,
@@ -95,7 +124,7 @@ impl Link {
                 }
             };
             let outcome = tokio::select! {
-                rows = statements => rows.map_err(Failure::from),
+                reply = statements => reply.map_err(Failure::from),
                 () = silence => Err(Failure::Silence),
                 () = dead.cancelled() => Err(Failure::Silence),
             };

@@ -6,7 +6,7 @@ use tooz_core::{Error, ErrorKind, Hold, Mode, Moment, OperationId, Outcome, Resu
 
 use crate::errors::{odd_answer, session_over};
 use crate::hold::{Granted, MySqlHold, Turn};
-use crate::link::{Link, Rows, number, unsigned};
+use crate::link::{Link, Reply, number};
 use crate::names::{self, Prize};
 use crate::session::Life;
 use crate::{shared, wait};
@@ -52,15 +52,18 @@ async fn turn(life: &Arc<Life>, attempt: &Attempt) -> Result<Option<Turn>> {
     }
 }
 
-/// One round trip: the named lock unless somebody has it, and the token unless it is shared.
+/// One round trip: the named lock, unless somebody has it or there are shared holders, and the
+/// token.
 async fn attempt_exclusive(life: &Arc<Life>, attempt: &Attempt) -> Result<Option<Granted>> {
     let name = attempt.prize.sql();
-    let undo = format!("DO RELEASE_LOCK({name})");
-    let claim = claim(life, attempt, &format!("DO IF(@readers,RELEASE_LOCK({name}),0);"));
-    let rows = settle(life, &format!("SET @got=GET_LOCK({name},0);{claim}"), &undo).await?;
-    match number(&rows, 0) {
+    let sql = format!(
+        "SELECT CAST(GET_LOCK({name},0) AS SIGNED);{claim};DO IF(ROW_COUNT(),0,RELEASE_LOCK({name}))",
+        claim = claim(life, attempt),
+    );
+    let reply = settle(life, &sql, &format!("DO RELEASE_LOCK({name})")).await?;
+    match number(&reply.rows, 0) {
         Some(0) => Ok(None),
-        Some(_) => match claimed(&rows)? {
+        Some(_) => match claimed(&reply)? {
             Claim::Token(token) => {
                 let lease = life.lease.child();
                 Ok(Some(Granted { token, lease, link: life.main.clone() }))
@@ -79,18 +82,17 @@ pub(crate) enum Claim {
     Readers,
 }
 
-/// In SQL: with the named lock got (`@got`), a token unless there are shared holders (`@readers`);
-/// `then` is done before that is told.
-fn claim(life: &Life, attempt: &Attempt, then: &str) -> String {
+/// In SQL: a token if the connection has the named lock, unless there are shared holders. A
+/// statement of its own, which sees what was there when the lock was got.
+fn claim(life: &Life, attempt: &Attempt) -> String {
     let name = attempt.prize.sql();
-    format!(
-        "SET @readers=IF(@got,(SELECT COUNT(*) FROM {reader} WHERE name={name} AND {lives}),0);\
-         {then}{token};\
-         SELECT CAST(@got AS SIGNED),CAST(@readers AS SIGNED),LAST_INSERT_ID()",
+    let condition = format!(
+        "IS_USED_LOCK({name})<=>CONNECTION_ID() AND \
+         NOT EXISTS(SELECT 1 FROM {reader} WHERE name={name} AND {lives})",
         reader = life.table("reader"),
         lives = names::lives("r", "operation", "connection"),
-        token = next_token(life, attempt, "@got AND NOT @readers"),
-    )
+    );
+    next_token(life, attempt, &condition)
 }
 
 /// In SQL: draws the next token if the condition holds, for `LAST_INSERT_ID()`.
@@ -106,13 +108,13 @@ pub(crate) fn next_token(life: &Life, attempt: &Attempt, condition: &str) -> Str
     )
 }
 
-/// The outcome of a claim.
-fn claimed(rows: &Rows) -> Result<Claim> {
-    match (number(rows, 1), unsigned(rows, 2)) {
-        (Some(0), Some(token)) => Ok(Claim::Token(token)),
-        (Some(_), _) => Ok(Claim::Readers),
-        _ => Err(odd_answer()),
-    }
+/// The outcome of a claim, the second of the statements.
+fn claimed(reply: &Reply) -> Result<Claim> {
+    let claim = reply.results.get(1).ok_or_else(odd_answer)?;
+    Ok(match claim.rows_affected() {
+        0 => Claim::Readers,
+        _ => Claim::Token(claim.last_insert_id()),
+    })
 }
 
 /// The same for a connection that waited for the named lock and has it. It keeps it if there are
@@ -122,22 +124,25 @@ pub(crate) async fn claim_waited(
     attempt: &Attempt,
     link: &Link,
 ) -> Result<(Claim, Moment)> {
-    let got = format!("SET @got=IS_USED_LOCK({})<=>CONNECTION_ID()", attempt.prize.sql());
-    let sql = format!("{got};{}", claim(life, attempt, ""));
+    let sql = format!(
+        "SELECT CAST(IS_USED_LOCK({name})<=>CONNECTION_ID() AS SIGNED);{claim}",
+        name = attempt.prize.sql(),
+        claim = claim(life, attempt),
+    );
     let sent = Moment::now();
-    let rows = link.change(&sql).await?;
-    if number(&rows, 0) != Some(1) {
+    let reply = link.change_and_reply(&sql).await?;
+    if number(&reply.rows, 0) != Some(1) {
         return Err(session_over());
     }
-    Ok((claimed(&rows)?, sent))
+    Ok((claimed(&reply)?, sent))
 }
 
 /// Statements on the session's connection that may have got something when they fail: `undo` gives
 /// it back.
-pub(crate) async fn settle(life: &Life, sql: &str, undo: &str) -> Result<Rows> {
+pub(crate) async fn settle(life: &Life, sql: &str, undo: &str) -> Result<Reply> {
     loop {
-        let failure = match life.main.ask(sql.to_owned()).await {
-            Ok(rows) => return Ok(rows),
+        let failure = match life.main.reply(sql.to_owned()).await {
+            Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
         if !life.main.is_dead() && life.main.ask(undo.to_owned()).await.is_err() {

@@ -41,7 +41,7 @@ async fn register(life: &Arc<Life>, attempt: &Attempt, condition: &str) -> Resul
         token = next_token(life, attempt, "@free"),
     );
     let undo = format!("DELETE FROM {reader} WHERE operation={id};DO RELEASE_LOCK({own})");
-    let rows = settle(life, &sql, &undo).await?;
+    let rows = settle(life, &sql, &undo).await?.rows;
     match (number(&rows, 0), number(&rows, 1), unsigned(&rows, 2)) {
         (Some(1), Some(0), _) => Ok(None),
         (Some(1), Some(_), Some(token)) => {

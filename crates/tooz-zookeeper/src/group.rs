@@ -55,6 +55,11 @@ pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
     let mut again = false;
     loop {
         let deleted = life.link.call(|client| async move {
+            match client.delete(node, None).await {
+                // Nobody but the queue of its leadership may be in it.
+                Err(Cause::NotEmpty) => {}
+                deleted => return deleted,
+            }
             let mut both = client.new_multi_writer();
             both.add_delete(leader, None)?;
             both.add_delete(node, None)?;

@@ -1,6 +1,7 @@
 //! Locks and terms: one queue of ephemeral nodes each. See `queue.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tooz_core::{
     Error, ErrorKind, FencingToken, GroupId, Hold, Lease, Mode, OperationId, Outcome, Release,
@@ -12,6 +13,10 @@ use zookeeper_client::{CreateMode, Error as Cause};
 use crate::errors::{Failure, translate};
 use crate::queue::{self, Standing};
 use crate::session::{Life, PAUSE};
+
+/// How long a lock that was free is held before its node is watched: what is given back sooner costs
+/// no watch, and what is taken away sooner is told that much later.
+const UNWATCHED: Duration = Duration::from_millis(10);
 
 /// One acquisition.
 pub(crate) struct Attempt {
@@ -169,10 +174,16 @@ impl Attempt {
 
     fn hold(&self, life: &Arc<Life>, place: Place) -> Arc<dyn Hold> {
         let path = format!("{}/{}", self.queue, place.name);
-        if !place.watched {
-            life.watch_over(path.clone(), place.lease.clone());
-        }
         let (token, lease) = (place.token, place.lease);
+        if !place.watched {
+            let (life, path, lease) = (life.clone(), path.clone(), lease.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = lease.lost() => {}
+                    () = tokio::time::sleep(UNWATCHED) => life.watch_over(path, lease),
+                }
+            });
+        }
         Arc::new(ZooKeeperHold { life: life.clone(), path, token, lease })
     }
 

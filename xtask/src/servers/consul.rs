@@ -22,7 +22,7 @@ pub(super) const COMMON: &str = r#"
     "skip_leave_on_interrupt": true,
     "session_ttl_min": "1s",
     "performance": {"raft_multiplier": 1, "leave_drain_time": "0s", "rpc_hold_timeout": "2s"},
-    "limits": {"http_max_conns_per_client": 2000}"#;
+    "limits": {"http_max_conns_per_client": 4000}"#;
 
 /// The lasting ports of a server; -1 is none.
 pub(super) fn ports(http: u16, https: i32, stage: &Stage<'_>) -> anyhow::Result<Ports> {

@@ -56,7 +56,7 @@ bind-address=127.0.0.1
 port={port}
 skip-name-resolve
 skip-log-bin
-max_connections=1200
+max_connections=2600
 character_set_server=utf8mb4
 performance_schema=OFF
 key_buffer_size=1M

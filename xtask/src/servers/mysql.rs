@@ -57,7 +57,7 @@ port={port}
 mysqlx=OFF
 skip-name-resolve
 skip-log-bin
-max-connections=1200
+max-connections=2600
 table-open-cache=200
 performance-schema=ON
 innodb-buffer-pool-size=64M

@@ -18,9 +18,11 @@ mod postgresql;
 mod redis;
 mod zookeeper;
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use tokio::runtime::{Builder, Handle};
 use tooz::{CoordinatorUrl, async_trait};
 use tooz_benches::protocol::{Answer, Ask};
 
@@ -86,31 +88,46 @@ async fn open(url: &str) -> anyhow::Result<Box<dyn Raw>> {
 #[derive(Default)]
 pub(super) struct Client {
     raw: Option<Box<dyn Raw>>,
+    /// Where its connection lives, if not with the caller.
+    thread: Option<Handle>,
 }
 
+/// One of the calls of a connection.
+type Call = for<'a> fn(
+    &'a mut dyn Raw,
+) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
+
 impl Client {
+    /// One whose connection lives on a thread of its own, as ours do, and is called from others:
+    /// what that alone costs.
+    pub(super) fn threaded() -> anyhow::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let thread = Some(runtime.handle().clone());
+        std::thread::Builder::new()
+            .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+        Ok(Self { raw: None, thread })
+    }
+
     /// Does what is asked, within the task of the caller.
     pub(super) async fn answer(&mut self, ask: Ask) -> anyhow::Result<Answer> {
         match ask {
             Ask::Open { url, .. } => {
                 let began = Instant::now();
-                self.raw = Some(open(&url).await?);
+                self.raw = Some(match &self.thread {
+                    None => open(&url).await?,
+                    Some(thread) => thread.spawn(async move { open(&url).await }).await??,
+                });
                 Ok(Answer::took(began.elapsed()))
             }
             Ask::Close => {
-                if let Some(mut raw) = self.raw.take() {
-                    raw.close().await?;
+                if self.raw.is_some() {
+                    self.call(|raw| raw.close()).await?;
                 }
+                self.raw = None;
                 Ok(Answer::default())
             }
-            Ask::Reads { count } => {
-                let raw = self.raw()?;
-                Ok(timed!(count, raw.read().await?))
-            }
-            Ask::Writes { count } => {
-                let raw = self.raw()?;
-                Ok(timed!(count, raw.write().await?))
-            }
+            Ask::Reads { count } => Ok(timed!(count, self.call(|raw| raw.read()).await?)),
+            Ask::Writes { count } => Ok(timed!(count, self.call(|raw| raw.write()).await?)),
             Ask::ReadGroup { group, count } => self.read_group(&group, count).await,
             Ask::Contend { name, from, millis, hold_micros } => {
                 let hold = Duration::from_micros(hold_micros);
@@ -119,6 +136,19 @@ impl Client {
             Ask::Memory => Ok(Answer { bytes: Some(super::resident()?), ..Answer::default() }),
             _ => Ok(Answer::unsupported("a bare client has round trips only")),
         }
+    }
+
+    /// Makes a call where the connection lives.
+    async fn call(&mut self, call: Call) -> anyhow::Result<()> {
+        let Some(thread) = self.thread.clone() else { return call(self.raw()?).await };
+        let mut raw = self.raw.take().context("not open")?;
+        let work = async move {
+            let done = call(&mut *raw).await;
+            (raw, done)
+        };
+        let (raw, done) = thread.spawn(work).await?;
+        self.raw = Some(raw);
+        done
     }
 
     fn raw(&mut self) -> anyhow::Result<&mut dyn Raw> {

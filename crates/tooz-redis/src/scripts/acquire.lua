@@ -21,9 +21,10 @@ local function granted(number, epoch)
   return { 1, number, epoch }
 end
 
+local value, left = holder()
 -- Ours already: given from the queue, or by a request whose answer was lost.
 if mode == 's' then
-  local value, expires = holder(), redis.call('ZSCORE', READERS, reader)
+  local expires = redis.call('ZSCORE', READERS, reader)
   if epoch_of(value) and expires and tonumber(expires) > now_ms() then
     local number = next_number(KEYS[1])
     redis.call('ZREM', QUEUE, me)
@@ -31,13 +32,13 @@ if mode == 's' then
     grant()
     return granted(number, epoch)
   end
-else
+elseif value then
   local mine, others
   for key in spellings() do
-    local value = redis.call('GET', key)
-    if value and string.sub(value, 1, #operation + 1) == operation .. ':' then
-      mine = value
-    elseif value then
+    local one = redis.call('GET', key)
+    if one and string.sub(one, 1, #operation + 1) == operation .. ':' then
+      mine = one
+    elseif one then
       others = true
     end
   end
@@ -51,17 +52,23 @@ else
         redis.call('DEL', key)
       end
     end
+    value, left = holder()
   end
 end
 
-grant(me)
-local value, left = holder()
-local head = redis.call('ZRANGE', QUEUE, 0, 0)[1]
+local head = queue_head()
+if head and head ~= me then
+  grant(me)
+  value, left = holder()
+  head = queue_head()
+end
 local open = not value or (mode == 's' and epoch_of(value))
 if open and (not head or head == me) then
   -- First, because a server without memory refuses it, and not what follows a first write.
   local number, epoch = next_number(KEYS[1]), ''
-  redis.call('ZREM', QUEUE, me)
+  if head then
+    redis.call('ZREM', QUEUE, me)
+  end
   if mode == 's' then
     epoch = read(value, reader, life)
     grant()

@@ -40,6 +40,10 @@ local function holder()
   return found, life
 end
 
+local function queue_head()
+  return redis.call('ZRANGE', QUEUE, 0, 0)[1]
+end
+
 local function epoch_of(value)
   return value and string.match(value, '^shared:(%d+)$')
 end
@@ -121,7 +125,7 @@ end
 -- whose turn it is then.
 local function grant(caller)
   for _ = 1, 64 do
-    local head = redis.call('ZRANGE', QUEUE, 0, 0)[1]
+    local head = queue_head()
     if not head or head == caller then
       return
     end
