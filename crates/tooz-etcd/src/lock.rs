@@ -121,7 +121,9 @@ impl Attempt {
                 match watched {
                     None => {}
                     Some((key, since)) => match life.store.watch(&key, since, false).await {
-                        Ok(Watched::Event(event)) => handed_over = self.is_handed_over(life, &event),
+                        Ok(Watched::Event(event)) => {
+                            handed_over = self.is_handed_over(life, &event)
+                        }
                         Ok(Watched::Forgotten) => {}
                         Err(error) => {
                             debug!(%error, "watching again");

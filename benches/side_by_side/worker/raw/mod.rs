@@ -93,9 +93,8 @@ pub(super) struct Client {
 }
 
 /// One of the calls of a connection.
-type Call = for<'a> fn(
-    &'a mut dyn Raw,
-) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
+type Call =
+    for<'a> fn(&'a mut dyn Raw) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
 
 impl Client {
     /// One whose connection lives on a thread of its own, as ours do, and is called from others:
