@@ -202,7 +202,7 @@ fn time(nanoseconds: f64) -> String {
 fn best_rival<'a>(results: &'a Results, ours: &Row) -> Option<&'a Row> {
     let competes = |row: &&Row| {
         let name = row.contestant.split(',').next().unwrap_or_default();
-        !["tooz", "raw"].contains(&name)
+        !["tooz", "raw", "threaded raw"].contains(&name)
             && (&row.backend, &row.measure, row.size) == (&ours.backend, &ours.measure, ours.size)
     };
     let rivals = results.rows.iter().filter(competes);
