@@ -8,9 +8,12 @@ use crate::support::{Place, Running, until_dead};
 /// Says that it is ready, and runs until a signal.
 const UNTIL_SIGNAL: &str = "echo ready; exec sleep 120";
 
-/// Says which signal came, and ends with 3.
+/// Says which signal came, and ends with 3. What it started is killed for certain: until it is
+/// `sleep`, it has the shell's own trap and may miss a milder signal.
 fn trapping(signal: &str) -> String {
-    format!("trap 'echo got {signal}; kill $!; exit 3' {signal}; sleep 120 & echo ready; wait")
+    format!(
+        "trap 'echo got {signal}; kill -KILL $!; exit 3' {signal}; sleep 120 & echo ready; wait"
+    )
 }
 
 #[test]
