@@ -46,10 +46,10 @@ pub enum Ask {
     Beats { count: usize },
     /// Releases all that `Hold` acquired; `took`.
     LetGo,
-    /// Lets `count` acquisitions of a lock wait, each of which releases at once when it has its
-    /// turn. Answers at once.
+    /// Lets `count` tasks wait for a lock, each of which releases at once when it has its turn, and
+    /// waits again. Answers at once.
     Wait { name: String, count: usize },
-    /// Answers when all that waited are done: `turns`.
+    /// They stop to wait; `moments` of their turns so far.
     Waited,
     /// The resident memory of the process; `bytes`.
     Memory,
@@ -75,6 +75,8 @@ pub struct Answer {
     /// Each is the moments of asking, of having and of letting go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub turns: Vec<[u64; 3]>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moments: Vec<u64>,
     /// Each is the times of create, join, members, leave, delete.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<[u64; 5]>,

@@ -70,15 +70,6 @@ impl Client {
         }
     }
 
-    /// A lock that excludes this client's others of the same name.
-    pub(crate) async fn separate_lock(&self, name: &str) -> anyhow::Result<Lock> {
-        Ok(match self {
-            #[cfg(feature = "etcd")]
-            Self::Etcd(client) => Lock::Etcd(Box::new(client.separate_lock(name).await?)),
-            others => others.lock(name),
-        })
-    }
-
     /// How many locks a client can hold at once, where that is limited.
     pub(crate) fn most_held(&self) -> Option<usize> {
         match self {

@@ -7,14 +7,11 @@ use anyhow::Context as _;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Crate, Held, Lock};
-use crate::clock::{now, wait_for};
+use crate::clock::{hold_for, now, wait_for};
 use crate::protocol::{Answer, Ask, nanos};
 
 /// How long an acquisition may take that has nobody to wait for.
 const FREE: Duration = Duration::from_secs(5);
-
-/// How long one may take that waits for others: a little less than the run waits for an answer.
-const WAIT: Duration = Duration::from_secs(100);
 
 /// How many acquisitions of different locks are under way at once, as in a service that starts.
 const AT_ONCE: usize = 100;
@@ -24,12 +21,11 @@ pub(crate) struct Contestant {
     which: Crate,
     client: Option<Arc<Client>>,
     held: Vec<Held>,
-    waiting: JoinSet<anyhow::Result<[u64; 3]>>,
 }
 
 impl Contestant {
     pub(crate) fn new(which: Crate) -> Self {
-        Self { which, client: None, held: Vec::new(), waiting: JoinSet::new() }
+        Self { which, client: None, held: Vec::new() }
     }
 
     pub(crate) async fn answer(&mut self, ask: Ask) -> anyhow::Result<Answer> {
@@ -46,8 +42,6 @@ impl Contestant {
             }
             Ask::Hold { prefix, count } => self.hold(&prefix, count).await,
             Ask::LetGo => self.let_go().await,
-            Ask::Wait { name, count } => self.wait(&name, count).await,
-            Ask::Waited => self.waited().await,
             Ask::Memory => Ok(Answer { bytes: Some(resident()?), ..Answer::default() }),
             _ => Ok(Answer::unsupported(&format!("{} has locks only", self.which.name()))),
         }
@@ -66,7 +60,6 @@ impl Contestant {
     }
 
     async fn close(&mut self) -> anyhow::Result<Answer> {
-        self.waiting.shutdown().await;
         self.let_go().await?;
         // Nothing shares it any more: what waited has ended.
         if let Some(client) = self.client.take().and_then(Arc::into_inner) {
@@ -80,7 +73,7 @@ impl Contestant {
         let mut times = Vec::with_capacity(count);
         for _ in 0..count {
             let began = Instant::now();
-            acquire(&lock, FREE).await?.release().await?;
+            acquire(&lock).await?.release().await?;
             times.push(nanos(began.elapsed()));
         }
         Ok(Answer { times, ..Answer::default() })
@@ -106,7 +99,7 @@ impl Contestant {
                 break;
             };
             let had = now();
-            tokio::time::sleep(hold).await;
+            hold_for(hold);
             turns.push([asked, had, now()]);
             held.release().await?;
         }
@@ -126,7 +119,7 @@ impl Contestant {
             let mut acquisitions = JoinSet::new();
             for number in first..count.min(first + AT_ONCE) {
                 let lock = client.lock(&format!("{prefix}-{number}"));
-                acquisitions.spawn(async move { acquire(&lock, FREE).await });
+                acquisitions.spawn(async move { acquire(&lock).await });
             }
             while let Some(held) = acquisitions.join_next().await {
                 self.held.push(held??);
@@ -143,32 +136,10 @@ impl Contestant {
         }
         Ok(Answer::took(began.elapsed()))
     }
-
-    async fn wait(&mut self, name: &str, count: usize) -> anyhow::Result<Answer> {
-        for _ in 0..count {
-            let lock = self.client()?.separate_lock(name).await?;
-            self.waiting.spawn(async move {
-                let asked = now();
-                let held = acquire(&lock, WAIT).await?;
-                let had = now();
-                held.release().await?;
-                Ok([asked, had, had])
-            });
-        }
-        Ok(Answer::default())
-    }
-
-    async fn waited(&mut self) -> anyhow::Result<Answer> {
-        let mut turns = Vec::new();
-        while let Some(turn) = self.waiting.join_next().await {
-            turns.push(turn??);
-        }
-        Ok(Answer { turns, ..Answer::default() })
-    }
 }
 
-async fn acquire(lock: &Lock, limit: Duration) -> anyhow::Result<Held> {
-    lock.acquire(limit).await?.with_context(|| format!("not acquired within {limit:?}"))
+async fn acquire(lock: &Lock) -> anyhow::Result<Held> {
+    lock.acquire(FREE).await?.with_context(|| format!("not acquired within {FREE:?}"))
 }
 
 /// The resident memory of this process, in bytes.

@@ -14,9 +14,6 @@ const LEASE: i64 = 60;
 /// How often it is kept alive.
 const RENEWAL: Duration = Duration::from_secs(20);
 
-/// The lease of a lock that waits apart, in seconds. It outlives every wait unrenewed.
-const SEPARATE_LEASE: i64 = 120;
-
 pub(crate) struct Client {
     client: etcd_client::Client,
     lease: i64,
@@ -26,15 +23,12 @@ pub(crate) struct Client {
 pub(crate) struct Lock {
     client: etcd_client::Client,
     lease: i64,
-    is_separate: bool,
     name: String,
 }
 
 pub(crate) struct Held {
     client: etcd_client::Client,
     key: Vec<u8>,
-    /// The lease that ends with the lock.
-    own_lease: Option<i64>,
 }
 
 impl Client {
@@ -50,14 +44,7 @@ impl Client {
 
     pub(crate) fn lock(&self, name: &str) -> Lock {
         let client = self.client.clone();
-        Lock { client, lease: self.lease, is_separate: false, name: name.to_owned() }
-    }
-
-    /// A lock with a lease of its own: those of one lease don't exclude each other.
-    pub(crate) async fn separate_lock(&self, name: &str) -> anyhow::Result<Lock> {
-        let mut client = self.client.clone();
-        let lease = client.lease_grant(SEPARATE_LEASE, None).await?.id();
-        Ok(Lock { client, lease, is_separate: true, name: name.to_owned() })
+        Lock { client, lease: self.lease, name: name.to_owned() }
     }
 
     pub(crate) async fn close(mut self) -> anyhow::Result<()> {
@@ -94,16 +81,13 @@ impl Lock {
             return Ok(None);
         };
         let key = answer?.key().to_vec();
-        Ok(Some(Held { client, key, own_lease: self.is_separate.then_some(self.lease) }))
+        Ok(Some(Held { client, key }))
     }
 }
 
 impl Held {
     pub(crate) async fn release(mut self) -> anyhow::Result<()> {
         self.client.unlock(self.key).await?;
-        if let Some(lease) = self.own_lease {
-            self.client.lease_revoke(lease).await?;
-        }
         Ok(())
     }
 }

@@ -16,3 +16,9 @@ pub(crate) fn now() -> u64 {
 pub(super) async fn wait_for(moment: u64) {
     tokio::time::sleep(Duration::from_nanos(moment.saturating_sub(now()))).await;
 }
+
+/// Holds a lock for so long. It blocks the caller's main task: the runtime's own timer would make two
+/// milliseconds of one.
+pub(super) fn hold_for(time: Duration) {
+    std::thread::sleep(time);
+}

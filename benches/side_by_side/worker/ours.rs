@@ -1,5 +1,6 @@
 //! The contestant that is this library.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -18,7 +19,9 @@ pub(super) struct Ours {
     held: Vec<LockGuard>,
     watch: Option<Events<GroupEvent>>,
     terms: Vec<Leadership>,
-    waiting: JoinSet<anyhow::Result<[u64; 3]>>,
+    waiting: JoinSet<anyhow::Result<()>>,
+    /// When those had their turns.
+    turns: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Ours {
@@ -114,7 +117,7 @@ impl Ours {
                 return Ok(Answer { turns, ..Answer::default() });
             };
             let had = clock::now();
-            tokio::time::sleep(hold).await;
+            clock::hold_for(hold);
             turns.push([asked, had, clock::now()]);
             guard.release().await?;
         }
@@ -223,23 +226,26 @@ impl Ours {
     fn wait(&mut self, name: &str, count: usize) -> anyhow::Result<Answer> {
         for _ in 0..count {
             let lock = self.coordinator()?.lock(name)?;
+            let turns = self.turns.clone();
             self.waiting.spawn(async move {
-                let asked = clock::now();
-                let guard = lock.acquire().await?;
-                let had = clock::now();
-                guard.release().await?;
-                Ok([asked, had, had])
+                loop {
+                    let guard = lock.acquire().await?;
+                    turns.lock().unwrap_or_else(PoisonError::into_inner).push(clock::now());
+                    guard.release().await?;
+                }
             });
         }
         Ok(Answer::default())
     }
 
     async fn waited(&mut self) -> anyhow::Result<Answer> {
-        let mut turns = Vec::new();
-        while let Some(turn) = self.waiting.join_next().await {
-            turns.push(turn??);
+        // Who waits ends only when it fails.
+        while let Some(failed) = self.waiting.try_join_next() {
+            failed??;
         }
-        Ok(Answer { turns, ..Answer::default() })
+        self.waiting.shutdown().await;
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Answer { moments: std::mem::take(&mut *turns), ..Answer::default() })
     }
 
     /// Asks who leads, which over `memory://` is nothing but the way to the engine and back.

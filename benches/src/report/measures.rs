@@ -29,7 +29,7 @@ pub(super) const MEASURES: &[Measure] = &[
      "The longest that any process waited for the contended lock, of each round of the contest.",
      "In a fair queue it is little more than what all the others need for their turns."),
     ("requests per hand-off",
-     "What the server is asked while a crowd of waiters has the lock in turn, for each turn.",
+     "What the server is asked while a crowd of waiters, in ten processes, has the lock in turn, for each turn.",
      "The same for ten waiters and a thousand. What grows with them is a herd: each release wakes them all."),
     ("create a group", "A new group is created.", "One or two round trips."),
     ("join", "A member joins a group that is there.", "One or two round trips."),

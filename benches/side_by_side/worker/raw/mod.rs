@@ -183,7 +183,7 @@ impl Client {
                 }
             }
             let had = clock::now();
-            tokio::time::sleep(hold).await;
+            clock::hold_for(hold);
             turns.push([asked, had, clock::now()]);
             raw.pass().await?;
             is_ours = false;
