@@ -4,6 +4,7 @@ use std::env;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tooz_benches::record::{RAW, THREADED_RAW, is_raw};
 
 use crate::contestant::Contestant;
 
@@ -120,15 +121,6 @@ impl Setup {
 }
 
 pub(crate) const OURS: &str = "tooz";
-pub(crate) const RAW: &str = "raw";
-/// The bare client behind a thread of its own.
-const THREADED: &str = "threaded raw";
-
-/// Whether a contestant of that name is a bare client, called from wherever.
-pub(crate) fn is_raw(name: &str) -> bool {
-    [RAW, THREADED].iter().any(|raw| name.starts_with(raw))
-}
-
 fn contestants(facts: &Facts, url: &str) -> anyhow::Result<Vec<Contestant>> {
     let this = env::current_exe()?.display().to_string();
     let worker = |name: &str, caller: &str| {
@@ -142,7 +134,7 @@ fn contestants(facts: &Facts, url: &str) -> anyhow::Result<Vec<Contestant>> {
     let mut all = Vec::new();
     for caller in ["multi-thread", "spawned", "current-thread"] {
         all.push(worker(RAW, caller));
-        all.push(worker(THREADED, caller));
+        all.push(worker(THREADED_RAW, caller));
         all.push(worker(OURS, caller));
     }
     if let Some((variable, name)) = facts.python {

@@ -49,7 +49,7 @@ pub enum Ask {
     /// Lets `count` tasks wait for a lock, each of which releases at once when it has its turn, and
     /// waits again. Answers at once.
     Wait { name: String, count: usize },
-    /// They stop to wait; `moments` of their turns so far.
+    /// They stop waiting; `moments`, when they had their turns.
     Waited,
     /// The resident memory of the process; `bytes`.
     Memory,
@@ -75,6 +75,7 @@ pub struct Answer {
     /// Each is the moments of asking, of having and of letting go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub turns: Vec<[u64; 3]>,
+    /// When each thing happened.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub moments: Vec<u64>,
     /// Each is the times of create, join, members, leave, delete.

@@ -6,6 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::statistics::{Key, figures};
 
+/// The bare client's name.
+pub const RAW: &str = "raw";
+/// The name of the bare client behind a thread of its own.
+pub const THREADED_RAW: &str = "threaded raw";
+
+/// Whether a contestant of that name is a bare client, called from wherever: it has no lock.
+pub fn is_raw(contestant: &str) -> bool {
+    [RAW, THREADED_RAW].iter().any(|raw| contestant.starts_with(raw))
+}
+
 /// One figure of one contestant over one backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Row {

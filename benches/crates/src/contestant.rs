@@ -1,6 +1,5 @@
 //! What is done for each request.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -16,10 +15,12 @@ const FREE: Duration = Duration::from_secs(5);
 /// How many acquisitions of different locks are under way at once, as in a service that starts.
 const AT_ONCE: usize = 100;
 
+const NOT_OPEN: &str = "not open";
+
 /// A client and what the requests so far left.
 pub(crate) struct Contestant {
     which: Crate,
-    client: Option<Arc<Client>>,
+    client: Option<Client>,
     held: Vec<Held>,
 }
 
@@ -47,22 +48,21 @@ impl Contestant {
         }
     }
 
-    fn client(&self) -> anyhow::Result<&Arc<Client>> {
-        self.client.as_ref().context("not open")
+    fn client(&self) -> anyhow::Result<&Client> {
+        self.client.as_ref().context(NOT_OPEN)
     }
 
     async fn open(&mut self, url: &str) -> anyhow::Result<Answer> {
         let began = Instant::now();
         let client = self.which.open(url).await?;
         let answer = Answer::took(began.elapsed());
-        self.client = Some(Arc::new(client));
+        self.client = Some(client);
         Ok(answer)
     }
 
     async fn close(&mut self) -> anyhow::Result<Answer> {
         self.let_go().await?;
-        // Nothing shares it any more: what waited has ended.
-        if let Some(client) = self.client.take().and_then(Arc::into_inner) {
+        if let Some(client) = self.client.take() {
             client.close().await?;
         }
         Ok(Answer::default())
@@ -107,7 +107,7 @@ impl Contestant {
     }
 
     async fn hold(&mut self, prefix: &str, count: usize) -> anyhow::Result<Answer> {
-        let client = Arc::clone(self.client()?);
+        let client = self.client.as_ref().context(NOT_OPEN)?;
         if let Some(most) = client.most_held().filter(|most| self.held.len() + count > *most) {
             let name = self.which.name();
             return Ok(Answer::unsupported(&format!(

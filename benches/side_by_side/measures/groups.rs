@@ -1,12 +1,12 @@
 //! Groups, what is told of them, and reading them whole.
 
 use tooz_benches::protocol::Ask;
-use tooz_benches::record::{Book, Unit};
+use tooz_benches::record::{Book, RAW, Unit};
 use tooz_benches::statistics::Key;
 
 use super::{Form, Round, fresh, settle, slug, times};
 use crate::contestant::Contestant;
-use crate::setups::{OURS, RAW, Setup};
+use crate::setups::{OURS, Setup};
 
 const STEPS: [&str; 5] = ["create a group", "join", "members", "leave", "delete a group"];
 

@@ -1,12 +1,12 @@
 //! A lock that several processes want all the time.
 
 use tooz_benches::protocol::{Answer, Ask};
-use tooz_benches::record::{Book, Unit};
+use tooz_benches::record::{Book, RAW, Unit};
 use tooz_benches::statistics::{Key, jain};
 
 use super::{Form, fresh};
 use crate::contestant::{Contestant, Entrant};
-use crate::setups::{RAW, Setup};
+use crate::setups::Setup;
 use crate::worker;
 
 /// How long a process holds, in microseconds.

@@ -1,11 +1,11 @@
 //! What a free lock costs, and what keeping many costs.
 
 use tooz_benches::protocol::Ask;
-use tooz_benches::record::{Book, Unit};
+use tooz_benches::record::{Book, Unit, is_raw};
 use tooz_benches::statistics::Key;
 
 use super::{Form, Round, fresh, merge, settle, slug, times};
-use crate::setups::{OURS, Setup, is_raw};
+use crate::setups::{OURS, Setup};
 
 /// Acquire and release, beside the bare round trip.
 pub(super) fn cost(setup: &Setup, form: Form, book: &mut Book) -> anyhow::Result<()> {

@@ -13,14 +13,13 @@ use crate::counters::Counter;
 use crate::setups::{OURS, Setup};
 use crate::worker;
 
-/// How many processes wait, so that the queue is as long at the server whatever the size: those that
-/// wait in one process are a queue in it.
+/// How many processes share the waiters, whatever their number.
 const PROCESSES: usize = 10;
 
 /// All that wait have asked by then, on a slow machine too.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// After so long, those who waited first are behind.
+/// After so long, the lock changes hands at its usual rate.
 const STEADY: Duration = Duration::from_millis(500);
 
 /// Of ours only: others do not wait in a queue.

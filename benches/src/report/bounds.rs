@@ -2,7 +2,7 @@
 
 use super::measures::{self, Better};
 use super::{CALLERS, GROUPS, figure, find, number, reason, thousands};
-use crate::record::{Results, Row, Unit};
+use crate::record::{Results, Row, Unit, is_raw};
 
 /// A bound on one backend.
 #[derive(Debug, PartialEq)]
@@ -202,7 +202,8 @@ fn time(nanoseconds: f64) -> String {
 fn best_rival<'a>(results: &'a Results, ours: &Row) -> Option<&'a Row> {
     let competes = |row: &&Row| {
         let name = row.contestant.split(',').next().unwrap_or_default();
-        !["tooz", "raw", "threaded raw"].contains(&name)
+        name != "tooz"
+            && !is_raw(name)
             && (&row.backend, &row.measure, row.size) == (&ours.backend, &ours.measure, ours.size)
     };
     let rivals = results.rows.iter().filter(competes);
