@@ -9,10 +9,12 @@ use tooz_core::MemberId;
 use crate::layout::{Layout, RESERVED};
 use crate::ofd;
 use crate::presence;
+use crate::queue::Queue;
 use crate::record::{Record, decode_group};
 
 /// What coordinators have left in the directory, a line each, in order: members' files, sessions
-/// with what they say of themselves, leaders' files and locks that anybody holds, temporary files.
+/// with what they say of themselves, leaders' files and locks that anybody holds or waits for,
+/// temporary files.
 ///
 /// Groups are no residue, nor are files of locks that nobody holds: both are meant to stay.
 /// Nothing is changed, and a directory that does not exist has nothing.
@@ -47,6 +49,13 @@ pub fn residue(dir: &Path) -> io::Result<Vec<String>> {
             residue.push(format!("the leader of a group ({})", name(&leader)));
         }
     }
+    for queue in Queue::all_in(&layout.queues()).map_err(io::Error::other)? {
+        for ticket in queue.entries().map_err(io::Error::other)? {
+            let is_living = ticket.is_living().map_err(io::Error::other)?;
+            let dead = if is_living { "" } else { ", left by a dead process" };
+            residue.push(format!("{ticket} in the queue {}{dead}", queue.name()));
+        }
+    }
     for file in list(&layout.temporary())? {
         residue.push(format!("the temporary file {}", name(&file)));
     }
@@ -75,8 +84,8 @@ pub fn end_sessions(dir: &Path, member: &MemberId) -> io::Result<usize> {
     Ok(ended)
 }
 
-/// Removes the files of dead sessions, and old temporary files of ours, as every start does. What
-/// cannot be removed is left to the next.
+/// Removes the files of dead sessions, old temporary files of ours, the tickets of dead processes and
+/// the queues in which nobody waits, as every start does. What cannot be removed is left to the next.
 pub fn sweep(dir: &Path) {
     presence::sweep(&Layout::new(dir));
 }

@@ -10,6 +10,8 @@ use sha1::{Digest, Sha1};
 use tooz_core::{Error, GroupId, LockName, MemberId, Result};
 use uuid::Uuid;
 
+use crate::queue::Queue;
+
 /// Names at the top of the directory that are no locks.
 pub(crate) const RESERVED: [&str; 4] = ["groups", "tmp", ".driver_lock", ".tooz"];
 
@@ -61,14 +63,14 @@ impl Layout {
         self.leaders().join(safe_id(group.as_bytes()))
     }
 
-    pub(crate) fn turnstiles(&self) -> PathBuf {
-        self.root.join(".tooz/turnstiles")
+    pub(crate) fn queues(&self) -> PathBuf {
+        self.root.join(".tooz/queues")
     }
 
-    /// What a waiting writer of that lock has locked, lest further readers pass it.
-    pub(crate) fn turnstile(&self, lock: &Path) -> PathBuf {
-        let name = lock.strip_prefix(&self.root).unwrap_or(lock);
-        self.turnstiles().join(safe_id(name.as_os_str().as_bytes()))
+    /// The queue of those who wait for that lock or leader's file.
+    pub(crate) fn queue(&self, file: &Path) -> Queue {
+        let name = file.strip_prefix(&self.root).unwrap_or(file);
+        Queue::at(self.queues().join(safe_id(name.as_os_str().as_bytes())))
     }
 
     pub(crate) fn temporary(&self) -> PathBuf {
@@ -83,7 +85,7 @@ impl Layout {
     /// Makes the directories that are missing; the error names the one that cannot be made.
     pub(crate) fn create(&self) -> std::result::Result<(), (PathBuf, io::Error)> {
         let ours =
-            [self.groups(), self.temporary(), self.sessions(), self.leaders(), self.turnstiles()];
+            [self.groups(), self.temporary(), self.sessions(), self.leaders(), self.queues()];
         for dir in std::iter::once(self.root.clone()).chain(ours) {
             fs::create_dir_all(&dir).map_err(|error| (dir, error))?;
         }

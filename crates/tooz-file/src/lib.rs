@@ -10,9 +10,9 @@
 //!
 //! - A **lock** is an OFD record lock on the file `dir/NAME`. It excludes Python's record locks and
 //!   the other coordinators of this process alike, and the kernel gives it back when the holder
-//!   dies. The file's content is the fencing token, a decimal counter. Waiters are woken by inotify
-//!   when the file is closed, and each makes an attempt: a release costs a few system calls for
-//!   each waiter, and the scheduler chooses who wins. An attempt that does not wait wakes nobody.
+//!   dies. The file's content is the fencing token, a decimal counter. Waiters stand in a
+//!   [queue]; the first of them is woken by inotify when the file is closed, and the next
+//!   by the first, when it leaves the queue. An attempt that does not wait wakes nobody.
 //! - A **session** is a file in `dir/.tooz/sessions`, locked for as long as the session lives. A
 //!   member whose record names a session lives as long as that file is locked, so a killed process
 //!   is noticed at once and without a clock. Who removes the file ends the session.
@@ -25,7 +25,9 @@
 //!
 //! - The counters are not synced to the disk: they survive every process, but a power failure can
 //!   take them back by the last seconds. Who deletes a lock file starts its counter anew.
-//! - Each lock that is held or waited for takes a file descriptor.
+//! - Each lock that is held takes a file descriptor, and each that is waited for three.
+//! - A process that is stopped while it is the first to wait delays the others by a second or two,
+//!   then is passed over. The queue orders ours alone: Python's looks again and again.
 //! - A Python holder does not notice that its lock was broken.
 //! - Over NFS and other network file systems changes of other hosts are not pushed: waiters and
 //!   watches then look every 100 ms, and the log says so. Shared locks need `flock` to be apart
@@ -54,12 +56,14 @@ mod errors;
 mod group;
 pub mod inspect;
 mod layout;
+mod line;
 mod lock;
 mod locked_file;
 mod membership;
 pub mod ofd;
 mod place;
 mod presence;
+pub mod queue;
 mod record;
 mod seat;
 mod session;

@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
+use std::time::Duration;
 
 use nix::libc;
 use tooz_core::{Error, Mode, Result};
 
 use crate::errors::failed;
+use crate::line::Line;
 use crate::ofd::{self, Identity, is_missing};
 use crate::place::Place;
 use crate::watch::{Aftermath, CLOSED, GONE};
@@ -22,23 +24,9 @@ pub(crate) struct LockedFile {
     identity: Identity,
 }
 
-/// What an attempt wants.
-struct Attempt {
-    mode: Mode,
-    /// What a reader finds locked while somebody waits to write.
-    turnstile: Option<PathBuf>,
-}
-
-impl Attempt {
-    /// Whether a waiting writer comes first.
-    fn is_barred(&self) -> Result<bool> {
-        self.turnstile.as_deref().map_or(Ok(false), is_locked)
-    }
-}
-
-fn is_locked(turnstile: &Path) -> Result<bool> {
-    ofd::is_path_locked(turnstile).map_err(|error| failed("examine", turnstile, error))
-}
+/// How long the lock must have been nobody else's, and be free, before somebody takes it who is not
+/// the first in the line. Far longer than a hand-over.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How waiting for one open file can end.
 enum Turn {
@@ -50,7 +38,7 @@ enum Turn {
 
 impl LockedFile {
     /// Locks the file of that path, made if it is missing; `None` if `over` came before. One
-    /// attempt is made in any case.
+    /// attempt is made in any case. Who waits does so in the line.
     ///
     /// Closing a file that was opened to write wakes all who wait for it. So it is opened once and
     /// kept open while waiting, and who will not wait looks first.
@@ -58,23 +46,24 @@ impl LockedFile {
         place: &Place,
         path: &Path,
         mode: Mode,
+        mut line: Line,
         over: impl Future<Output = ()>,
     ) -> Result<Option<Self>> {
         let mut over = pin!(over);
         // A future must not be polled again once it is ready.
         let will_wait = !is_ready(over.as_mut()).await;
-        if !will_wait
-            && ofd::is_path_excluded(path, mode).map_err(|e| failed("examine", path, e))?
-        {
-            return Ok(None);
+        if !will_wait {
+            // One more reader beside others would keep out who waits.
+            let needs = if line.is_joined_by_others() { Mode::Exclusive } else { mode };
+            if ofd::is_path_excluded(path, needs).map_err(|e| failed("examine", path, e))? {
+                return Ok(None);
+            }
         }
-        let turnstile = (mode == Mode::Shared).then(|| place.layout.turnstile(path));
-        let attempt = Attempt { mode, turnstile };
         loop {
             let locked = Self::open(path)?;
             let turn = match will_wait {
-                true => locked.wait(place, &attempt, over.as_mut()).await?,
-                false => locked.attempt(&attempt)?.unwrap_or(Turn::Over),
+                true => locked.wait(place, mode, &mut line, over.as_mut()).await?,
+                false => locked.attempt(mode)?.unwrap_or(Turn::Over),
             };
             match turn {
                 Turn::Ours => return Ok(Some(locked)),
@@ -90,12 +79,9 @@ impl LockedFile {
         Ok(Self { file, path: path.to_owned(), identity })
     }
 
-    /// One attempt; `None` if somebody else has the lock, or waits to write.
-    fn attempt(&self, attempt: &Attempt) -> Result<Option<Turn>> {
-        if attempt.is_barred()? {
-            return Ok(None);
-        }
-        match ofd::try_lock(&self.file, attempt.mode) {
+    /// One attempt; `None` if somebody else has the lock.
+    fn attempt(&self, mode: Mode) -> Result<Option<Turn>> {
+        match ofd::try_lock(&self.file, mode) {
             Ok(false) => Ok(None),
             Ok(true) if self.is_in_place() => Ok(Some(Turn::Ours)),
             Ok(true) => Ok(Some(Turn::Replaced)),
@@ -106,11 +92,17 @@ impl LockedFile {
     async fn wait(
         &self,
         place: &Place,
-        attempt: &Attempt,
+        mode: Mode,
+        line: &mut Line,
         mut over: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Turn> {
         let mut content = self.head();
-        if let Some(turn) = self.attempt(attempt)? {
+        if !line.is_joined_by_others()
+            && let Some(turn) = self.attempt(mode)?
+        {
+            return Ok(turn);
+        }
+        if let Some(turn) = self.wait_in_line(mode, line, over.as_mut()).await? {
             return Ok(turn);
         }
         let mut watch = place.watch();
@@ -118,21 +110,10 @@ impl LockedFile {
             return Ok(Turn::Replaced);
         }
         let mut aftermath = Aftermath::default();
-        // Given up when the wait is over, whichever way.
-        let mut bar = None;
         loop {
-            // Not one that is yet to be made.
-            let unseen = attempt.turnstile.as_deref().filter(|bar| !watch.on(bar, CLOSED));
             // The first after the watch is there: the release may have come before it.
-            if let Some(turn) = self.attempt(attempt)? {
+            if let Some(turn) = self.attempt(mode)? {
                 return Ok(turn);
-            }
-            if unseen.is_some_and(Path::exists) {
-                // Made meanwhile.
-                continue;
-            }
-            if bar.is_none() && attempt.mode == Mode::Exclusive {
-                bar = self.bar(&place.layout.turnstile(&self.path))?;
             }
             // A holder writes its token: if there is a new one, the lock has passed on. Yet it too
             // may be dying by now, so look once more.
@@ -152,18 +133,29 @@ impl LockedFile {
         }
     }
 
-    /// Lets no further reader pass while others have the lock, unless another writer does that.
-    /// Without it, readers who take turns would never leave the lock free.
-    fn bar(&self, turnstile: &Path) -> Result<Option<Self>> {
-        let only_readers = ofd::is_excluded(&self.file, Mode::Shared).map(|excluded| !excluded);
-        if !only_readers.map_err(|error| failed("examine", &self.path, error))?
-            || is_locked(turnstile)?
-        {
-            return Ok(None);
+    /// Waits to be the first, who alone is told of a release: then it is `None`.
+    async fn wait_in_line(
+        &self,
+        mode: Mode,
+        line: &mut Line,
+        mut over: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Option<Turn>> {
+        loop {
+            let content = self.head();
+            tokio::select! {
+                is_first = line.turn(over.as_mut()) => {
+                    return Ok((!is_first).then_some(Turn::Over));
+                }
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
+            // Who is before may be stopped, and must not keep others from what it does not hold.
+            if self.head() == content
+                && let Some(turn) = self.attempt(mode)?
+            {
+                line.pass_over();
+                return Ok(Some(turn));
+            }
         }
-        let bar = Self::open(turnstile)?;
-        let locked = ofd::try_lock(&bar.file, Mode::Exclusive);
-        Ok(locked.map_err(|error| failed("lock", turnstile, error))?.then_some(bar))
     }
 
     /// The file itself.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::sys::statfs::statfs;
-use tooz_core::{Error, ErrorKind, Mode, Result};
+use tooz_core::{Error, ErrorKind, Mode, OperationId, Result};
 use tracing::warn;
 
 use crate::config::Config;
 use crate::errors::{failed, unreachable};
 use crate::layout::Layout;
+use crate::line::Line;
 use crate::locked_file::LockedFile;
 use crate::watch::{Changes, GONE, Hub, Watch};
 
@@ -56,6 +57,15 @@ impl Place {
         Watch::new(self.hub.clone(), self.polls)
     }
 
+    /// The line of those who wait for that lock or leader's file. On a network file system there is
+    /// none: the tickets of other hosts would look dead.
+    pub(crate) fn line(&self, file: &Path, operation: OperationId, mode: Mode) -> Line {
+        match self.polls {
+            true => Line::none(),
+            false => Line::of(self.layout.queue(file), operation, mode),
+        }
+    }
+
     /// Watches a directory of the driver's own, which is made again if somebody has removed it.
     pub(crate) fn watch_dir(&self, watch: &mut Watch, dir: &Path, changes: Changes) -> Result<()> {
         if !watch.on(dir, changes | GONE) {
@@ -76,7 +86,7 @@ impl Place {
         self.repair()?;
         let path = self.layout.driver_lock();
         let over = tokio::time::sleep(DRIVER_LOCK_LIMIT);
-        let locked = LockedFile::lock(self, &path, Mode::Exclusive, over).await?;
+        let locked = LockedFile::lock(self, &path, Mode::Exclusive, Line::none(), over).await?;
         locked.ok_or_else(|| {
             Error::new(
                 ErrorKind::TimedOut,
@@ -92,7 +102,8 @@ impl Place {
     /// The same, if it is free.
     pub(crate) async fn try_driver_lock(&self) -> Result<Option<LockedFile>> {
         let path = self.layout.driver_lock();
-        LockedFile::lock(self, &path, Mode::Exclusive, std::future::ready(())).await
+        let over = std::future::ready(());
+        LockedFile::lock(self, &path, Mode::Exclusive, Line::none(), over).await
     }
 }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::errors::unreachable;
 use crate::layout::{Layout, TEMPORARY, hex};
 use crate::ofd::{self, Identity};
+use crate::queue::Queue;
 
 /// How old a temporary file of ours must be to be one that a dead process has left.
 const ABANDONED: Duration = Duration::from_secs(60);
@@ -112,6 +113,17 @@ pub(crate) fn sweep(layout: &Layout) {
     if let Err(error) = swept {
         debug!(%error, "what dead processes have left is not all removed");
     }
+    if let Err(error) = sweep_queues(layout) {
+        debug!(%error, "the tickets of dead processes are not all removed");
+    }
+}
+
+fn sweep_queues(layout: &Layout) -> Result<()> {
+    for queue in Queue::all_in(&layout.queues())? {
+        queue.living()?;
+        queue.remove_if_empty();
+    }
+    Ok(())
 }
 
 fn sweep_sessions(layout: &Layout) -> io::Result<()> {

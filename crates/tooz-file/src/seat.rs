@@ -56,7 +56,9 @@ impl Seat {
                     _ = session.lost() => {}
                 }
             };
-            let Some(locked) = LockedFile::lock(place, &claim.path, claim.mode, over).await? else {
+            let line = place.line(&claim.path, claim.id, claim.mode);
+            let locked = LockedFile::lock(place, &claim.path, claim.mode, line, over).await?;
+            let Some(locked) = locked else {
                 return if session.is_held() { Ok(None) } else { Err(session_lost()) };
             };
             let counting = Counting::of(&locked).await?;

@@ -5,10 +5,13 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use common::{event, python_could_lock, soon, started};
+use common::{event, python_could_lock, soon, started, waiting};
 use tempfile::tempdir;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tooz_core::{ErrorKind, LockName, Loss, Release, SessionEvent};
 
 #[tokio::test]
@@ -50,6 +53,69 @@ async fn shared_locks_exclude_exclusive_ones_alone() {
     let waiting = tokio::spawn(async move { b.acquire().await.unwrap().fencing_token() });
     assert_eq!(two.release().await.unwrap(), Release::Released);
     assert_eq!(soon("writer", waiting).await.unwrap().0, 4);
+}
+
+#[tokio::test]
+async fn who_waits_longest_is_first() {
+    let dir = tempdir().unwrap();
+    let holder = started(dir.path(), "holder").await;
+    let held = holder.lock("x").unwrap().acquire().await.unwrap();
+    let (turns, mut order) = mpsc::unbounded_channel();
+    let waiters: Vec<_> = stream_of_waiters(dir.path(), &turns).await;
+    // Who gives up leaves no gap, and who releases and wants it again is the last.
+    waiters[3].abort();
+    waiting(dir.path(), 7).await;
+    held.release().await.unwrap();
+    let again = soon("last turn", holder.lock("x").unwrap().acquire()).await.unwrap();
+    drop(turns);
+    let mut served = Vec::new();
+    while let Ok(number) = order.try_recv() {
+        served.push(number);
+    }
+    assert_eq!(served, [0, 1, 2, 4, 5, 6, 7]);
+    again.release().await.unwrap();
+    tooz_file::inspect::sweep(dir.path());
+    assert_eq!(fs::read_dir(dir.path().join(".tooz/queues")).unwrap().count(), 0);
+}
+
+/// Eight that wait one after the other, each a coordinator of its own, so that nothing but the
+/// driver orders them.
+async fn stream_of_waiters(
+    dir: &Path,
+    turns: &mpsc::UnboundedSender<usize>,
+) -> Vec<JoinHandle<()>> {
+    let mut waiters = Vec::new();
+    for number in 0..8 {
+        let coordinator = started(dir, &format!("m{number}")).await;
+        let turns = turns.clone();
+        waiters.push(tokio::spawn(async move {
+            let guard = coordinator.lock("x").unwrap().acquire().await.unwrap();
+            turns.send(number).unwrap();
+            guard.release().await.unwrap();
+        }));
+        waiting(dir, number + 1).await;
+    }
+    waiters
+}
+
+#[tokio::test]
+async fn readers_do_not_overtake_a_writer() {
+    let dir = tempdir().unwrap();
+    let (a, b) = (started(dir.path(), "a").await, started(dir.path(), "b").await);
+    let reader = a.lock("x").unwrap().acquire_shared().await.unwrap();
+    let lock = b.lock("x").unwrap();
+    let writes = tokio::spawn(async move { lock.acquire().await.unwrap() });
+    waiting(dir.path(), 1).await;
+    let c = started(dir.path(), "c").await;
+    let lock = c.lock("x").unwrap();
+    assert!(lock.try_acquire_shared().await.unwrap().is_none());
+    let reads = tokio::spawn(async move { lock.acquire_shared().await.unwrap() });
+    waiting(dir.path(), 2).await;
+    reader.release().await.unwrap();
+    let writer = soon("writer", writes).await.unwrap();
+    assert!(!reads.is_finished());
+    writer.release().await.unwrap();
+    soon("late reader", reads).await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test]

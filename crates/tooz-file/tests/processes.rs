@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{event, soon, started};
+use common::{event, soon, started, waiting};
 use tempfile::tempdir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -79,6 +79,13 @@ async fn child() {
             let loss = lock.lost().await;
             assert!(lock.check().is_err());
             say(&format!("lost {loss:?}"));
+        }
+        "wait" => {
+            let coordinator = started(dir, "child").await;
+            let held = coordinator.lock("x").unwrap().acquire().await.unwrap();
+            say("held");
+            held.release().await.unwrap();
+            say("released");
         }
         "contend" => contend(dir).await,
         orders => panic!("no such orders: {orders}"),
@@ -181,6 +188,36 @@ async fn a_stopped_holder_keeps_its_lock_and_learns_that_it_was_broken() {
     child.signal(nix::libc::SIGCONT);
     child.says(&format!("lost {:?}", Loss::Taken)).await;
     assert!(held.verify().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_waiter_that_is_stopped_or_killed_keeps_nobody_from_a_free_lock() {
+    let dir = tempdir().unwrap();
+    let (a, b) = (started(dir.path(), "a").await, started(dir.path(), "b").await);
+    for signal in [nix::libc::SIGKILL, nix::libc::SIGSTOP] {
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        let mut child = Process::start(dir.path(), "wait");
+        waiting(dir.path(), 1).await;
+        let lock = b.lock("x").unwrap();
+        let next = tokio::spawn(async move { lock.acquire().await.unwrap() });
+        waiting(dir.path(), 2).await;
+        child.signal(signal);
+        held.release().await.unwrap();
+        soon("next", next).await.unwrap().release().await.unwrap();
+        if signal == nix::libc::SIGSTOP {
+            // Nobody waits for its turn a second time, and it has its own when it goes on.
+            let (first, second) = (a.lock("x").unwrap(), b.lock("x").unwrap());
+            let began = Instant::now();
+            first.acquire().await.unwrap().release().await.unwrap();
+            second.acquire().await.unwrap().release().await.unwrap();
+            assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+            child.signal(nix::libc::SIGCONT);
+            child.says("released").await;
+        }
+        child.child.wait().await.unwrap();
+    }
+    tooz_file::inspect::sweep(dir.path());
+    assert_eq!(std::fs::read_dir(dir.path().join(".tooz/queues")).unwrap().count(), 0);
 }
 
 #[tokio::test]

@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use rmpv::Value;
 use tooz_core::{Error, ErrorKind, GroupId, Mode, OperationId, Result, Session};
+use tooz_file::queue::{Queue, Ticket};
 use tracing::warn;
 
 use crate::errors::{failed, refused};
 use crate::gate::Gate;
 use crate::lock;
 use crate::place::Place;
-use crate::queue::{Queue, Ticket};
 use crate::segment::Segment;
 
 /// How long to wait for Python's lock, which is only ever held for a few system calls.
@@ -83,7 +83,7 @@ impl<'a> GroupList<'a> {
                 ),
             ));
         };
-        let queue = Queue::of(&place.locks(), key);
+        let queue = place.queue(key);
         let segment = attach(place.keys.list())?;
         Ok(Self { place, segment, queue, gate, ticket })
     }

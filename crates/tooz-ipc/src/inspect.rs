@@ -10,9 +10,8 @@ use crate::config::Config;
 use crate::errors::failed;
 use crate::gate;
 use crate::key::Keys;
-use crate::place::{FILE, Place};
+use crate::place::{self, FILE, Place};
 use crate::presence;
-use crate::queue::Queue;
 use crate::segment::Segment;
 use crate::semaphore::Set;
 
@@ -56,7 +55,7 @@ pub fn residue(url: &str) -> Result<Vec<String>> {
     let mut residue = tooz_file::inspect::residue(&place.root.join(FILE))
         .map_err(|error| failed("examine", &place.root, error))?;
     let broken = |error| failed("examine", &place.root, error);
-    for (key, queue) in Queue::all(&place.root.join("locks")).map_err(broken)? {
+    for (key, queue) in place::queues(&place.root)? {
         let tickets = queue.entries()?;
         residue.extend(tickets.iter().map(|ticket| format!("{ticket} of the lock {key:#010x}")));
         residue.extend(gate::describe(key).map_err(broken)?);
@@ -105,7 +104,7 @@ pub fn bare_cycle(key: u32) -> Result<()> {
 pub fn wipe(url: &str) -> Result<()> {
     let place = Look::at(&config(url)?)?;
     let wiped = || {
-        let queues = Queue::all(&place.root.join("locks")).map_err(io::Error::other)?;
+        let queues = place::queues(&place.root).map_err(io::Error::other)?;
         for key in queues.iter().map(|(key, _)| *key).chain([place.keys.list_lock()]) {
             if let Some(set) = Set::open(key)? {
                 set.remove()?;

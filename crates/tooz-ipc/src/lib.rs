@@ -58,7 +58,6 @@ mod key;
 mod lock;
 mod place;
 mod presence;
-mod queue;
 mod segment;
 mod semaphore;
 mod session;

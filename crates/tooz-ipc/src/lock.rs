@@ -7,12 +7,12 @@ use tooz_core::{
     FencingToken, Hold, Lease, LockName, Loss, Mode, OperationId, Release, Result, Waiting,
     async_trait,
 };
+use tooz_file::queue::{Queue, Ticket};
 use tracing::warn;
 
-use crate::errors::{failed, session_lost};
+use crate::errors::session_lost;
 use crate::gate::{self, Gate, Waited};
 use crate::place::Place;
-use crate::queue::{Queue, Ticket};
 
 /// A lock that a session holds.
 #[derive(Debug)]
@@ -146,7 +146,7 @@ pub(crate) async fn take(
     over: impl Future<Output = ()>,
 ) -> Result<Option<(Gate, Ticket)>> {
     let mut over = std::pin::pin!(over);
-    let queue = Queue::of(&place.locks(), key);
+    let queue = place.queue(key);
     loop {
         let mutex = place.mutex(key).await?;
         let ticket = queue.draw(id, mode)?;
@@ -222,7 +222,7 @@ async fn leave(place: &Place, queue: &Queue, key: i32, ticket: Ticket) -> Result
 /// Gives back what was taken; whether it was still ours. The semaphores always before the ticket,
 /// because the next of ours acts on them as soon as the ticket is gone.
 async fn give_back(place: &Place, key: i32, ticket: &Ticket, gate: &Gate) -> Result<bool> {
-    let queue = Queue::of(&place.locks(), key);
+    let queue = place.queue(key);
     if gate.mode() == Mode::Exclusive {
         return give_back_alone(&queue, ticket, gate);
     }
@@ -251,7 +251,7 @@ pub(crate) fn give_back_alone(queue: &Queue, ticket: &Ticket, gate: &Gate) -> Re
 /// Takes a lock away from all who hold it; whether anybody did. A *Python* holder is not told.
 pub(crate) async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
     let key = place.keys.lock(name)?;
-    let queue = Queue::of(&place.locks(), key);
+    let queue = place.queue(key);
     let _mutex = place.mutex(key).await?;
     let mut was_held = gate::break_open(key)?;
     for entry in queue.living()?.iter().filter(|entry| entry.is_holding()) {
@@ -264,8 +264,7 @@ pub(crate) async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
 
 /// Removes what dead processes have left of any lock.
 pub(crate) async fn sweep(place: &Place) -> Result<()> {
-    let locks = place.locks();
-    for (key, queue) in Queue::all(&locks).map_err(|error| failed("list", &locks, error))? {
+    for (key, queue) in place.queues()? {
         if queue.has_living()? {
             continue;
         }

@@ -2,7 +2,7 @@
 //!
 //! `/dev/shm/tooz-UID-IPCNS/NAMESPACE/`, in memory, and gone with the next boot as semaphores are:
 //!
-//! - `locks/KEY/`: who holds and who waits for the lock of that key: see [`crate::queue`].
+//! - `locks/KEY/`: who holds and who waits for the lock of that key: see [`tooz_file::queue`].
 //! - `mutex/0` to `mutex/f`: locked for the few system calls in which a queue is changed.
 //! - `sessions/`: a locked file for each living session.
 //! - `epoch`: what fencing tokens count from.
@@ -20,6 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::geteuid;
 use sha1::{Digest, Sha1};
 use tooz_core::{Error, ErrorKind, FencingToken, Moment, Result};
+use tooz_file::queue::Queue;
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -31,6 +32,9 @@ const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// The directory of the file driver, below the root.
 pub(crate) const FILE: &str = "file";
+
+/// The directory of the queues.
+const LOCKS: &str = "locks";
 
 /// How long to wait for the others that change a queue at this moment, each for some microseconds.
 const MUTEX_LIMIT: Duration = Duration::from_secs(5);
@@ -73,8 +77,18 @@ impl Place {
         Ok(Self { epoch, ..place })
     }
 
-    pub(crate) fn locks(&self) -> PathBuf {
-        self.root.join("locks")
+    fn locks(&self) -> PathBuf {
+        self.root.join(LOCKS)
+    }
+
+    /// Who holds and who waits for the lock of that key. Tickets are drawn under its mutex.
+    pub(crate) fn queue(&self, key: i32) -> Queue {
+        Queue::at(self.locks().join(format!("{key:08x}")))
+    }
+
+    /// All that are there, by their keys.
+    pub(crate) fn queues(&self) -> Result<Vec<(i32, Queue)>> {
+        queues(&self.root)
     }
 
     fn mutexes(&self) -> PathBuf {
@@ -224,7 +238,16 @@ fn make_private(dir: &Path) -> Result<()> {
     ))
 }
 
-pub(crate) fn make_dir(dir: &Path) -> Result<()> {
+/// The queues of the namespace whose directory that is, by their keys.
+pub(crate) fn queues(root: &Path) -> Result<Vec<(i32, Queue)>> {
+    let by_key = |queue: Queue| {
+        let key = u32::from_str_radix(queue.name(), 16).ok()?;
+        Some((key.cast_signed(), queue))
+    };
+    Ok(Queue::all_in(&root.join(LOCKS))?.into_iter().filter_map(by_key).collect())
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(|error| failed("create the directory", dir, error))
 }
 

@@ -58,6 +58,22 @@ pub(crate) async fn event<E: std::fmt::Debug, T>(
     found.ok().flatten().unwrap_or_else(|| panic!("no {what}, but {seen:?}"))
 }
 
+/// Waits until so many tickets that wait are in the queues of a directory.
+pub(crate) async fn waiting(dir: &Path, number: usize) {
+    let shown = async {
+        // No event tells that somebody began to wait.
+        loop {
+            let residue = tooz_file::inspect::residue(dir).unwrap();
+            let waits = |line: &&String| line.contains("waiting ticket") && !line.contains("dead");
+            if residue.iter().filter(waits).count() == number {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(&format!("{number} who wait"), shown).await;
+}
+
 /// The only file in a directory.
 pub(crate) fn only_file(dir: &Path) -> PathBuf {
     let files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();

@@ -1,83 +1,95 @@
-//! Who of ours holds a lock and who waits for it, in the order of arrival.
+//! The processes of a host in the order of their arrival: who waits for a lock and, if its owner
+//! says so, who holds it.
 //!
 //! Each is a ticket: a named pipe `NUMBER-MODE-OPERATION` in the directory of the lock. Whoever has
-//! the ticket keeps its pipe open and locked, and makes it executable when it holds the lock. A
-//! waiter opens the pipe of the one right before it: when that is given back, or its process dies,
-//! the kernel closes the other end and so wakes this waiter and no other. A ticket whose pipe nobody
-//! has locked is a dead process's: the kernel undoes semaphores, then drops the lock of a file, then
-//! tells those who poll it.
+//! the ticket keeps its pipe open and locked, and can make it executable to show that it holds the
+//! lock. A waiter opens the pipe of the one right before it: when that is given back, or its process
+//! dies, the kernel closes the other end and so wakes this waiter and no other. A ticket whose pipe
+//! nobody has locked is a dead process's: the kernel undoes semaphores, then drops the lock of a
+//! file, then tells those who poll it.
 //!
-//! Tickets are drawn under the mutex of the place, a new one is above all that are there, and none
-//! is ever renamed. So a waiter sees all those below it, whenever it looks.
+//! A new ticket is above all that are there, and none is ever renamed. Who draws under a mutex, so
+//! that no two draw at the same moment, can rely on the order. Without one, two may both come to be
+//! first: then the queue is a courtesy, and something else must exclude.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use nix::sys::stat;
 use nix::unistd::mkfifo;
 use tokio::io::Interest;
 use tokio::net::unix::pipe::Receiver;
 use tooz_core::{Mode, OperationId, Result};
-use tooz_file::ofd;
 
 use crate::errors::failed;
-use crate::place;
+use crate::ofd;
 
-/// The mode of a pipe whose owner waits.
-const WAITING: stat::Mode = stat::Mode::S_IRUSR.union(stat::Mode::S_IWUSR);
+/// The mode of a pipe whose owner waits, as far as the process lets others have its files.
+const WAITING: stat::Mode = stat::Mode::from_bits_truncate(0o666);
 /// The mode of a pipe whose owner holds the lock.
 const HOLDING: stat::Mode = stat::Mode::S_IRWXU;
 
-/// The queue of one lock.
+/// The queue of one lock: a directory, which need not be there.
 #[derive(Clone, Debug)]
-pub(crate) struct Queue {
+pub struct Queue {
     dir: PathBuf,
 }
 
 /// A ticket that is there, anybody's.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub struct Entry {
     number: u64,
-    pub(crate) mode: Mode,
-    pub(crate) operation: String,
+    /// What it is to hold.
+    pub mode: Mode,
+    /// Who has drawn it.
+    pub operation: String,
     path: PathBuf,
 }
 
 /// A ticket of our own. It leaves the queue when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub struct Ticket {
     entry: Entry,
     pipe: Receiver,
 }
 
 impl Queue {
-    pub(crate) fn of(locks: &Path, key: i32) -> Self {
-        Self { dir: locks.join(format!("{key:08x}")) }
+    /// The one whose tickets are in that directory and nothing else is.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir }
     }
 
-    /// The queues that are there, by their keys.
-    pub(crate) fn all(locks: &Path) -> io::Result<Vec<(i32, Self)>> {
-        let mut found = Vec::new();
-        for dir in list(locks)? {
-            let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if let Ok(key) = u32::from_str_radix(name, 16) {
-                found.push((key as i32, Self { dir }));
-            }
-        }
-        Ok(found)
+    /// Those in the directories of that directory, in order; none if it does not exist.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub fn all_in(dir: &Path) -> Result<Vec<Self>> {
+        let mut dirs = list(dir).map_err(|error| failed("list", dir, error))?;
+        dirs.sort();
+        Ok(dirs.into_iter().map(Self::at).collect())
     }
 
-    /// Draws the next ticket. Only under the mutex.
-    pub(crate) fn draw(&self, operation: OperationId, mode: Mode) -> Result<Ticket> {
+    /// The name of its directory.
+    pub fn name(&self) -> &str {
+        self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Draws the next ticket.
+    ///
+    /// # Errors
+    /// When the pipe cannot be made, opened or locked. Nothing is left then.
+    pub fn draw(&self, operation: OperationId, mode: Mode) -> Result<Ticket> {
         loop {
-            self.make_dir()?;
+            fs::create_dir_all(&self.dir)
+                .map_err(|error| failed("create the directory", &self.dir, error))?;
             let number = self.entries()?.last().map_or(1, |last| last.number + 1);
             let entry = Entry::new(&self.dir, number, mode, operation.to_string());
             match mkfifo(&entry.path, WAITING) {
                 Ok(()) => {}
-                // Not made, or removed by who left last, which needs no mutex.
+                // The directory was removed by who left last.
                 Err(nix::Error::ENOENT) => continue,
                 Err(error) => return Err(failed("make", &entry.path, error.into())),
             }
@@ -85,52 +97,72 @@ impl Queue {
                 ofd::try_lock(&pipe, Mode::Exclusive)?;
                 Receiver::from_file(pipe)
             });
-            return match opened {
-                Ok(pipe) => Ok(Ticket { entry, pipe }),
+            match opened {
+                Ok(pipe) => {
+                    let ticket = Ticket { entry, pipe };
+                    if ticket.is_in_place() {
+                        return Ok(ticket);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     // A dead ticket otherwise, which others would remove.
                     let _ = fs::remove_file(&entry.path);
-                    Err(failed("open", &entry.path, error))
+                    return Err(failed("open", &entry.path, error));
                 }
-            };
-        }
-    }
-
-    fn make_dir(&self) -> Result<()> {
-        match fs::create_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                place::make_dir(self.dir.parent().unwrap_or(&self.dir))
             }
-            // Or no longer: then there is no room for a ticket, and it is made again.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made.map_err(|error| failed("create the directory", &self.dir, error)),
+            // Somebody who saw it before it was locked took it for a dead one's.
         }
     }
 
     /// The tickets that are there, dead ones too, in order.
-    pub(crate) fn entries(&self) -> Result<Vec<Entry>> {
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
         let listed = list(&self.dir).map_err(|error| failed("list", &self.dir, error))?;
         let mut entries: Vec<_> = listed.into_iter().filter_map(Entry::parse).collect();
-        entries.sort_by_key(|entry| entry.number);
+        entries.sort_by(|one, two| one.path.cmp(&two.path));
         Ok(entries)
     }
 
     /// The tickets of the living; those of the dead are removed.
-    pub(crate) fn living(&self) -> Result<Vec<Entry>> {
+    ///
+    /// # Errors
+    /// When a ticket cannot be examined or removed.
+    pub fn living(&self) -> Result<Vec<Entry>> {
         let mut living = Vec::new();
         for entry in self.entries()? {
-            match entry.open_living()? {
-                Some(_) => living.push(entry),
-                None => entry.remove()?,
+            match entry.is_living()? {
+                true => living.push(entry),
+                false => entry.remove()?,
             }
         }
         Ok(living)
     }
 
+    /// Takes away all tickets before this one that exclude it.
+    ///
+    /// # Errors
+    /// When one cannot be removed or nobody can be told.
+    pub fn pass_over(&self, ticket: &Ticket) -> Result<()> {
+        self.before(&ticket.entry)?.iter().try_for_each(Entry::take_away)
+    }
+
+    /// The tickets before that one which exclude it, in order.
+    fn before(&self, own: &Entry) -> Result<Vec<Entry>> {
+        let mut before = self.entries()?;
+        before.retain(|entry| entry.path < own.path && entry.excludes(own.mode));
+        Ok(before)
+    }
+
     /// Whether any ticket is a living one's.
-    pub(crate) fn has_living(&self) -> Result<bool> {
+    ///
+    /// # Errors
+    /// When a ticket cannot be examined.
+    pub fn has_living(&self) -> Result<bool> {
         for entry in self.entries()? {
-            if entry.open_living()?.is_some() {
+            if entry.is_living()? {
                 return Ok(true);
             }
         }
@@ -138,20 +170,15 @@ impl Queue {
     }
 
     /// Waits until none that is before the ticket excludes it; `false` if `over` came first. One
-    /// look is taken in any case.
-    pub(crate) async fn turn(
-        &self,
-        ticket: &Ticket,
-        over: impl Future<Output = ()>,
-    ) -> Result<bool> {
+    /// look is taken in any case. Dropping the future leaves the ticket in its place.
+    ///
+    /// # Errors
+    /// When a ticket cannot be examined or removed.
+    pub async fn turn(&self, ticket: &Ticket, over: impl Future<Output = ()>) -> Result<bool> {
         let mut over = std::pin::pin!(over);
-        let own = &ticket.entry;
         loop {
-            let entries = self.entries()?;
-            let before = entries.iter().rev().filter(|entry| entry.number < own.number);
-            let Some(next) = before.into_iter().find(|entry| entry.excludes(own.mode)) else {
-                return Ok(true);
-            };
+            let before = self.before(&ticket.entry)?;
+            let Some(next) = before.last() else { return Ok(true) };
             let Some(pipe) = next.open_living()? else {
                 next.remove()?;
                 continue;
@@ -170,7 +197,7 @@ impl Queue {
     }
 
     /// Removes the directory if no ticket is in it; whether it did.
-    pub(crate) fn remove_if_empty(&self) -> bool {
+    pub fn remove_if_empty(&self) -> bool {
         fs::remove_dir(&self.dir).is_ok()
     }
 }
@@ -198,7 +225,7 @@ impl Entry {
     }
 
     /// Whether it has had its turn.
-    pub(crate) fn is_holding(&self) -> bool {
+    pub fn is_holding(&self) -> bool {
         // What is gone holds nothing.
         let found = fs::symlink_metadata(&self.path);
         found.is_ok_and(|found| found.mode() & HOLDING.bits() == HOLDING.bits())
@@ -206,6 +233,14 @@ impl Entry {
 
     fn excludes(&self, mode: Mode) -> bool {
         self.mode == Mode::Exclusive || mode == Mode::Exclusive
+    }
+
+    /// Whether somebody alive has it.
+    ///
+    /// # Errors
+    /// When it cannot be examined.
+    pub fn is_living(&self) -> Result<bool> {
+        self.open_living().map(|pipe| pipe.is_some())
     }
 
     /// Opens its pipe, if somebody alive has it.
@@ -223,12 +258,15 @@ impl Entry {
     }
 
     /// Removes it from the queue: a dead one, or one of our own.
-    pub(crate) fn remove(&self) -> Result<()> {
+    fn remove(&self) -> Result<()> {
         remove(&self.path).map_err(|error| failed("remove", &self.path, error))
     }
 
     /// Takes the ticket away from its owner, who is told, and so are those who wait for it.
-    pub(crate) fn take_away(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it cannot be removed or nobody can be told.
+    pub fn take_away(&self) -> Result<()> {
         let opened = open(&self.path, true);
         self.remove()?;
         match opened.and_then(|mut pipe| pipe.write_all(b"!")) {
@@ -253,23 +291,30 @@ impl std::fmt::Display for Entry {
 
 impl Ticket {
     /// Shows that its turn has come.
-    pub(crate) fn holds(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the pipe cannot be made executable.
+    pub fn holds(&self) -> Result<()> {
         stat::fchmod(&self.pipe, HOLDING)
             .map_err(|error| failed("mark", &self.entry.path, error.into()))
     }
 
     /// Whether it is still in the queue.
-    pub(crate) fn is_in_place(&self) -> bool {
+    pub fn is_in_place(&self) -> bool {
         // The operation's id is in its name: it cannot be another's.
         fs::symlink_metadata(&self.entry.path).is_ok()
     }
 
-    pub(crate) fn operation(&self) -> &str {
+    /// Who has drawn it.
+    pub fn operation(&self) -> &str {
         &self.entry.operation
     }
 
     /// Leaves the queue before it is dropped.
-    pub(crate) fn leave(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn leave(&self) -> Result<()> {
         self.entry.remove()?;
         // Wakes who waits for it, as closing the pipe would. It is full only if they are awake.
         let _ = nix::unistd::write(&self.pipe, b"!");
@@ -277,7 +322,7 @@ impl Ticket {
     }
 
     /// Waits until it is taken away.
-    pub(crate) async fn taken_away(&self) {
+    pub async fn taken_away(&self) {
         loop {
             // The owner holds both ends of the pipe, so that it is readable when somebody has
             // written to it, and only then.
@@ -327,7 +372,7 @@ mod tests {
 
     fn queue() -> (tempfile::TempDir, Queue) {
         let dir = tempfile::tempdir().unwrap();
-        let queue = Queue::of(dir.path(), -2);
+        let queue = Queue::at(dir.path().join("queue"));
         (dir, queue)
     }
 
@@ -380,6 +425,17 @@ mod tests {
         assert!(queue.turn(&next, ready(())).await.unwrap());
         assert!(!path.exists());
         assert_eq!(queue.living().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_passes_over_others_is_the_first_of_those_that_are_left() {
+        let (_dir, queue) = queue();
+        let (stopped, reader) = (draw(&queue, Mode::Exclusive), draw(&queue, Mode::Shared));
+        let (late, next) = (draw(&queue, Mode::Shared), draw(&queue, Mode::Exclusive));
+        queue.pass_over(&late).unwrap();
+        assert!(!stopped.is_in_place() && reader.is_in_place());
+        assert!(queue.turn(&late, ready(())).await.unwrap());
+        assert!(!queue.turn(&next, ready(())).await.unwrap());
     }
 
     #[tokio::test]
