@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_stream::{StreamExt, once, pending};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, once};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint as Address};
 use tonic::{IntoRequest, Request, Streaming};
@@ -167,12 +169,13 @@ impl Transport for Connection {
         let create = proto::WatchCreateRequest { key, range_end: end };
         let create =
             proto::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        // The stream of requests stays open for as long as the watch.
-        let request = signed(token, once(create).chain(pending()))?;
+        // No more requests come, but the stream of them ends with the watch.
+        let (requests, more) = mpsc::channel(1);
+        let request = signed(token, once(create).chain(ReceiverStream::new(more)))?;
         let mut client = WatchClient::new(self.channel.clone());
         client = client.max_decoding_message_size(usize::MAX);
         let responses = client.watch(request).await.map_err(from_status)?.into_inner();
-        let mut watch = Watch { responses };
+        let mut watch = Watch { responses, _requests: requests };
         // The first response says that it is watched now.
         let created = watch.response().await?;
         if created.created { Ok(Box::new(watch)) } else { Err(Failure::odd_answer()) }
@@ -181,6 +184,9 @@ impl Transport for Connection {
 
 struct Watch {
     responses: Streaming<WatchResponse>,
+    /// Keeps the stream of requests open. The server goes on watching, and sends what nobody reads,
+    /// until both streams have ended.
+    _requests: mpsc::Sender<proto::WatchRequest>,
 }
 
 impl Watch {

@@ -65,6 +65,41 @@ async fn a_release_whose_answer_is_lost_is_one() -> Result<()> {
 // ---- Errors and users.
 
 #[tokio::test]
+async fn a_wait_that_is_over_leaves_no_watch() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for scheme in SCHEMES {
+        let proxy = Proxy::of(server.nodes[0].port).await;
+        let a = start(&format!("{scheme}://127.0.0.1:{}?timeout=60", proxy.port), "a").await?;
+        a.create_group(scheme).await?;
+        // The session's own.
+        let before = server.nodes[0].metric("etcd_debugging_mvcc_watcher_total");
+        let waiters = (0..10).map(|_| {
+            let lock = a.lock("it");
+            tokio::spawn(async move {
+                let lock = lock?;
+                for _ in 0..20 {
+                    lock.acquire().await?.release().await?;
+                }
+                Ok(())
+            })
+        });
+        for waiter in waiters.collect::<Vec<_>>() {
+            timeout(LONG, waiter).await.unwrap().unwrap()?;
+        }
+        drop(a.watch_group(scheme).await?);
+        let what = format!("{scheme}: the server watches {before} keys again");
+        eventually(&what, || server.nodes[0].metric("etcd_debugging_mvcc_watcher_total") == before)
+            .await;
+        if scheme == "etcd3" {
+            assert_eq!(proxy.connections(), 1);
+        }
+        a.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn refusals_are_clear_and_soon() -> Result<()> {
     if_asked_for!();
     let server = Cluster::start(1);

@@ -163,15 +163,23 @@ impl Node {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
+    /// A number of which the server gives account.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name}"))
+    }
+
     fn is_healthy(&self) -> bool {
-        let health = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).map(|_| text)
-        };
-        health().is_ok_and(|text| text.contains(r#""health":"true""#))
+        self.get("/health").is_ok_and(|text| text.contains(r#""health":"true""#))
+    }
+
+    fn get(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
     }
 }
 

@@ -1,4 +1,7 @@
-//! A proxy that can lose answers.
+//! A proxy that can lose answers, and counts connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -8,6 +11,7 @@ use tokio::sync::watch;
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     losing: watch::Sender<bool>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -17,12 +21,20 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let losing = watch::Sender::new(false);
         let changes = losing.subscribe();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(pass(client, server, changes.clone()));
             }
         });
-        Self { port, losing }
+        Self { port, losing, connections }
+    }
+
+    /// How many there have been.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// From now on, what the servers say gets lost; or no more, after all connections were cut.
@@ -33,6 +45,8 @@ impl Proxy {
 
 async fn pass(mut client: TcpStream, server: u16, mut losing: watch::Receiver<bool>) {
     let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
     let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
     losing.mark_unchanged();
     loop {
