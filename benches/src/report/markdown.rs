@@ -46,13 +46,15 @@ const UNMET: &str = "
 - **What a lock has that a bare write has not.** Over Redis, scripts compare, queue and count the fencing token: 16 µs of the
   server's time each, a SET under 1 µs. Over MySQL and MariaDB an acquisition looks for shared holders and writes the row of its
   token: about 200 µs of the server's time, a GET_LOCK alone 50. Over Consul both are transactions, which take longer than the
-  PUT that they are held against. Over etcd they are transactions of several operations. Over `file` and `ipc`, where a raw write
-  is one system call of a microsecond, a lock draws a ticket in its queue, counts its token in a file and watches it.
-- **Hand-offs: two bare clients need more than three writes, too.** Where there is a row `raw`, one client tells another through
-  the server, and that one writes: all but PostgreSQL and etcd v3 are above the bound by that alone, since a push to a process
-  that sleeps costs more than a round trip of one that does not. Ours adds the release's own work and the engine's crossings;
+  PUT that they are held against. Over etcd they are transactions of several operations. Over ZooKeeper an acquisition creates a
+  node and reads who is before it, in one go, and a release deletes it: the crate's own lock takes as long. Over `file` and `ipc`,
+  where a raw write is one system call of a microsecond, a lock looks at its queue, makes what others see, and is watched.
+- **Hand-offs: two bare clients need about three writes, too.** Where there is a row `raw`, one client tells another through
+  the server, and that one writes: that alone takes from 2.3 writes (MySQL) to 3.4 (Redis), since a push to a process that
+  sleeps costs more than a round trip of one that does not. Ours adds the release's own work and the engine's crossings;
   over MySQL and MariaDB the row of the token; over etcd v3 the transaction of the next holder. And who releases asks again at
-  once, which keeps both cores busy just then: when it first pauses for 5 ms, hand-offs take 20 to 40 % less.
+  once, which keeps both cores busy just then: when it first pauses for 5 ms, hand-offs take 20 to 40 % less. Over `file` and
+  `ipc` the push is to a sleeping process, which costs a hundred times the system call that it is held against.
 - **Ahead of others, in another contest.** Over Redis `distributed-lock`, `rslock` and Python poll, as over files, and rarely hand
   over: see how often the holder changes, how evenly, and the worst wait. The same holds for etcd's lock RPC. Over PostgreSQL and
   MySQL `distributed-lock` is the server's own lock on a connection for each, without a token. Semaphores, as Python's `ipc` uses
@@ -63,21 +65,19 @@ const UNMET: &str = "
   others ask.
 - **Members.** A member is its record and the proof that it lives. Over MySQL and MariaDB the one query asks the server for each
   member's own lock; over memcached the one request names a key for each, where the bare client reads one value of the same size;
-  over Redis the script looks at each one's time to live.
-  Over ZooKeeper a `sync` goes before each reading, so that a server that lags tells nothing old; Python's reads without.
+  over Redis the script looks at each one's time to live. Over ZooKeeper a `sync` goes before each reading, so that a server
+  that lags tells nothing old; Python's reads without.
 - **A time to live is not shortened.** Where Python is told of a death, or leads after one, sooner than the time to live, its last
   beat was older.
 - **Every lock is a key.** Renewing 10,000 locks of Redis and memcached touches 10,000 keys in few requests: what takes the time is
-  the server's own work. The API of etcd v2 has no batches, and `ipc` looks at each lock's semaphores. Over Consul a renewal
-  also reads whether each lock is still there; over `file` it looks for the session's own file. Python's does neither.
+  the server's own work. The API of etcd v2 has no batches, and the session is renewed before its locks: a round trip more.
+  `ipc` looks at each lock's semaphores. Over Consul a renewal also reads whether each lock is still there; over `file` it looks
+  for the session's own file. Python's does neither.
 - **The start asks more.** A coordinator checks what it is connected to (version, schema, whether the server takes writes) and
   announces its session, before it says that it started; a crate's client connects, or does not even that before its first use.
 - **Memory.** A coordinator brings the engine's thread with a runtime of its own; a lock over ZooKeeper has a guard, a lease and a
   watch, where the crate's has a path.
 - **Worst waits** are single readings, one or two for each contestant: one slow step of the machine decides them.
-
-What is open: eight processes that contend for a file have waited for 0.1 to 0.3 s once in a run, which its queue does not explain;
-etcd v3 takes 7 requests a hand-off with 10, 100, 500 and 1,500 waiters, but 9.5 with 1,000, time and again.
 ";
 
 /// The page, that shows the pictures of these names.
