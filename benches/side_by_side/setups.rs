@@ -121,6 +121,7 @@ impl Setup {
 }
 
 pub(crate) const OURS: &str = "tooz";
+
 fn contestants(facts: &Facts, url: &str) -> anyhow::Result<Vec<Contestant>> {
     let this = env::current_exe()?.display().to_string();
     let worker = |name: &str, caller: &str| {

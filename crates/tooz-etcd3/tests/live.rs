@@ -62,8 +62,6 @@ async fn a_release_whose_answer_is_lost_is_one() -> Result<()> {
     Ok(())
 }
 
-// ---- Errors and users.
-
 #[tokio::test]
 async fn a_wait_that_is_over_leaves_no_watch() -> Result<()> {
     if_asked_for!();
@@ -98,6 +96,8 @@ async fn a_wait_that_is_over_leaves_no_watch() -> Result<()> {
     }
     Ok(())
 }
+
+// ---- Errors and users.
 
 #[tokio::test]
 async fn refusals_are_clear_and_soon() -> Result<()> {

@@ -10,6 +10,7 @@ use tooz_core::{Error, ErrorKind, GroupFeed, GroupId, Member, MemberId, Result};
 use tracing::{debug, warn};
 
 use crate::errors::failed;
+use crate::layout;
 use crate::ofd::is_missing;
 use crate::place::Place;
 use crate::presence;
@@ -196,10 +197,10 @@ impl Group<'_> {
             if found.standing != Standing::Dead {
                 continue;
             }
-            presence::remove(path).map_err(|error| failed("remove", path, error))?;
+            layout::remove(path).map_err(|error| failed("remove", path, error))?;
             let session = found.record.and_then(|record| record.session);
             if let Some(file) = session.and_then(|id| presence::path(&self.place.layout, &id)) {
-                presence::remove(&file).map_err(|error| failed("remove", &file, error))?;
+                layout::remove(&file).map_err(|error| failed("remove", &file, error))?;
             }
         }
         Ok(())

@@ -1,12 +1,12 @@
 //! For operators and tests: what coordinators have in a directory, how to end a session, and
 //! how to remove what dead ones have left.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::{fs, io};
 
-use tooz_core::MemberId;
+use tooz_core::{MemberId, Result};
 
-use crate::layout::{Layout, RESERVED};
+use crate::layout::{self, Layout, RESERVED, list};
 use crate::ofd;
 use crate::presence;
 use crate::queue::Queue;
@@ -49,13 +49,7 @@ pub fn residue(dir: &Path) -> io::Result<Vec<String>> {
             residue.push(format!("the leader of a group ({})", name(&leader)));
         }
     }
-    for queue in Queue::all_in(&layout.queues()).map_err(io::Error::other)? {
-        for ticket in queue.entries().map_err(io::Error::other)? {
-            let is_living = ticket.is_living().map_err(io::Error::other)?;
-            let dead = if is_living { "" } else { ", left by a dead process" };
-            residue.push(format!("{ticket} in the queue {}{dead}", queue.name()));
-        }
-    }
+    tickets(&layout, &mut residue).map_err(io::Error::other)?;
     for file in list(&layout.temporary())? {
         residue.push(format!("the temporary file {}", name(&file)));
     }
@@ -77,17 +71,28 @@ pub fn end_sessions(dir: &Path, member: &MemberId) -> io::Result<usize> {
     for session in list(&Layout::new(dir).sessions())? {
         let says = fs::read(&session).unwrap_or_default();
         if String::from_utf8_lossy(&says).lines().any(|line| line == id) {
-            presence::remove(&session)?;
+            layout::remove(&session)?;
             ended += 1;
         }
     }
     Ok(ended)
 }
 
-/// Removes the files of dead sessions, old temporary files of ours, the tickets of dead processes and
-/// the queues in which nobody waits, as every start does. What cannot be removed is left to the next.
+/// Removes the files of dead sessions, old temporary files of ours, the tickets of dead processes
+/// and the queues in which nobody waits, as every start does. What cannot be removed is left to the
+/// next.
 pub fn sweep(dir: &Path) {
     presence::sweep(&Layout::new(dir));
+}
+
+fn tickets(layout: &Layout, residue: &mut Vec<String>) -> Result<()> {
+    for queue in Queue::all_in(&layout.queues())? {
+        for ticket in queue.entries()? {
+            let dead = if ticket.is_living()? { "" } else { ", left by a dead process" };
+            residue.push(format!("{ticket} in the queue {}{dead}", queue.name()));
+        }
+    }
+    Ok(())
 }
 
 fn locks(dir: &Path, path: &Path, residue: &mut Vec<String>) -> io::Result<()> {
@@ -99,17 +104,6 @@ fn locks(dir: &Path, path: &Path, residue: &mut Vec<String>) -> io::Result<()> {
         residue.push(format!("the lock {}", name.display()));
     }
     Ok(())
-}
-
-/// What is in a directory, sorted; nothing if it does not exist.
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if ofd::is_missing(&error) => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    paths.sort();
-    Ok(paths)
 }
 
 fn name(path: &Path) -> String {

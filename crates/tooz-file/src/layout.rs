@@ -10,6 +10,7 @@ use sha1::{Digest, Sha1};
 use tooz_core::{Error, GroupId, LockName, MemberId, Result};
 use uuid::Uuid;
 
+use crate::ofd::is_missing;
 use crate::queue::Queue;
 
 /// Names at the top of the directory that are no locks.
@@ -129,6 +130,25 @@ impl Layout {
             let _ = fs::remove_file(&temporary);
         }
         installed
+    }
+}
+
+/// What is in a directory, sorted; nothing if it does not exist.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if is_missing(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if is_missing(&error) => Ok(()),
+        result => result,
     }
 }
 

@@ -1,15 +1,15 @@
 //! A place in the line before a file: who waits longest is first.
 //!
-//! It keeps turns in order, and a release from waking more than one. What excludes is the lock of the
-//! file itself, so whatever fails here costs no more than the order.
+//! It keeps turns in order, and a release from waking more than one. What excludes is the lock of
+//! the file itself, so whatever fails here costs no more than the order.
 
 use tooz_core::{Mode, OperationId, Result};
 use tracing::debug;
 
 use crate::queue::{Queue, Ticket};
 
-/// One that may come to wait. It leaves the line when it is dropped. The directory of the queue stays
-/// until the next sweep: to make and remove it costs more than all the rest of a turn.
+/// One that may come to wait. It leaves the line when it is dropped. The directory of the queue
+/// stays until the next sweep: to make and remove it costs more than all the rest of a turn.
 #[derive(Debug)]
 pub(crate) struct Line(Option<Place>);
 

@@ -54,7 +54,10 @@ impl LockedFile {
         let will_wait = !is_ready(over.as_mut()).await;
         if !will_wait {
             // One more reader beside others would keep out who waits.
-            let needs = if line.is_joined_by_others() { Mode::Exclusive } else { mode };
+            let needs = match mode {
+                Mode::Shared if line.is_joined_by_others() => Mode::Exclusive,
+                mode => mode,
+            };
             if ofd::is_path_excluded(path, needs).map_err(|e| failed("examine", path, e))? {
                 return Ok(None);
             }

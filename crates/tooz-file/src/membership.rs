@@ -11,8 +11,8 @@ use tracing::debug;
 
 use crate::errors::{failed, session_lost};
 use crate::group::{Found, Group};
+use crate::layout;
 use crate::ofd::is_missing;
-use crate::presence;
 use crate::record::{self, Record};
 use crate::seat::Guard;
 use crate::session::FileSession;
@@ -66,7 +66,7 @@ impl FileSession {
         let _lock = self.place.driver_lock().await?;
         self.must_have_joined(self.group(group))?;
         let path = self.place.layout.member(group, &self.member);
-        presence::remove(&path).map_err(|error| failed("remove", &path, error))?;
+        layout::remove(&path).map_err(|error| failed("remove", &path, error))?;
         if let Some(membership) = self.memberships.lock().remove(group) {
             membership.lease.lose(Loss::GivenUp);
         }
@@ -110,7 +110,7 @@ impl FileSession {
             let group = self.group(&id);
             if group.find(&self.member)?.is_some_and(|found| self.is_ours(&found)) {
                 let path = self.place.layout.member(&id, &self.member);
-                presence::remove(&path).map_err(|error| failed("remove", &path, error))?;
+                layout::remove(&path).map_err(|error| failed("remove", &path, error))?;
             }
         }
         Ok(())

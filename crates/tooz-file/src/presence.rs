@@ -11,7 +11,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use crate::errors::unreachable;
-use crate::layout::{Layout, TEMPORARY, hex};
+use crate::layout::{Layout, TEMPORARY, hex, remove};
 use crate::ofd::{self, Identity};
 use crate::queue::Queue;
 
@@ -155,12 +155,4 @@ fn sweep_temporary(layout: &Layout) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Removes a file, if it is there.
-pub(crate) fn remove(path: &std::path::Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if ofd::is_missing(&error) => Ok(()),
-        result => result,
-    }
 }

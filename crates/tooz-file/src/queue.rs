@@ -3,10 +3,10 @@
 //!
 //! Each is a ticket: a named pipe `NUMBER-MODE-OPERATION` in the directory of the lock. Whoever has
 //! the ticket keeps its pipe open and locked, and can make it executable to show that it holds the
-//! lock. A waiter opens the pipe of the one right before it: when that is given back, or its process
-//! dies, the kernel closes the other end and so wakes this waiter and no other. A ticket whose pipe
-//! nobody has locked is a dead process's: the kernel undoes semaphores, then drops the lock of a
-//! file, then tells those who poll it.
+//! lock. A waiter opens the pipe of the one right before it: when that is given back, or its
+//! process dies, the kernel closes the other end and so wakes this waiter and no other. A ticket
+//! whose pipe nobody has locked is a dead process's: the kernel undoes semaphores, then drops the
+//! lock of a file, then tells those who poll it.
 //!
 //! A new ticket is above all that are there, and none is ever renamed. Who draws under a mutex, so
 //! that no two draw at the same moment, can rely on the order. Without one, two may both come to be
@@ -25,6 +25,7 @@ use tokio::net::unix::pipe::Receiver;
 use tooz_core::{Mode, OperationId, Result};
 
 use crate::errors::failed;
+use crate::layout::{list, remove};
 use crate::ofd;
 
 /// The mode of a pipe whose owner waits, as far as the process lets others have its files.
@@ -67,8 +68,7 @@ impl Queue {
     /// # Errors
     /// When it cannot be listed.
     pub fn all_in(dir: &Path) -> Result<Vec<Self>> {
-        let mut dirs = list(dir).map_err(|error| failed("list", dir, error))?;
-        dirs.sort();
+        let dirs = list(dir).map_err(|error| failed("list", dir, error))?;
         Ok(dirs.into_iter().map(Self::at).collect())
     }
 
@@ -121,9 +121,7 @@ impl Queue {
     /// When the directory cannot be listed.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let listed = list(&self.dir).map_err(|error| failed("list", &self.dir, error))?;
-        let mut entries: Vec<_> = listed.into_iter().filter_map(Entry::parse).collect();
-        entries.sort_by(|one, two| one.path.cmp(&two.path));
-        Ok(entries)
+        Ok(listed.into_iter().filter_map(Entry::parse).collect())
     }
 
     /// The tickets of the living; those of the dead are removed.
@@ -347,22 +345,6 @@ fn open(path: &Path, as_owner: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(as_owner).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
     options.open(path)
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// What is in a directory; nothing if it does not exist.
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    entries.map(|entry| Ok(entry?.path())).collect()
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ async fn who_waits_longest_is_first() {
     let holder = started(dir.path(), "holder").await;
     let held = holder.lock("x").unwrap().acquire().await.unwrap();
     let (turns, mut order) = mpsc::unbounded_channel();
-    let waiters: Vec<_> = stream_of_waiters(dir.path(), &turns).await;
+    let waiters = stream_of_waiters(dir.path(), &turns).await;
     // Who gives up leaves no gap, and who releases and wants it again is the last.
     waiters[3].abort();
     waiting(dir.path(), 7).await;

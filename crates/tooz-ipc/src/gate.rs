@@ -10,8 +10,9 @@
 //!   removes the set. If all die, the next of ours does: the gate is never opened for Python while
 //!   a reader lives.
 //!
-//! The [queue](tooz_file::queue) decides among our own, so that here at most one exclusive holder acts on a set,
-//! or readers under the mutex, or who cleans up under the mutex with nobody in the queue.
+//! The [queue](tooz_file::queue) decides among our own, so that here at most one exclusive holder
+//! acts on a set, or readers under the mutex, or who cleans up under the mutex with nobody in the
+//! queue.
 
 use std::io;
 use std::sync::Arc;
