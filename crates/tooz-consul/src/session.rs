@@ -278,6 +278,10 @@ impl Session for ConsulSession {
         group::members(&self.0, group).await
     }
 
+    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
+        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    }
+
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
         group::member(&self.0, group, member).await
     }

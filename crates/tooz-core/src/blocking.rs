@@ -90,6 +90,7 @@ impl Coordinator {
         members(group: impl Into<GroupId>) -> BTreeSet<MemberId>;
         members_with_capabilities(group: impl Into<GroupId>) -> Vec<Member>;
         member(group: impl Into<GroupId>, member: impl Into<MemberId>) -> Member;
+        remove_member(group: impl Into<GroupId>, member: impl Into<MemberId>) -> ();
         leader(group: impl Into<GroupId>) -> Option<MemberId>;
     }
 

@@ -17,6 +17,7 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) required: Characteristics,
+    pub(crate) rejoin_when_removed: bool,
 }
 
 /// Who renews what a coordinator holds.
@@ -66,6 +67,7 @@ impl Builder {
             timeout: Duration::from_secs(30),
             retry: RetryPolicy::default(),
             required: Characteristics::NONE,
+            rejoin_when_removed: true,
         };
         Self { entry, url, member, options: Vec::new(), features: Features::NONE, settings }
     }
@@ -94,6 +96,14 @@ impl Builder {
     /// may take. 30 s by default. Waiting for a lock is not bounded by it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
+        self
+    }
+
+    /// Whether this member joins a group again from which somebody
+    /// [removed](Coordinator::remove_member) it. It does by default; if it does not, it is told by
+    /// [`SessionEvent::Removed`](crate::SessionEvent::Removed).
+    pub fn rejoin_when_removed(mut self, rejoin: bool) -> Self {
+        self.settings.rejoin_when_removed = rejoin;
         self
     }
 

@@ -32,6 +32,11 @@ pub enum SessionEvent {
     /// There is a new session: these groups are joined again with their capabilities, watches go
     /// on, and waiting acquisitions are queued again. Locks and terms are not taken again.
     Rejoined(Vec<GroupId>),
+    /// Somebody [removed](Coordinator::remove_member) this member from a group, and it does not
+    /// join again: it was built with
+    /// [`rejoin_when_removed(false)`](crate::Builder::rejoin_when_removed). A term in that group
+    /// is given back.
+    Removed(GroupId),
 }
 
 /// A member's way to a backend: locks, groups, elections.
@@ -381,6 +386,37 @@ impl Coordinator {
         let keeper = self.keeper();
         self.run("update_capabilities", async move { keeper.update(&group, capabilities).await })
             .await
+    }
+
+    /// Removes a member from a group, whoever it is: for an operator whose member hangs or must go.
+    ///
+    /// A member that lives is told, and joins again unless it was built with
+    /// [`Builder::rejoin_when_removed(false)`](crate::Builder::rejoin_when_removed).
+    ///
+    /// # Errors
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else as of the
+    /// [type](Self).
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-remove-member", "host-1").await?;
+    /// coordinator.create_group("workers").await?;
+    /// let error = coordinator.remove_member("workers", "host-9").await.unwrap_err();
+    /// assert_eq!(error.kind(), tooz_core::ErrorKind::MemberNotJoined);
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn remove_member(
+        &self,
+        group: impl Into<GroupId>,
+        member: impl Into<MemberId>,
+    ) -> Result<()> {
+        let group = self.group(group, "remove_member")?;
+        let member = member.into().checked().map_err(|e| e.during("remove_member"))?;
+        self.call("remove_member", (group, member), |session, (group, member)| {
+            session.remove_member(group, member)
+        })
+        .await
     }
 
     /// The ids of the living members.

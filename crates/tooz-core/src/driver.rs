@@ -141,6 +141,11 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
     async fn update_capabilities(&self, group: &GroupId, capabilities: &Capabilities)
     -> Result<()>;
 
+    /// Removes a member, whoever it is, or fails with `GroupNotCreated` or `MemberNotJoined`. The
+    /// lease of its membership is lost as [`Loss::Taken`](crate::Loss::Taken): at once where the
+    /// backend pushes, with its next heartbeat at the latest.
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()>;
+
     /// The ids of the living members, or `GroupNotCreated`.
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>>;
 

@@ -480,6 +480,7 @@ impl Keeper {
 
     pub(crate) async fn leave(&self, group: &GroupId) -> Result<()> {
         let mut memberships = self.memberships.lock().await;
+        self.must_have_joined(&memberships, group).await?;
         let led = |held: &&Held| held.term_in.as_ref() == Some(group);
         let terms: Vec<_> = {
             let state = self.state();
@@ -500,6 +501,7 @@ impl Keeper {
 
     pub(crate) async fn update(&self, group: &GroupId, capabilities: Capabilities) -> Result<()> {
         let mut memberships = self.memberships.lock().await;
+        self.must_have_joined(&memberships, group).await?;
         let update = (group.clone(), capabilities);
         let updated = self
             .call(&update, |session, (group, new)| session.update_capabilities(group, new))
@@ -527,20 +529,46 @@ impl Keeper {
         }
     }
 
+    /// Refuses what only a member may do: a membership of the same id may be somebody else's.
+    async fn must_have_joined(
+        &self,
+        memberships: &BTreeMap<GroupId, Membership>,
+        group: &GroupId,
+    ) -> Result<()> {
+        if memberships.contains_key(group) {
+            return Ok(());
+        }
+        // For the error: which of the two is missing.
+        self.call(group, |session, group| session.members(group)).await?;
+        Err(Error::member_not_joined(group, &self.member))
+    }
+
     /// Rejoins the group when the membership alone is lost.
     fn watch_over(self: &Arc<Self>, group: &GroupId, session: &Arc<dyn Session>, lease: &Lease) {
         let (keeper, run) = (self.clone(), self.state().run.clone());
         let (group, session, lease) = (group.clone(), session.clone(), lease.clone());
         self.engine.spawn(async move {
-            tokio::select! {
-                _ = lease.lost() => {}
+            let loss = tokio::select! {
+                loss = lease.lost() => loss,
                 () = run.cancelled() => return,
-            }
+            };
             if session.lease().is_held() {
+                if loss == Loss::Taken && !keeper.settings.rejoin_when_removed {
+                    return keeper.removed(&group).await;
+                }
                 warn!(%group, member = %keeper.member, "membership lost");
                 keeper.rejoin(&session, &group).await;
             }
         });
+    }
+
+    /// Somebody removed this member, and it stays out.
+    async fn removed(&self, group: &GroupId) {
+        warn!(%group, member = %self.member, "removed from the group");
+        if let Err(error) = self.leave(group).await {
+            debug!(%group, %error, "what is left of the membership ends with the session");
+        }
+        self.announce(&SessionEvent::Removed(group.clone()));
     }
 
     async fn rejoin_all(self: Arc<Self>, session: Arc<dyn Session>) {

@@ -23,6 +23,7 @@ mod options;
 mod partitioner;
 mod partitions;
 mod registry;
+mod restart_grace;
 mod retry;
 mod tenure;
 #[cfg(feature = "tls")]
@@ -53,6 +54,7 @@ pub use options::Options;
 pub use partitioner::Partitioner;
 pub use partitions::{Partition, Partitions, Revocation};
 pub use registry::Registry;
+pub use restart_grace::RestartGrace;
 pub use retry::RetryPolicy;
 pub use tenure::Tenure;
 #[cfg(feature = "tls")]

@@ -83,12 +83,26 @@ impl Options {
 
     /// A time in seconds, which may have a fraction and must be above zero.
     pub fn seconds(&mut self, name: &'static str, default: Duration) -> Result<Duration> {
-        const WHAT: &str = "a number of seconds above 0";
-        let Some(seconds) = self.parse::<f64>(name, WHAT)? else { return Ok(default) };
+        self.time(name, default, "a number of seconds above 0", |time| !time.is_zero())
+    }
+
+    /// A time in seconds, which may have a fraction and may be zero.
+    pub fn seconds_or_zero(&mut self, name: &'static str, default: Duration) -> Result<Duration> {
+        self.time(name, default, "a number of seconds, or 0", |_| true)
+    }
+
+    fn time(
+        &mut self,
+        name: &'static str,
+        default: Duration,
+        what: &str,
+        suits: impl Fn(&Duration) -> bool,
+    ) -> Result<Duration> {
+        let Some(seconds) = self.parse::<f64>(name, what)? else { return Ok(default) };
         Duration::try_from_secs_f64(seconds)
             .ok()
-            .filter(|time| !time.is_zero())
-            .ok_or_else(|| self.refuse(name, &seconds.to_string(), WHAT))
+            .filter(suits)
+            .ok_or_else(|| self.refuse(name, &seconds.to_string(), what))
     }
 
     /// A truth value: 1, t, true, on, y, yes, or 0, f, false, off, n, no.

@@ -298,6 +298,10 @@ impl Session for EtcdSession {
         group::members(&self.0, group).await
     }
 
+    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
+        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    }
+
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
         let members = group::members(&self.0, group).await?;
         let found = members.into_iter().find(|one| one.id == *member);

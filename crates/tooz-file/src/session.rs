@@ -129,6 +129,10 @@ impl Session for FileSession {
         Ok(self.group(group).living().await?.members.into_values().collect())
     }
 
+    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
+        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    }
+
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
         self.group(group).member(member)
     }

@@ -158,6 +158,10 @@ impl Session for IpcSession {
         on_group!(self, group, self.file.members_with_capabilities(group))
     }
 
+    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
+        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    }
+
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
         on_group!(self, group, self.file.member(group, member))
     }

@@ -1,7 +1,7 @@
 //! Groups. A request whose reply was lost is repeated under the same operation id.
 
 use tooz_core::{
-    Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Member, MemberId, OperationId, Result,
+    Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Member, MemberId, OperationId, Result,
 };
 
 use crate::session::MemorySession;
@@ -20,18 +20,36 @@ pub(crate) async fn delete(session: &MemorySession, group: &GroupId) -> Result<(
         .await
 }
 
-pub(crate) async fn join(session: &MemorySession, request: JoinRequest) -> Result<()> {
+pub(crate) async fn join(
+    session: &MemorySession,
+    request: JoinRequest,
+    lease: &Lease,
+) -> Result<()> {
     let JoinRequest { group, capabilities, again, .. } = request;
-    let us = (session.id, &session.member);
     let by = (OperationId::random(), again);
-    session.request(|store, _| store.join(&group, capabilities.clone(), us, by)).await
+    session
+        .request(|store, _| store.join(&group, capabilities.clone(), session.us(), by, lease))
+        .await
 }
 
 pub(crate) async fn leave(session: &MemorySession, group: &GroupId) -> Result<()> {
     session
         .request(|store, again| {
-            let left = store.leave(group, &session.member);
+            let left = store.leave(group, session.us());
             done_before(left, again, ErrorKind::MemberNotJoined)
+        })
+        .await
+}
+
+pub(crate) async fn remove(
+    session: &MemorySession,
+    group: &GroupId,
+    member: &MemberId,
+) -> Result<()> {
+    session
+        .request(|store, again| {
+            let removed = store.remove_member(group, member);
+            done_before(removed, again, ErrorKind::MemberNotJoined)
         })
         .await
 }

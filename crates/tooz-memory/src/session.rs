@@ -42,6 +42,11 @@ impl MemorySession {
         Ok(Arc::new(Self { world, id, member, ttl, lease }))
     }
 
+    /// Who asks: another session of the same member is somebody else.
+    pub(crate) fn us(&self) -> (SessionId, &MemberId) {
+        (self.id, &self.member)
+    }
+
     /// One request to the world, repeated while it is unknown whether it was carried out. `serve`
     /// is told whether it may have been carried out before.
     pub(crate) async fn request<T>(
@@ -130,8 +135,9 @@ impl Session for MemorySession {
     }
 
     async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        group::join(self, request).await?;
-        Ok(self.lease.child())
+        let lease = self.lease.child();
+        group::join(self, request, &lease).await?;
+        Ok(lease)
     }
 
     async fn leave_group(&self, group: &GroupId) -> Result<()> {
@@ -143,7 +149,7 @@ impl Session for MemorySession {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        self.request(|store, _| store.update(group, &self.member, capabilities.clone())).await
+        self.request(|store, _| store.update(group, self.us(), capabilities.clone())).await
     }
 
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
@@ -152,6 +158,10 @@ impl Session for MemorySession {
 
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
         self.request(|store, _| Ok(store.members(group)?.cloned().collect())).await
+    }
+
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(self, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

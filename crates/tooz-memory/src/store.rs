@@ -67,6 +67,8 @@ struct MemberRecord {
     session: SessionId,
     joined_by: OperationId,
     member: Member,
+    /// What tells the member that it was removed.
+    lease: Lease,
 }
 
 impl Store {
@@ -238,6 +240,7 @@ impl Store {
         capabilities: Capabilities,
         (session, member): (SessionId, &MemberId),
         (by, again): (OperationId, bool),
+        lease: &Lease,
     ) -> Result<()> {
         let present = self.group(group)?.members.get(member);
         match present {
@@ -250,31 +253,50 @@ impl Store {
         let now = Some(SystemTime::now());
         let mut new = Member::new(member, capabilities);
         (new.joined_at, new.updated_at, new.incarnation) = (now, now, self.counter);
-        let record = MemberRecord { session, joined_by: by, member: new };
+        let record = MemberRecord { session, joined_by: by, member: new, lease: lease.clone() };
         self.group_mut(group)?.members.insert(member.clone(), record);
         Ok(())
     }
 
-    pub(crate) fn leave(&mut self, group: &GroupId, member: &MemberId) -> Result<()> {
-        let left = self.group_mut(group)?.members.remove(member);
+    pub(crate) fn leave(&mut self, group: &GroupId, us: (SessionId, &MemberId)) -> Result<()> {
+        self.own_record(group, us)?;
+        self.group_mut(group)?.members.remove(us.1);
         self.version += 1;
-        left.map(|_| ()).ok_or_else(|| Error::member_not_joined(group, member))
+        Ok(())
+    }
+
+    /// Removes somebody's membership, and tells that member.
+    pub(crate) fn remove_member(&mut self, group: &GroupId, member: &MemberId) -> Result<()> {
+        let Some(removed) = self.group_mut(group)?.members.remove(member) else {
+            return Err(Error::member_not_joined(group, member));
+        };
+        removed.lease.lose(Loss::Taken);
+        self.version += 1;
+        Ok(())
     }
 
     pub(crate) fn update(
         &mut self,
         group: &GroupId,
-        member: &MemberId,
+        us: (SessionId, &MemberId),
         capabilities: Capabilities,
     ) -> Result<()> {
-        let members = &mut self.group_mut(group)?.members;
-        let Some(record) = members.get_mut(member) else {
-            return Err(Error::member_not_joined(group, member));
-        };
+        let record = self.own_record(group, us)?;
         record.member.capabilities = capabilities;
         record.member.updated_at = Some(SystemTime::now());
         self.version += 1;
         Ok(())
+    }
+
+    /// The membership of this very session, not one of the same id that somebody else made.
+    fn own_record(
+        &mut self,
+        group: &GroupId,
+        (session, member): (SessionId, &MemberId),
+    ) -> Result<&mut MemberRecord> {
+        let own = self.group_mut(group)?.members.get_mut(member);
+        own.filter(|record| record.session == session)
+            .ok_or_else(|| Error::member_not_joined(group, member))
     }
 
     pub(crate) fn members(&self, group: &GroupId) -> Result<impl Iterator<Item = &Member>> {

@@ -133,6 +133,9 @@ impl Session for SkeletonSession {
     async fn update_capabilities(&self, _: &GroupId, _: &Capabilities) -> Result<()> {
         no(Feature::Capabilities)
     }
+    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
+        no(Feature::Groups)
+    }
     async fn members(&self, _: &GroupId) -> Result<BTreeSet<MemberId>> {
         no(Feature::Groups)
     }

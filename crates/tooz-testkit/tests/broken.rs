@@ -301,6 +301,10 @@ impl Session for BrokenSession {
         self.inner.members_with_capabilities(group).await
     }
 
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        self.inner.remove_member(group, member).await
+    }
+
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
         self.inner.member(group, member).await
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tooz_core::{Coordinator, ErrorKind, GroupId, MemberId, Result};
+use tooz_core::{
+    Coordinator, ErrorKind, Feature, GroupEvent, GroupId, MemberId, Result, SessionEvent,
+};
 
 use super::{fails, odd_names};
 use crate::Area;
@@ -23,6 +25,10 @@ pub(super) const CASES: &[Case] = &[
     case!(a_member_joins_once),
     case!(a_member_id_joins_once).with(&[Area::Capabilities]),
     case!(who_is_not_a_member_cannot_leave),
+    case!(a_namesake_can_neither_leave_nor_update),
+    case!(a_removed_member_is_told_and_joins_again).with(&[Area::Events]),
+    case!(a_removed_member_may_stay_out),
+    case!(a_removal_needs_a_member),
     case!(a_group_with_members_is_not_deleted),
     case!(a_member_may_join_again),
     case!(groups_are_independent),
@@ -140,6 +146,73 @@ async fn who_is_not_a_member_cannot_leave(ctx: &Context) -> Result<()> {
     fails(ErrorKind::MemberNotJoined, b.leave_group("g").await);
     a.leave_group("g").await?;
     fails(ErrorKind::MemberNotJoined, a.leave_group("g").await);
+    Ok(())
+}
+
+async fn a_namesake_can_neither_leave_nor_update(ctx: &Context) -> Result<()> {
+    let (one, two) = (ctx.start("a").await?, ctx.start("a").await?);
+    one.join_group_create("g", &()).await?;
+    fails(ErrorKind::MemberNotJoined, two.leave_group("g").await);
+    if ctx.driver().features.contains(Feature::Capabilities) {
+        fails(ErrorKind::MemberNotJoined, two.update_capabilities("g", &2).await);
+    }
+    assert_eq!(one.members("g").await?, ids(["a"]), "the namesake took nothing away");
+    one.leave_group("g").await?;
+    Ok(())
+}
+
+async fn a_removed_member_is_told_and_joins_again(ctx: &Context) -> Result<()> {
+    let (a, b) = (ctx.start("a").await?, ctx.start("b").await?);
+    a.join_group_create("g", &()).await?;
+    b.join_group("g", &()).await?;
+    let mut events = a.watch_group("g").await?;
+    b.remove_member("g", "a").await?;
+    // A member whose backend does not push it hears of it with its next heartbeat.
+    let rejoined = async {
+        while let Some(event) = events.next().await {
+            if event == GroupEvent::Rejoined {
+                return;
+            }
+        }
+        panic!("the events ended");
+    };
+    ctx.soon_after(ctx.ttl().unwrap_or_default(), "the repair", rejoined).await;
+    assert_eq!(b.members("g").await?, ids(["a", "b"]), "it is a member again, and b still is");
+    Ok(())
+}
+
+async fn a_removed_member_may_stay_out(ctx: &Context) -> Result<()> {
+    let a = ctx.builder("a")?.rejoin_when_removed(false).build()?;
+    ctx.soon("the start of a coordinator", a.start()).await?;
+    ctx.keep(&a);
+    let b = ctx.start("b").await?;
+    a.join_group_create("g", &()).await?;
+    let mut session = a.session_events();
+    b.remove_member("g", "a").await?;
+    assert_eq!(b.members("g").await?, ids([]), "it is out at once");
+    let told = async {
+        loop {
+            match session.next().await {
+                Some(SessionEvent::Removed(group)) => return group,
+                Some(SessionEvent::Suspended | SessionEvent::Resumed) => {}
+                other => panic!("a removal, not {other:?}"),
+            }
+        }
+    };
+    let group = ctx.soon_after(ctx.ttl().unwrap_or_default(), "the news", told).await;
+    assert_eq!(group, "g".into());
+    fails(ErrorKind::MemberNotJoined, a.leave_group("g").await);
+    a.join_group("g", &()).await?;
+    assert_eq!(b.members("g").await?, ids(["a"]), "it may join again");
+    Ok(())
+}
+
+async fn a_removal_needs_a_member(ctx: &Context) -> Result<()> {
+    let (a, b) = (ctx.start("a").await?, ctx.start("b").await?);
+    fails(ErrorKind::GroupNotCreated, b.remove_member("g", "a").await);
+    a.join_group_create("g", &()).await?;
+    fails(ErrorKind::MemberNotJoined, b.remove_member("g", "c").await);
+    assert_eq!(b.members("g").await?, ids(["a"]), "a failed removal changes nothing");
     Ok(())
 }
 
