@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rmpv::Value;
+use rmpv::decode::{Error as DecodeError, read_value_with_max_depth};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,15 +35,29 @@ impl Capabilities {
         Self(NIL.into())
     }
 
+    /// How deep maps and arrays may be nested. What a peer has stored deeper is not read: reading
+    /// takes stack, and one member's data must not end another's process.
+    pub const MAX_DEPTH: usize = 64;
+
+    /// The same limit as `rmpv` counts it, where each level is two: for a driver that reads
+    /// capabilities as a part of something larger.
+    pub const READ_DEPTH: usize = 2 * Self::MAX_DEPTH + 1;
+
     /// Encodes a value. Structs become maps; `()` and `None` become nil.
     ///
     /// # Errors
-    /// [`ErrorKind::Serialization`] when the value cannot be encoded, or has a map whose keys are
+    /// [`ErrorKind::Serialization`] when the value cannot be encoded, is nested deeper than
+    /// [`MAX_DEPTH`](Self::MAX_DEPTH), holds an integer beyond 64 bits, or has a map whose keys are
     /// not text or bytes: a Python peer could not read it.
     pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         let refuse = |what: String| Error::new(ErrorKind::Serialization, what);
-        let bytes = rmp_serde::to_vec_named(value)
-            .map_err(|e| refuse("the capabilities cannot be encoded".into()).caused_by(e))?;
+        let unencodable = || refuse("the capabilities cannot be encoded".into());
+        let mut bytes = Vec::new();
+        let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
+        serializer.unstable_set_max_depth(Self::MAX_DEPTH);
+        value.serialize(&mut serializer).map_err(|e| unencodable().caused_by(e))?;
+        // The encoder writes 128-bit integers as plain bytes; this one knows no such numbers.
+        rmpv::ext::to_value(value).map_err(|e| unencodable().caused_by(e))?;
         if let Some(key) = odd_key(&read(&bytes)?) {
             return Err(refuse(format!(
                 "the capabilities have the map key {key}; use text or bytes as keys"
@@ -57,7 +72,9 @@ impl Capabilities {
     /// [`ErrorKind::Serialization`] when the stored bytes are not a `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         let bytes = if self.is_none() { NIL } else { &self.0 };
-        rmp_serde::from_slice(bytes).map_err(|e| {
+        let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+        deserializer.set_max_depth(Self::MAX_DEPTH + 1);
+        T::deserialize(&mut deserializer).map_err(|e| {
             Error::new(ErrorKind::Serialization, "the capabilities are of another type")
                 .with("capabilities", self)
                 .caused_by(e)
@@ -91,8 +108,12 @@ impl Capabilities {
 
 fn read(mut bytes: &[u8]) -> Result<Value> {
     let refuse = |what: &str| Error::new(ErrorKind::Serialization, what);
-    let value = rmpv::decode::read_value(&mut bytes)
-        .map_err(|e| refuse("the capabilities are not msgpack").caused_by(e))?;
+    let value =
+        read_value_with_max_depth(&mut bytes, Capabilities::READ_DEPTH).map_err(|e| match e {
+            DecodeError::DepthLimitExceeded => refuse("the capabilities are nested too deeply")
+                .with("at most", Capabilities::MAX_DEPTH),
+            e => refuse("the capabilities are not msgpack").caused_by(e),
+        })?;
     if !bytes.is_empty() {
         return Err(refuse("the capabilities have bytes after their end"));
     }
@@ -120,7 +141,7 @@ impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.to_value() {
             Ok(value) => write!(f, "{value}"),
-            Err(_) => write!(f, "{} bytes that are not msgpack", self.0.len()),
+            Err(_) => write!(f, "{} bytes that cannot be read", self.0.len()),
         }
     }
 }
@@ -163,6 +184,51 @@ mod tests {
         let error = Capabilities::encode(&odd).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Serialization);
         assert!(error.to_string().contains("map key 1"), "{error}");
+    }
+
+    #[test]
+    fn integers_that_the_format_has_not_are_refused() {
+        #[derive(Serialize)]
+        struct Worker<T> {
+            weight: T,
+        }
+        for error in [
+            Capabilities::encode(&Worker { weight: 5u128 }).unwrap_err(),
+            Capabilities::encode(&Worker { weight: Some(-5i128) }).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Serialization);
+            assert!(format!("{error:?}").contains("128 is not supported"), "{error:?}");
+        }
+        let most = Capabilities::encode(&Worker { weight: u64::MAX }).unwrap();
+        assert_eq!(most.decode::<serde_json::Value>().unwrap()["weight"], u64::MAX);
+    }
+
+    #[test]
+    fn what_is_nested_too_deeply_is_refused_and_not_read() {
+        /// A list in a list, so many times.
+        fn nested(depth: usize) -> Capabilities {
+            let lists = std::iter::repeat_n(0x91, depth);
+            Capabilities::from_msgpack(lists.chain([0xc0]).collect::<Vec<u8>>())
+        }
+        // On a small stack, as a thread of the user's may have.
+        let small = std::thread::Builder::new().stack_size(512 * 1024);
+        let read = small.spawn(|| {
+            let deepest = nested(Capabilities::MAX_DEPTH);
+            assert!(deepest.to_value().is_ok());
+            assert!(deepest.decode::<serde_json::Value>().is_ok());
+            for depth in [Capabilities::MAX_DEPTH + 1, 511, 1_000_000] {
+                let error = nested(depth).to_value().unwrap_err().to_string();
+                assert!(error.contains("nested too deeply (at most=64"), "{error}");
+                assert!(nested(depth).decode::<serde_json::Value>().is_err());
+                assert!(nested(depth).to_string().contains("cannot be read"));
+            }
+            let mut value = serde_json::Value::Null;
+            for _ in 0..=Capabilities::MAX_DEPTH {
+                value = serde_json::json!([value]);
+            }
+            assert_eq!(Capabilities::encode(&value).unwrap_err().kind(), ErrorKind::Serialization);
+        });
+        read.unwrap().join().unwrap();
     }
 
     #[test]

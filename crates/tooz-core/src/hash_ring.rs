@@ -204,6 +204,14 @@ impl HashRing {
         self.change(BTreeMap::from([(node, None)]))
     }
 
+    /// Changes the nodes to just these.
+    pub(crate) fn become_of(&mut self, weights: BTreeMap<MemberId, u32>) -> Result<()> {
+        let gone = self.nodes.iter().filter(|node| !weights.contains_key(&node.id));
+        let gone: Vec<_> = gone.map(|node| (node.id.clone(), None)).collect();
+        let wanted = weights.into_iter().map(|(id, weight)| (id, Some(weight)));
+        self.change(wanted.chain(gone).collect())
+    }
+
     /// Sets the weight of each given node, or removes it (`None`): the one place that changes a
     /// ring.
     fn change(&mut self, mut changes: BTreeMap<MemberId, Option<u32>>) -> Result<()> {

@@ -1,17 +1,19 @@
 //! The partitioner: which member of a group is responsible for which object.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
 use crate::events::{EventSink, channel};
 use crate::hash_ring::Hash;
 use crate::partitions::Partitions;
 use crate::{
-    Capabilities, Coordinator, Events, GroupEvent, GroupId, HashRing, Member, MemberId, Result,
+    Capabilities, Coordinator, Error, Events, GroupEvent, GroupId, HashRing, Member, MemberId,
+    Result,
 };
 
 /// What a member of a partitioned group publishes, as the original does.
@@ -27,6 +29,11 @@ struct Weight {
 /// can fall between; it follows joins, deaths and changed weights by push. It places objects
 /// exactly as a Python peer with the same members does, if both hash the same bytes: Python hashes
 /// the text of an object.
+///
+/// The same members always give the same ring, whatever came before: a weight above
+/// [`MAX_WEIGHT`](Self::MAX_WEIGHT), which only a peer can state, counts as that much, and where
+/// all points together would exceed [`HashRing::MAX_POINTS`], all weights are halved until they
+/// fit. Rings are made on a thread of their own, and what changes meanwhile makes one more.
 ///
 /// Two members can disagree for as long as an event is on its way. Where an object must never be
 /// worked by two at once, take [`partitions`](Self::partitions).
@@ -59,7 +66,9 @@ impl Coordinator {
     /// [`Partitioner::change_weight`].
     ///
     /// # Errors
-    /// As of [`join_group`](Self::join_group).
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a weight above
+    /// [`Partitioner::MAX_WEIGHT`] or more partitions than [`Partitioner::MAX_PARTITIONS`], before
+    /// any I/O; else as of [`join_group`](Self::join_group).
     ///
     /// # Cancellation
     /// A dropped call leaves the group again.
@@ -70,7 +79,9 @@ impl Coordinator {
         partitions: u32,
     ) -> Result<Partitioner> {
         let group = group.into();
-        let joined = self.join_for_now(group.clone(), &Weight { weight }).await?;
+        let weight = Weight::checked(weight).map_err(|e| e.during("join_partitioned_group"))?;
+        check_partitions(partitions).map_err(|e| e.during("join_partitioned_group"))?;
+        let joined = self.join_for_now(group.clone(), &weight).await?;
         let partitioner = self.partitioner(group, partitions, Hash::default()).await?;
         joined.keep();
         Ok(partitioner)
@@ -79,7 +90,8 @@ impl Coordinator {
     /// Follows a group as a hash ring, without being one of its members.
     ///
     /// # Errors
-    /// As of [`watch_group`](Self::watch_group).
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for more partitions than
+    /// [`Partitioner::MAX_PARTITIONS`]; else as of [`watch_group`](Self::watch_group).
     pub async fn partitioner(
         &self,
         group: impl Into<GroupId>,
@@ -87,62 +99,140 @@ impl Coordinator {
         hash: Hash,
     ) -> Result<Partitioner> {
         let group = group.into();
+        check_partitions(partitions).map_err(|e| e.during("partitioner"))?;
         let mut events = self.watch_group(group.clone()).await?;
-        let mut ring = HashRing::with(partitions, hash);
+        let (sender, mut receiver) = watch::channel(Arc::new(HashRing::with(partitions, hash)));
+        receiver.mark_unchanged();
+        let mut weights = Weights::default();
         // The first event is the snapshot.
         if let Some(first) = events.next().await {
-            apply(&mut ring, first);
+            weights.apply(first);
         }
-        let (sender, receiver) = watch::channel(Arc::new(ring));
-        self.spawn(follow(events, sender));
+        let (built, first_is_built) = oneshot::channel();
+        self.spawn(async move {
+            publish(&weights, &sender).await;
+            // An error means that the caller is gone, and with it the receiver of the ring.
+            let _ = built.send(());
+            follow(events, weights, sender).await;
+        });
+        // An error means that a panic has ended the task: the ring is as good as it gets.
+        drop(first_is_built.await);
         Ok(Partitioner { coordinator: self.clone(), group, ring: receiver })
     }
 }
 
+impl Weight {
+    fn checked(weight: u32) -> Result<Self> {
+        let limit = Partitioner::MAX_WEIGHT;
+        if weight <= limit {
+            return Ok(Self { weight });
+        }
+        Err(Error::invalid("the weight is too large").with("weight", weight).with("at most", limit))
+    }
+}
+
+fn check_partitions(partitions: u32) -> Result<()> {
+    let limit = Partitioner::MAX_PARTITIONS;
+    if partitions <= limit {
+        return Ok(());
+    }
+    Err(Error::invalid("there are too many partitions for each unit of weight")
+        .with("partitions", partitions)
+        .with("at most", limit))
+}
+
 /// Keeps the ring up to date until nobody looks at it or the events end.
-async fn follow(mut events: Events<GroupEvent>, ring: watch::Sender<Arc<HashRing>>) {
+async fn follow(
+    mut events: Events<GroupEvent>,
+    mut weights: Weights,
+    ring: watch::Sender<Arc<HashRing>>,
+) {
     loop {
         tokio::select! {
             event = events.next() => {
                 let Some(event) = event else { return };
-                let mut next = HashRing::clone(&ring.borrow());
-                apply(&mut next, event);
-                // What changes no placement wakes nobody.
-                ring.send_if_modified(|now| {
-                    let changed = **now != next;
-                    if changed {
-                        *now = Arc::new(next);
-                    }
-                    changed
-                });
+                weights.apply(event);
+                // What came while the last ring was made is one change.
+                while let Some(event) = events.try_next() {
+                    weights.apply(event);
+                }
+                publish(&weights, &ring).await;
             }
             () = ring.closed() => return,
         }
     }
 }
 
-fn apply(ring: &mut HashRing, event: GroupEvent) {
-    let changed = match event {
-        GroupEvent::Snapshot(members) => {
-            *ring = HashRing::with(ring.partitions(), ring.hash());
-            ring.add_all(members.iter().map(|member| (&member.id, weight(member))))
-        }
-        GroupEvent::Joined(member) | GroupEvent::Updated(member) => {
-            ring.add_with_weight(&member.id, weight(&member))
-        }
-        GroupEvent::Left(member) => {
-            // An error means that it was left out for its weight.
-            drop(ring.remove(&member.id));
-            Ok(())
-        }
-        _ => Ok(()),
-    };
-    if let Err(error) = changed {
-        warn!(%error, "members are left out of the hash ring");
+/// Makes the ring of these weights, on a thread where its time holds up no heartbeat.
+async fn publish(weights: &Weights, ring: &watch::Sender<Arc<HashRing>>) {
+    let now = ring.borrow().clone();
+    let wanted = weights.effective(now.partitions());
+    // What changes no placement wakes nobody.
+    if now.weights().eq(wanted.iter().map(|(id, weight)| (id, *weight))) {
+        return;
+    }
+    let next = tokio::task::spawn_blocking(move || {
+        let mut next = HashRing::clone(&now);
+        next.become_of(wanted).map(|()| next)
+    });
+    match next.await {
+        Ok(Ok(next)) => drop(ring.send_replace(Arc::new(next))),
+        Ok(Err(error)) => warn!(%error, "the hash ring stays as it was"),
+        Err(error) => warn!(%error, "the hash ring stays as it was"),
     }
 }
 
-/// The `weight` of a map that has it, else 1, as the original.
+/// The members of a group with the weights that they state.
+#[derive(Default)]
+struct Weights(BTreeMap<MemberId, u32>);
+
+impl Weights {
+    fn apply(&mut self, event: GroupEvent) {
+        match event {
+            GroupEvent::Snapshot(members) => {
+                self.0 = members.iter().map(|member| (member.id.clone(), weight(member))).collect();
+            }
+            GroupEvent::Joined(member) | GroupEvent::Updated(member) => {
+                self.0.insert(member.id.clone(), weight(&member));
+            }
+            GroupEvent::Left(member) => drop(self.0.remove(&member.id)),
+            _ => {}
+        }
+    }
+
+    /// The weights that count. They follow from the members alone, not from the order in which
+    /// they came: every view of one group must make the same ring.
+    ///
+    /// Where the points are more than a ring takes, all weights are halved, rounded up, until they
+    /// fit; if not even weights of 1 fit, the first members in the order of their ids do.
+    fn effective(&self, partitions: u32) -> BTreeMap<MemberId, u32> {
+        let points = |weight: u32| (u64::from(partitions) * u64::from(weight)).max(1);
+        let mut weights = self.0.clone();
+        for weight in weights.values_mut() {
+            *weight = (*weight).min(Partitioner::MAX_WEIGHT);
+        }
+        while weights.values().map(|weight| points(*weight)).sum::<u64>() > HashRing::MAX_POINTS {
+            if weights.values().all(|weight| *weight <= 1) {
+                let mut total = 0;
+                weights.retain(|_, weight| {
+                    total += points(*weight);
+                    total <= HashRing::MAX_POINTS
+                });
+                break;
+            }
+            for weight in weights.values_mut() {
+                *weight = weight.div_ceil(2);
+            }
+        }
+        if weights != self.0 {
+            warn!("the weights of the group are too large for a hash ring; they are reduced");
+        }
+        weights
+    }
+}
+
+/// The `weight` of a map that has it, else 1, as the original. A negative one is no weight: the
+/// original places no point for it.
 fn weight(member: &Member) -> u32 {
     stated_weight(&member.capabilities).unwrap_or(1)
 }
@@ -153,10 +243,20 @@ fn stated_weight(capabilities: &Capabilities) -> Option<u32> {
     let (_, weight) = pairs.iter().find(|(key, _)| {
         key.as_str() == Some("weight") || key.as_slice() == Some(b"weight".as_slice())
     })?;
-    weight.as_u64().and_then(|weight| u32::try_from(weight).ok())
+    match (weight.as_u64(), weight.as_i64()) {
+        (Some(weight), _) => Some(u32::try_from(weight).unwrap_or(u32::MAX)),
+        (None, Some(_negative)) => Some(0),
+        (None, None) => None,
+    }
 }
 
 impl Partitioner {
+    /// The largest weight of a member. What another member states above it counts as this much.
+    pub const MAX_WEIGHT: u32 = 10_000;
+
+    /// The most points for each unit of weight.
+    pub const MAX_PARTITIONS: u32 = 1 << 16;
+
     /// The ring as it is now. It does not change; ask again for a newer one.
     pub fn ring(&self) -> Arc<HashRing> {
         self.ring.borrow().clone()
@@ -196,9 +296,11 @@ impl Partitioner {
     /// Changes this member's weight. All rings follow.
     ///
     /// # Errors
-    /// As of [`Coordinator::update_capabilities`].
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a weight above
+    /// [`MAX_WEIGHT`](Self::MAX_WEIGHT); else as of [`Coordinator::update_capabilities`].
     pub async fn change_weight(&self, weight: u32) -> Result<()> {
-        self.coordinator.update_capabilities(&self.group, &Weight { weight }).await
+        let weight = Weight::checked(weight).map_err(|e| e.during("change_weight"))?;
+        self.coordinator.update_capabilities(&self.group, &weight).await
     }
 
     /// The ring now and after each change. [`HashRing::diff`] of one and the next tells what
@@ -253,8 +355,30 @@ mod tests {
         use serde_json::json;
         assert_eq!(weighs(&json!({"weight": 3})), 3);
         assert_eq!(weighs(&json!({"weight": 0})), 0);
+        assert_eq!(weighs(&json!({"weight": -3})), 0);
+        assert_eq!(weighs(&json!({"weight": u64::MAX})), u32::MAX);
         for other in [json!(null), json!({}), json!(7), json!({"weight": "heavy"})] {
             assert_eq!(weighs(&other), 1, "{other}");
         }
+    }
+
+    fn effective<const N: usize>(weights: [(&str, u32); N], partitions: u32) -> Vec<u32> {
+        let weights = weights.map(|(id, weight)| (id.into(), weight)).into();
+        Weights(weights).effective(partitions).into_values().collect()
+    }
+
+    #[test]
+    fn what_fits_is_left_alone_and_the_rest_is_reduced_alike() {
+        const MOST: u32 = Partitioner::MAX_WEIGHT;
+        assert_eq!(effective([("a", 0), ("b", 7), ("c", MOST)], 32), [0, 7, MOST]);
+        assert_eq!(effective([("a", 1), ("b", u32::MAX)], 32), [1, MOST]);
+        // 3 * 10,000 * 1,024 points are 30.7 million: twice too many.
+        let reduced = effective([("a", MOST), ("b", MOST), ("c", MOST), ("d", 1)], 1024);
+        assert_eq!(reduced, [MOST / 2, MOST / 2, MOST / 2, 1]);
+        // 256 members with 65,536 points each fill a ring.
+        let many = (0..300).map(|n| (format!("{n:03}").as_str().into(), 3)).collect();
+        let kept = Weights(many).effective(Partitioner::MAX_PARTITIONS);
+        assert_eq!((kept.len(), kept.values().max()), (256, Some(&1)));
+        assert!(kept.contains_key(&MemberId::from("255")));
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use tooz_core::blocking::block_on;
-use tooz_core::{Partitioner, Partitions, Revocation};
+use tooz_core::{Partitioner, Partitions, Registry, Revocation};
 use tooz_memory::{World, start};
 
 /// Waits until the ring has just these members.
@@ -42,6 +42,64 @@ fn members_agree_and_weights_follow() {
         while rings.next().await.unwrap().weight("b") != Some(3) {}
         b.stop().await.unwrap();
         settled(&one, &["a"]).await;
+    });
+}
+
+/// What a peer that knows no limits publishes.
+fn weighing(weight: u64) -> serde_json::Value {
+    serde_json::json!({ "weight": weight })
+}
+
+#[test]
+fn a_wild_weight_makes_no_ring_differ() {
+    block_on(async {
+        const MOST: u32 = Partitioner::MAX_WEIGHT;
+        let start = |member| start("wild-weights", member);
+        let a = start("a").await.unwrap();
+        let early = a.join_partitioned_group("g", 1, 32).await.unwrap();
+        let wild = start("wild").await.unwrap();
+        wild.join_group("g", &weighing(600_000)).await.unwrap();
+        settled(&early, &["a", "wild"]).await;
+        let b = start("b").await.unwrap();
+        let late = b.join_partitioned_group("g", 1, 32).await.unwrap();
+        settled(&early, &["a", "b", "wild"]).await;
+        assert_eq!(early.ring(), late.ring(), "who came before and who came after agree");
+        assert_eq!(early.ring().weight("wild"), Some(MOST));
+        // What was counted as the most may change and go.
+        wild.update_capabilities("g", &weighing(2)).await.unwrap();
+        let mut rings = early.changes();
+        while rings.next().await.unwrap().weight("wild") != Some(2) {}
+        wild.stop().await.unwrap();
+        settled(&early, &["a", "b"]).await;
+        let last = b.partitioner("g", 32, tooz_core::hash_ring::Hash::Md5).await.unwrap();
+        assert_eq!(early.ring(), last.ring());
+        for error in [
+            a.join_partitioned_group("h", MOST + 1, 32).await.unwrap_err(),
+            a.join_partitioned_group("h", 1, Partitioner::MAX_PARTITIONS + 1).await.unwrap_err(),
+            early.change_weight(MOST + 1).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), tooz_core::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains("at most="), "{error}");
+        }
+        assert!(!a.groups().await.unwrap().contains(&"h".into()), "nothing was begun");
+    });
+}
+
+#[test]
+fn making_a_large_ring_holds_up_no_heartbeat() {
+    block_on(async {
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://large-ring?timeout=0.3", "watcher").unwrap();
+        let watcher = builder.build().unwrap();
+        watcher.start().await.unwrap();
+        let guard = watcher.lock("l").unwrap().acquire().await.unwrap();
+        let heavy = start("large-ring", "heavy").await.unwrap();
+        heavy.join_group_create("g", &weighing(10_000)).await.unwrap();
+        let began = std::time::Instant::now();
+        // Half a million points: several TTLs in a debug build, if not in a release build.
+        let ring = watcher.partitioner("g", 50, tooz_core::hash_ring::Hash::Md5).await.unwrap();
+        assert_eq!(ring.ring().weight("heavy"), Some(10_000));
+        guard.check().unwrap_or_else(|error| panic!("{error}, after {:?}", began.elapsed()));
     });
 }
 
