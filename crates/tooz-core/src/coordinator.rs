@@ -63,6 +63,12 @@ pub enum SessionEvent {
 /// (creating, deleting and leaving a group, updating capabilities, stopping) are finished by the
 /// engine once they were polled for the first time.
 ///
+/// # After a `fork`
+/// The engine's threads and the connections are those of the parent. In the child every call fails
+/// at once with [`ErrorKind::NotRunning`], every guard reports [`Loss::Forked`], and streams end;
+/// dropping them there does nothing, so what the parent holds stays the parent's. A child makes
+/// and starts a coordinator of its own.
+///
 /// # Errors
 /// Before it is started and after it is stopped, every method that needs the backend fails with
 /// [`ErrorKind::NotRunning`]. A feature that the driver does not declare fails with

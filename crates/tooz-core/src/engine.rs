@@ -10,12 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::process::Process;
 use crate::{DriverEntry, Error, ErrorKind, Result, RunsOn};
 
 /// A handle to one background thread and its current-thread runtime.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     runtime: Handle,
+    process: Process,
 }
 
 /// One per process, and one more for each driver that blocks. Started on first use, they live as
@@ -31,7 +33,8 @@ impl Engine {
         };
         let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
         let engines = engines.get_or_insert_default();
-        if let Some(engine) = engines.get(name) {
+        // That of a parent process has no thread here.
+        if let Some(engine) = engines.get(name).filter(|engine| engine.is_here()) {
             return Ok(engine.clone());
         }
         let engine = Self::start(name)?;
@@ -49,12 +52,26 @@ impl Engine {
             .name(format!("tooz-{name}"))
             .spawn(move || runtime.block_on(std::future::pending::<()>()))
             .map_err(refuse)?;
-        Ok(Self { runtime: handle })
+        Ok(Self { runtime: handle, process: Process::current() })
     }
 
-    /// Runs `work` to its end, whoever waits for it.
+    /// Whether its thread is one of this process, which may be a fork of the one that started it.
+    pub(crate) fn is_here(&self) -> bool {
+        self.process.is_current()
+    }
+
+    /// Refuses what a fork asks for.
+    pub(crate) fn check_here(&self) -> Result<()> {
+        self.process.check()
+    }
+
+    /// Runs `work` to its end, whoever waits for it. In a fork nothing is run.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        drop(self.runtime.spawn(work));
+        match self.is_here() {
+            true => drop(self.runtime.spawn(work)),
+            // Not dropped either: what it holds is registered with the parent's poller.
+            false => std::mem::forget(work),
+        }
     }
 
     /// Runs `work` to its end and gives its result to the caller. When the caller is gone by then,
@@ -64,6 +81,10 @@ impl Engine {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        if let Err(error) = self.check_here() {
+            std::mem::forget(work);
+            return Err(error);
+        }
         let (reply, answer) = oneshot::channel();
         self.spawn(async move {
             // An error means that the caller is gone; the result has been dropped then.

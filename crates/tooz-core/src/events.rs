@@ -9,6 +9,8 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 use tokio::sync::Notify;
 
+use crate::process::Process;
+
 /// How many events wait for a slow consumer before they are replaced by their sum.
 const CAPACITY: usize = 1024;
 
@@ -16,7 +18,8 @@ const CAPACITY: usize = 1024;
 ///
 /// The events wait in a bounded queue: a consumer that falls behind by more than 1,024 of them gets
 /// their sum instead (for a group, [`Gap`](crate::GroupEvent::Gap) and a fresh snapshot; else the
-/// newest alone). The stream ends when the coordinator is stopped. Dropping it ends the watch.
+/// newest alone). The stream ends when the coordinator is stopped, and in a fork of the process.
+/// Dropping it ends the watch.
 #[must_use = "events come only to a stream that is kept"]
 pub struct Events<T>(Arc<Shared<T>>);
 
@@ -24,6 +27,7 @@ pub struct Events<T>(Arc<Shared<T>>);
 pub(crate) struct EventSink<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
+    process: Process,
     queue: Mutex<Queue<T>>,
     consumer_gone: Notify,
 }
@@ -37,7 +41,11 @@ struct Queue<T> {
 
 pub(crate) fn channel<T>() -> (EventSink<T>, Events<T>) {
     let queue = Queue { items: VecDeque::new(), waker: None, ended: false, consumer_gone: false };
-    let shared = Arc::new(Shared { queue: Mutex::new(queue), consumer_gone: Notify::new() });
+    let shared = Arc::new(Shared {
+        process: Process::current(),
+        queue: Mutex::new(queue),
+        consumer_gone: Notify::new(),
+    });
     (EventSink(shared.clone()), Events(shared))
 }
 
@@ -110,6 +118,10 @@ impl<T> Events<T> {
     }
 
     fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        // In a fork nobody feeds it.
+        if !self.0.process.is_current() {
+            return Poll::Ready(None);
+        }
         let mut queue = self.0.lock();
         match queue.items.pop_front() {
             Some(event) => Poll::Ready(Some(event)),

@@ -20,6 +20,8 @@ pub enum Loss {
     Taken,
     /// It was given back, or the coordinator was stopped.
     GivenUp,
+    /// This process is a fork of the one that holds it.
+    Forked,
 }
 
 impl fmt::Display for Loss {
@@ -29,6 +31,7 @@ impl fmt::Display for Loss {
             Self::SessionEnded => "the backend ended the session",
             Self::Taken => "the backend says that it is no longer ours",
             Self::GivenUp => "it was given back, or the coordinator was stopped",
+            Self::Forked => "this process is a fork of the one that holds it",
         })
     }
 }

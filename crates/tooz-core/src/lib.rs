@@ -22,6 +22,7 @@ mod lock;
 mod options;
 mod partitioner;
 mod partitions;
+mod process;
 mod registry;
 mod restart_grace;
 mod retry;

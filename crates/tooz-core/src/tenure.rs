@@ -123,6 +123,7 @@ impl Tenure {
         wait: Wait,
     ) -> Result<Option<Self>> {
         let keeper = handle.keeper.clone();
+        keeper.engine.check_here()?;
         let waiting = keeper.waiting(wait);
         // How long one attempt looks for a session: a try does, as every operation.
         let timeout = keeper.settings.timeout;
@@ -183,7 +184,12 @@ impl Tenure {
 
     /// Why it is lost, if it is. Looks at the clock, asks nobody and never blocks.
     pub fn loss(&self) -> Option<Loss> {
-        self.hold.lease().loss()
+        self.forked().or_else(|| self.hold.lease().loss())
+    }
+
+    /// A fork has the guard, and nothing of what it stands for.
+    fn forked(&self) -> Option<Loss> {
+        (!self.handle.keeper.engine.is_here()).then_some(Loss::Forked)
     }
 
     /// Succeeds while it is held. Looks at the clock, asks nobody and never blocks.
@@ -202,7 +208,10 @@ impl Tenure {
     /// # Cancellation
     /// Dropping the future is safe. It runs on any runtime.
     pub async fn lost(&self) -> Loss {
-        self.hold.lease().lost().await
+        match self.forked() {
+            Some(loss) => loss,
+            None => self.hold.lease().lost().await,
+        }
     }
 
     /// Asks the backend whether it is still ours. If not, it is lost from then on.

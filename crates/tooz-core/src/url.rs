@@ -121,12 +121,15 @@ impl std::str::FromStr for CoordinatorUrl {
         if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.chars().all(legal) {
             return Err(refuse("the URL's scheme is malformed"));
         }
-        let rest = rest.split('#').next().unwrap_or_default();
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = match rest.find('/') {
-            Some(slash) => rest.split_at(slash),
-            None => (rest, ""),
-        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, behind) = rest.split_at(end);
+        let unescaped =
+            || refuse("the user or the password has one of / ? # in it, to be written %2F %3F %23");
+        let (behind, fragment) = behind.split_once('#').unwrap_or((behind, ""));
+        let (path, query) = behind.split_once('?').unwrap_or((behind, ""));
+        if fragment.contains('@') || query.split('&').any(is_login) {
+            return Err(unescaped());
+        }
         let (login, hosts) = match authority.rsplit_once('@') {
             Some((login, hosts)) => (Some(login), hosts),
             None => (None, authority),
@@ -141,7 +144,12 @@ impl std::str::FromStr for CoordinatorUrl {
         let hosts = hosts
             .split(',')
             .filter(|host| !host.is_empty())
-            .map(|host| parse_host(host).map_err(|what| refuse(&what)))
+            .map(|host| {
+                // With an @ behind it, what looks like a host is a login, and no part is repeated.
+                let refuse =
+                    |what: String| if behind.contains('@') { unescaped() } else { refuse(&what) };
+                parse_host(host).map_err(refuse)
+            })
             .collect::<Result<_>>()?;
         let mut options = Vec::new();
         for pair in query.split('&') {
@@ -163,6 +171,11 @@ impl std::str::FromStr for CoordinatorUrl {
             options,
         })
     }
+}
+
+/// Whether what stands for an option is the end of a login and a host: `@` in an option's name.
+fn is_login(pair: &str) -> bool {
+    pair.split('=').next().is_some_and(|name| name.contains('@'))
 }
 
 fn decode(part: &str) -> Result<String, ()> {
@@ -191,8 +204,9 @@ fn parse_host(text: &str) -> Result<Host, String> {
     };
     let port = match port {
         Some(port) => Some(
+            // It is not repeated: without an @ in the URL it may be a password.
             port.parse::<u16>()
-                .map_err(|_| format!("the port {port:?} is not a number from 0 to 65535"))?,
+                .map_err(|_| format!("the port of {name:?} is not a number from 0 to 65535"))?,
         ),
         None => None,
     };
@@ -285,7 +299,13 @@ mod tests {
         for (text, part) in [
             ("/var/lib/tooz", "no scheme"),
             ("1file:///x", "malformed"),
-            ("redis://u:hunter2@h:port", "\"port\" is not a number"),
+            ("redis://u:hunter2@h:port", "the port of \"h\" is not a number"),
+            ("redis://u:hunter2", "the port of \"u\" is not a number"),
+            ("redis://u:hun/hunter2@h", "%2F"),
+            ("redis://u:hun?hunter2@h", "%3F"),
+            ("redis://u:hun#hunter2@h", "%23"),
+            ("redis://u:12?hunter2@h", "%3F"),
+            ("redis://u:12#hunter2@h", "%23"),
             ("redis://::1:6379", "needs brackets"),
             ("redis://[::1", "opening bracket"),
             ("redis://:6379", "no name"),
