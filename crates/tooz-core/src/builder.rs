@@ -18,7 +18,12 @@ pub(crate) struct Settings {
     pub(crate) retry: RetryPolicy,
     pub(crate) required: Characteristics,
     pub(crate) rejoin_when_removed: bool,
+    pub(crate) fencing_offset: u64,
 }
+
+/// The sum of it and a token fits the signed 64 bits that a resource's column may have.
+const MAX_OFFSET: u64 = 1 << 62;
+const WHAT_OFFSET: &str = "a whole number from 0 to 4611686018427387904";
 
 /// Who renews what a coordinator holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -68,6 +73,7 @@ impl Builder {
             retry: RetryPolicy::default(),
             required: Characteristics::NONE,
             rejoin_when_removed: true,
+            fencing_offset: 0,
         };
         Self { entry, url, member, options: Vec::new(), features: Features::NONE, settings }
     }
@@ -107,6 +113,18 @@ impl Builder {
         self
     }
 
+    /// Adds this to every fencing token; 0 by default, at most 2⁶². The URL's option
+    /// `fencing_offset` does the same.
+    ///
+    /// Tokens rise over everything that one backend does, and know nothing of another. Whoever
+    /// moves to another backend, restores one from a backup or starts one anew raises the offset of
+    /// all members above the highest token that the protected resource has seen, or the resource
+    /// refuses every write from then on.
+    pub fn fencing_offset(mut self, offset: u64) -> Self {
+        self.settings.fencing_offset = offset;
+        self
+    }
+
     /// The pauses between attempts.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.settings.retry = retry;
@@ -141,10 +159,18 @@ impl Builder {
             )
             .on(self.entry.name));
         }
-        let options = Options::with_overrides(&self.url, self.options);
+        let mut options = Options::with_overrides(&self.url, self.options);
+        let mut settings = self.settings;
+        if let Some(offset) = options.parse("fencing_offset", WHAT_OFFSET)? {
+            settings.fencing_offset = offset;
+        }
+        if settings.fencing_offset > MAX_OFFSET {
+            let error = Error::invalid(format!("the fencing_offset must be {WHAT_OFFSET}"));
+            return Err(error.on(self.entry.name));
+        }
         let driver = (self.entry.open)(&self.url, options).map_err(|e| e.on(self.entry.name))?;
         let engine = Engine::of(&self.entry)?;
-        let keeper = Keeper::new(engine, self.entry, driver, self.member, self.settings);
+        let keeper = Keeper::new(engine, self.entry, driver, self.member, settings);
         Ok(Coordinator::new(Arc::new(keeper)))
     }
 }

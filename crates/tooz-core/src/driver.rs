@@ -203,6 +203,10 @@ pub enum Release {
 ///
 /// Send it with every request to the resource that the lock protects; the resource refuses a
 /// number below the highest that it has seen.
+///
+/// It rises within one backend. Another backend under the same name, or one that was restored or
+/// began anew, knows nothing of the tokens before: see
+/// [`Builder::fencing_offset`](crate::Builder::fencing_offset).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(pub u64);
 

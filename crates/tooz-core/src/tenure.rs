@@ -173,7 +173,8 @@ impl Tenure {
 
     /// The token of this acquisition: greater than that of every earlier one of the same name.
     pub fn fencing_token(&self) -> FencingToken {
-        self.hold.token()
+        let offset = self.handle.keeper.settings.fencing_offset;
+        FencingToken(self.hold.token().0.saturating_add(offset))
     }
 
     /// The moment at which it counts as lost unless a renewal is confirmed before. `None` where

@@ -356,3 +356,29 @@ fn the_first_loss_is_the_one_that_is_told() {
         assert_eq!(held.loss(), Some(Loss::SessionEnded));
     });
 }
+
+#[test]
+fn tokens_go_on_above_those_of_another_backend() {
+    block_on(async {
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = |url| registry.builder(url, "a").unwrap();
+        let first = async |builder: tooz_core::Builder| {
+            let coordinator = builder.build().unwrap();
+            coordinator.start().await.unwrap();
+            let guard = coordinator.lock("l").unwrap().acquire().await.unwrap();
+            guard.fencing_token().0
+        };
+        let plain = first(builder("memory://offset-1")).await;
+        const HIGHEST: u64 = 1_796_052_475_689_975;
+        let raised = first(builder("memory://offset-2?fencing_offset=1796052475689975")).await;
+        assert_eq!(raised, plain + HIGHEST);
+        assert_eq!(first(builder("memory://offset-3").fencing_offset(HIGHEST)).await, raised);
+        for (url, offset) in
+            [("memory://offset-4?fencing_offset=-1", 0), ("memory://offset-4", u64::MAX)]
+        {
+            let error = builder(url).fencing_offset(offset).build().unwrap_err();
+            assert_eq!(error.kind(), tooz_core::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains("fencing_offset must be a whole"), "{error}");
+        }
+    });
+}
