@@ -31,11 +31,13 @@ pub enum Area {
     Cancellation,
     /// Several processes, some of them killed or stopped.
     Processes,
+    /// Harm to connections: only where a URL names hosts.
+    Faults,
 }
 
 impl Area {
     /// All of them, in the order of the matrix.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Lifecycle,
         Self::Locks,
         Self::SharedLocks,
@@ -48,6 +50,7 @@ impl Area {
         Self::Fencing,
         Self::Cancellation,
         Self::Processes,
+        Self::Faults,
     ];
 
     /// Its name in the matrix and in the names of tests.
@@ -65,15 +68,18 @@ impl Area {
             Self::Fencing => "fencing",
             Self::Cancellation => "cancellation",
             Self::Processes => "processes",
+            Self::Faults => "faults",
         }
     }
 
     /// The features without which it cannot be run.
     pub const fn features(self) -> Features {
         match self {
-            Self::Lifecycle | Self::Sessions | Self::Cancellation | Self::Processes => {
-                Features::NONE
-            }
+            Self::Lifecycle
+            | Self::Sessions
+            | Self::Cancellation
+            | Self::Processes
+            | Self::Faults => Features::NONE,
             Self::Locks => Features::of(&[Feature::Locks]),
             Self::SharedLocks => Features::of(&[Feature::Locks, Feature::SharedLocks]),
             Self::BreakLock => Features::of(&[Feature::Locks, Feature::BreakLock]),

@@ -50,7 +50,17 @@ impl Context {
 
     /// A builder of a coordinator of this world.
     pub(crate) fn builder(&self, member: impl Into<MemberId>) -> Result<Builder> {
-        self.registry.builder(self.world.url(), member)
+        self.builder_at(self.world.url(), member)
+    }
+
+    /// The same by another way to the backend.
+    pub(crate) fn builder_at(&self, url: &str, member: impl Into<MemberId>) -> Result<Builder> {
+        self.registry.builder(url, member)
+    }
+
+    /// What coordinators of this world connect to.
+    pub(crate) fn url(&self) -> &str {
+        self.world.url()
     }
 
     /// A coordinator that is not started, and that nobody else keeps alive.
@@ -85,6 +95,11 @@ impl Context {
     /// How long the backend keeps what a silent coordinator owns.
     pub(crate) fn ttl(&self) -> Option<Duration> {
         self.world.ttl()
+    }
+
+    /// Whether what a coordinator owns ends with its connection.
+    pub(crate) fn ends_with_its_connection(&self) -> bool {
+        self.world.ends_with_its_connection()
     }
 
     /// What the driver declares and this deployment does not ensure.

@@ -33,6 +33,11 @@ pub trait World: Send + Sync + 'static {
     /// noticed at once and a slow one is never robbed. Make it short: 2 s is good.
     fn ttl(&self) -> Option<Duration>;
 
+    /// Whether what a coordinator owns ends with its connection, as a database's locks do.
+    fn ends_with_its_connection(&self) -> bool {
+        false
+    }
+
     /// What the driver declares and this deployment does not ensure, such as what replicas take
     /// away. By default it ensures all.
     fn lacks(&self) -> Characteristics {

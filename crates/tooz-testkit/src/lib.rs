@@ -79,6 +79,7 @@ mod contention;
 mod context;
 mod fixture;
 mod matrix;
+mod proxy;
 mod run;
 mod sweep;
 mod worker;

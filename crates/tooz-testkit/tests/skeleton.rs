@@ -58,9 +58,9 @@ impl World for SetupWorld {
 }
 
 const MATRIX: &str = "
-| setup | lifecycle | locks | shared-locks | break-lock | groups | capabilities | events | elections | sessions | fencing | cancellation | processes |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
-| skeleton | yes | yes | no: exclusive only | no: left out | no: left out | no: left out | no: left out | no: left out | no: nothing ends one | yes | yes | no: in one process |
+| setup | lifecycle | locks | shared-locks | break-lock | groups | capabilities | events | elections | sessions | fencing | cancellation | processes | faults |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| skeleton | yes | yes | no: exclusive only | no: left out | no: left out | no: left out | no: left out | no: left out | no: nothing ends one | yes | yes | no: in one process | no: has no connection |
 ";
 
 fn main() -> ExitCode {

@@ -5,6 +5,7 @@ mod cancellation;
 mod capabilities;
 mod elections;
 mod events;
+mod faults;
 mod fencing;
 mod groups;
 mod lifecycle;
@@ -34,6 +35,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     fencing::CASES,
     cancellation::CASES,
     processes::CASES,
+    faults::CASES,
 ];
 
 /// A bound that is as good as at once, for a hand-over or a push.
