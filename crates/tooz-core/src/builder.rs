@@ -26,7 +26,11 @@ pub enum Heartbeat {
     /// The engine, on its own thread.
     #[default]
     Automatic,
-    /// The application, by [`Coordinator::heartbeat`].
+    /// The application, by [`Coordinator::heartbeat`]: a sign that the application itself lives.
+    ///
+    /// After a loss nothing is taken again (the session, memberships, places in queues) before the
+    /// next heartbeat, so that the others do the work of a member that hangs. Calls that need a
+    /// session wait for it within their time limit.
     Manual,
 }
 

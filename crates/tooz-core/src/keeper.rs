@@ -30,6 +30,14 @@ pub(crate) struct Keeper {
     /// Locked for the whole of a join, a leave or a rejoin, so that they never cross.
     memberships: tokio::sync::Mutex<BTreeMap<GroupId, Membership>>,
     state: Mutex<State>,
+    beats: watch::Sender<Beats>,
+}
+
+/// The heartbeats by hand: signs that the application lives.
+#[derive(Clone, Copy, Default)]
+struct Beats {
+    begun: u64,
+    running: usize,
 }
 
 /// A call of one of a session's methods with these arguments.
@@ -93,6 +101,7 @@ impl Keeper {
             link: watch::Sender::new(Link::Idle),
             memberships: tokio::sync::Mutex::default(),
             state: Mutex::default(),
+            beats: watch::Sender::default(),
         }
     }
 
@@ -259,10 +268,11 @@ impl Keeper {
             warn!(backend = self.entry.name, member = %self.member, %loss, "session lost");
             self.link.send_replace(Link::Down);
             self.announce(&SessionEvent::Lost(loss));
+            let beats = self.beats_begun();
             let (keeper, old) = (self.clone(), session);
             self.engine.spawn(async move { keeper.close(&old).await });
             session = tokio::select! {
-                session = self.reopen() => session,
+                session = self.reopen(beats) => session,
                 () = run.cancelled() => return,
             };
             if run.is_cancelled() {
@@ -322,15 +332,38 @@ impl Keeper {
     }
 
     /// One heartbeat by hand; when the next is due.
-    pub(crate) async fn heartbeat(&self) -> Result<Duration> {
+    pub(crate) async fn heartbeat(self: &Arc<Self>) -> Result<Duration> {
+        self.beats.send_modify(|beats| {
+            beats.begun += 1;
+            beats.running += 1;
+        });
+        let keeper = self.clone();
+        let _ended = Undo::with(move || keeper.beats.send_modify(|beats| beats.running -= 1));
         let session = self.session(Moment::now() + self.settings.timeout).await?;
         self.beat_once(&*session).await?;
         Ok(session.heartbeat_interval().unwrap_or(self.settings.timeout))
     }
 
-    async fn reopen(self: &Arc<Self>) -> Arc<dyn Session> {
+    fn beats_begun(&self) -> u64 {
+        self.beats.borrow().begun
+    }
+
+    /// Waits for a sign that the application lives, before what was lost is taken again: a heart
+    /// by hand that stands still means that it hangs. `before` beats had begun at the loss.
+    async fn is_alive(&self, before: u64) {
+        if self.settings.heartbeat == Heartbeat::Manual {
+            let mut beats = self.beats.subscribe();
+            // The sender lives in `self`: the wait cannot fail.
+            let _ = beats.wait_for(|now| now.begun > before || now.running > 0).await;
+        }
+    }
+
+    /// A new session, after `beats` heartbeats by hand.
+    async fn reopen(self: &Arc<Self>, mut beats: u64) -> Arc<dyn Session> {
         let mut backoff = self.settings.retry.backoff();
         loop {
+            self.is_alive(beats).await;
+            beats = self.beats_begun();
             match self.open().await {
                 Ok(session) => return session,
                 Err(error) => warn!(backend = self.entry.name, %error, "no new session yet"),
@@ -552,12 +585,18 @@ impl Keeper {
                 loss = lease.lost() => loss,
                 () = run.cancelled() => return,
             };
+            let beats = keeper.beats_begun();
             if session.lease().is_held() {
                 if loss == Loss::Taken && !keeper.settings.rejoin_when_removed {
                     return keeper.removed(&group).await;
                 }
                 warn!(%group, member = %keeper.member, "membership lost");
-                keeper.rejoin(&session, &group).await;
+                tokio::select! {
+                    () = keeper.is_alive(beats) => keeper.rejoin(&session, &group).await,
+                    // It is joined again with the next session.
+                    _ = session.lease().lost() => {}
+                    () = run.cancelled() => {}
+                }
             }
         });
     }

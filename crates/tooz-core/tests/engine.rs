@@ -211,6 +211,41 @@ fn the_heart_can_be_manual() {
 }
 
 #[test]
+fn with_a_heart_by_hand_nothing_is_taken_again_before_it_beats() {
+    block_on(async {
+        let world = World::named("by-hand");
+        let b = started("by-hand", "b").await;
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://by-hand?timeout=60", "a").unwrap();
+        let a = builder.heartbeat(Heartbeat::Manual).build().unwrap();
+        a.start().await.unwrap();
+        a.join_group_create("g", &()).await.unwrap();
+        let mut events = a.session_events();
+        for session_too in [true, false] {
+            if session_too {
+                world.expire_session(&MemberId::from("a"));
+            } else {
+                b.remove_member("g", "a").await.unwrap();
+            }
+            let (began, requests) = (Instant::now(), world.requests());
+            // Several pauses between attempts: nothing tells that nothing is tried, but time.
+            while began.elapsed() < Duration::from_millis(300) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            // Closing the lost session, and the heartbeat of the other.
+            assert!(world.requests() - requests <= 3, "{}", world.requests() - requests);
+            assert!(b.members("g").await.unwrap().is_empty());
+            a.heartbeat().await.unwrap();
+            while session_too && !matches!(events.next().await, Some(SessionEvent::Rejoined(_))) {}
+            while b.members("g").await.unwrap().is_empty() {
+                assert!(began.elapsed() < Duration::from_secs(5));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+}
+
+#[test]
 fn leaving_a_group_ends_the_term_in_it() {
     block_on(async {
         let a = started("leave-leading", "a").await;
