@@ -321,8 +321,9 @@ impl Coordinator {
         }
         let keeper = self.keeper();
         self.run("join_group", async move {
+            let run = keeper.run()?;
             loop {
-                match keeper.join(&group, capabilities.clone()).await {
+                match keeper.join(&run, &group, capabilities.clone()).await {
                     Err(e) if create && e.kind() == ErrorKind::GroupNotCreated => {}
                     result => break result?,
                 }
@@ -334,7 +335,7 @@ impl Coordinator {
             Ok(Undo::with(move || {
                 let engine = keeper.engine.clone();
                 // On failure the session's end ends the membership.
-                engine.spawn(async move { drop(keeper.leave(&group).await) });
+                engine.spawn(async move { drop(keeper.leave(&run, &group).await) });
             }))
         })
         .await
@@ -358,7 +359,11 @@ impl Coordinator {
     pub async fn leave_group(&self, group: impl Into<GroupId>) -> Result<()> {
         let group = self.group(group, "leave_group")?;
         let keeper = self.keeper();
-        self.run("leave_group", async move { keeper.leave(&group).await }).await
+        self.run("leave_group", async move {
+            let run = keeper.run()?;
+            keeper.leave(&run, &group).await
+        })
+        .await
     }
 
     /// Replaces what this member publishes about itself.
@@ -515,9 +520,10 @@ impl Coordinator {
         self.needs(Feature::Events, "watch_group")?;
         let keeper = self.keeper();
         self.run("watch_group", async move {
+            let run = keeper.run()?;
             keeper.call(&group, |session, group| session.members(group)).await?;
             let (feed, events) = GroupFeed::new();
-            keeper.feed_group(group, feed);
+            keeper.feed_group(run, group, feed);
             Ok(events)
         })
         .await
@@ -620,9 +626,10 @@ impl Coordinator {
         self.needs(Feature::Elections, "observe_leader")?;
         let keeper = self.keeper();
         self.run("observe_leader", async move {
+            let run = keeper.run()?;
             keeper.call(&group, |session, group| session.leader(group)).await?;
             let (feed, events) = LeaderFeed::new();
-            keeper.feed_leader(group, feed);
+            keeper.feed_leader(run, group, feed);
             Ok(events)
         })
         .await

@@ -25,6 +25,7 @@ mod partitions;
 mod registry;
 mod restart_grace;
 mod retry;
+mod run;
 mod tenure;
 #[cfg(feature = "tls")]
 mod tls;

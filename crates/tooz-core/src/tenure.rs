@@ -10,6 +10,7 @@ use tracing::Instrument;
 
 use crate::coordinator::Handle;
 use crate::keeper::{Keeper, not_running};
+use crate::run::{Held, Run};
 use crate::{
     CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, LockName, LockRequest, Loss,
     Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
@@ -43,6 +44,7 @@ use crate::{
 /// ```
 pub struct Tenure {
     handle: Arc<Handle>,
+    run: Arc<Run>,
     hold: Arc<dyn Hold>,
     id: OperationId,
     what: What,
@@ -82,14 +84,15 @@ impl Claim {
     async fn attempt(
         &self,
         keeper: &Keeper,
+        run: &Run,
         waiting: &Waiting,
         patience: Duration,
     ) -> Result<Option<(OperationId, Arc<dyn Hold>)>> {
         if let Self::Term(group) = self {
-            keeper.must_be_member(group).await?;
+            keeper.must_be_member(run, group).await?;
         }
         let session = tokio::select! {
-            session = keeper.session(Moment::now() + patience) => session?,
+            session = run.session(Moment::now() + patience, &keeper.settings) => session?,
             () = waiting.given_up() => return Ok(None),
         };
         let (id, waiting) = (OperationId::random(), waiting.child());
@@ -123,22 +126,24 @@ impl Tenure {
         wait: Wait,
     ) -> Result<Option<Self>> {
         let keeper = handle.keeper.clone();
-        let waiting = keeper.waiting(wait);
+        let (name, engine, shown) = (keeper.entry.name, keeper.engine.clone(), claim.what());
+        let named = |e: Error| e.during(operation).on(name).with(shown.kind, &shown.name);
+        let run = keeper.run().map_err(named)?;
+        let waiting = run.waiting(wait);
         // How long one attempt looks for a session: a try does, as every operation.
         let timeout = keeper.settings.timeout;
         let patience = if let Wait::For(time) = wait { time.min(timeout) } else { timeout };
         // Dropping this future tells the engine to withdraw.
         let _withdraw = waiting.give_up_on_drop();
-        let (name, engine, shown) = (keeper.entry.name, keeper.engine.clone(), claim.what());
         let span = keeper.span(operation);
         let acquired = async move {
             let mut backoff = keeper.settings.retry.backoff();
             loop {
-                let failed = match claim.attempt(&keeper, &waiting, patience).await {
+                let failed = match claim.attempt(&keeper, &run, &waiting, patience).await {
                     Ok(Some((id, hold))) => {
-                        let (handle, what) = (handle.clone(), claim.what());
-                        let tenure = Self { handle, hold, id, what, settled: false };
-                        let held = keeper.hold(id, tenure.hold.clone(), claim.term_in()).await;
+                        let (handle, run, what) = (handle.clone(), run.clone(), claim.what());
+                        let tenure = Self { handle, run, hold, id, what, settled: false };
+                        let held = tenure.is_granted(&claim).await;
                         // The wait may have outlived the lease: look before it is granted.
                         if held.is_ok() && tenure.hold.lease().is_held() {
                             return Ok(Some(tenure));
@@ -167,7 +172,18 @@ impl Tenure {
             }
         };
         let acquired = engine.run(acquired.instrument(span));
-        acquired.await.map_err(|e| e.during(operation).on(name).with(shown.kind, shown.name))
+        acquired.await.map_err(named)
+    }
+
+    /// Notes what the driver granted, unless the run or the membership ended meanwhile.
+    async fn is_granted(&self, claim: &Claim) -> Result<()> {
+        let term_in = claim.term_in();
+        self.run.hold(self.id, Held { hold: self.hold.clone(), term_in: term_in.clone() })?;
+        match term_in {
+            // Whoever left the group meanwhile has not seen this term.
+            Some(group) => self.handle.keeper.must_be_member(&self.run, &group).await,
+            None => Ok(()),
+        }
     }
 
     /// The token of this acquisition: greater than that of every earlier one of the same name.
@@ -247,13 +263,14 @@ impl Tenure {
 
     pub(crate) async fn give_back(mut self, operation: &'static str) -> Result<Release> {
         self.settled = true;
-        let (keeper, hold, id) = (self.handle.keeper.clone(), self.hold.clone(), self.id);
+        let (keeper, run) = (self.handle.keeper.clone(), self.run.clone());
+        let (hold, id) = (self.hold.clone(), self.id);
         let (name, what) = (keeper.entry.name, self.what.clone());
         let engine = keeper.engine.clone();
         let span = keeper.span(operation);
         let given = async move {
-            let release = keeper.give_back(&*hold).await;
-            keeper.forget(id);
+            let release = keeper.give_back(&run, &*hold).await;
+            run.forget(id);
             release
         };
         let given = engine.run(given.instrument(span));
@@ -273,13 +290,14 @@ impl Drop for Tenure {
         if self.settled {
             return;
         }
-        let (keeper, hold, id) = (self.handle.keeper.clone(), self.hold.clone(), self.id);
+        let (keeper, run) = (self.handle.keeper.clone(), self.run.clone());
+        let (hold, id) = (self.hold.clone(), self.id);
         let engine = keeper.engine.clone();
         engine.spawn(async move {
-            if let Err(error) = keeper.give_back(&*hold).await {
+            if let Err(error) = keeper.give_back(&run, &*hold).await {
                 tracing::debug!(backend = keeper.entry.name, %error, "not released");
             }
-            keeper.forget(id);
+            run.forget(id);
         });
     }
 }

@@ -391,3 +391,47 @@ fn the_first_loss_is_the_one_that_is_told() {
         assert_eq!(held.loss(), Some(Loss::SessionEnded));
     });
 }
+
+#[test]
+fn a_stop_that_ran_out_of_time_takes_nothing_from_the_next_run() {
+    block_on(async {
+        let world = World::named("late-goodbye");
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://late-goodbye?timeout=2", "a").unwrap();
+        let a = builder.timeout(Duration::from_millis(200)).build().unwrap();
+        for deaf in [false, true] {
+            a.start().await.unwrap();
+            for group in ["g", "h"] {
+                a.join_group_create(group, &0).await.unwrap();
+            }
+            world.pause();
+            assert_eq!(a.stop().await.unwrap_err().kind(), ErrorKind::TimedOut);
+            // What is on its way is served, and what would follow it is not, in the second round.
+            world.refuse(deaf);
+            world.resume();
+            let began = Instant::now();
+            while deaf && world.residue().iter().any(|left| left == "member a of g") {
+                assert!(began.elapsed() < TTL, "{:?}", world.residue());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            world.refuse(false);
+            a.start().await.unwrap();
+            let mut events = a.session_events();
+            for group in ["g", "h"] {
+                a.join_group(group, &1).await.unwrap();
+            }
+            // Longer than the old session would live: nothing tells that nothing happens, but time.
+            while began.elapsed() < Duration::from_millis(2_200) {
+                for group in ["g", "h"] {
+                    assert_eq!(a.members(group).await.unwrap().len(), 1, "{group}, deaf: {deaf}");
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            assert!(world.expire_session(&MemberId::from("a")));
+            let rejoined = SessionEvent::Rejoined(vec!["g".into(), "h".into()]);
+            while events.next().await.unwrap() != rejoined {}
+            a.stop().await.unwrap();
+            assert_eq!(world.residue(), [""; 0]);
+        }
+    });
+}
