@@ -52,6 +52,7 @@ pub enum SessionEvent {
 /// coordinator.join_group_create("workers", &()).await?;
 /// let guard = coordinator.lock("inventory")?.acquire().await?;
 /// guard.check()?;
+/// guard.release().await?;
 /// coordinator.stop().await?;
 /// # Ok::<(), tooz_core::Error>(())
 /// # }).unwrap();
@@ -139,8 +140,13 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Releases all locks, stands down, leaves all groups and disconnects. Guards report their
-    /// loss, streams end, and waiting acquisitions fail.
+    /// Releases all locks, stands down, leaves all groups and disconnects.
+    ///
+    /// Nothing is begun any more from its first moment: calls and waiting acquisitions fail,
+    /// streams end, partitions are [revoked](crate::Partition::revoked), and guards report their
+    /// loss. What they held stays held at the backend until their holders have dropped them, for
+    /// the [grace](crate::Builder::stop_grace) at the longest; so nobody else begins while they
+    /// finish. Then all is given back that is left.
     ///
     /// # Errors
     /// - [`ErrorKind::NotRunning`] if it is not started.

@@ -13,7 +13,7 @@ use crate::builder::{Heartbeat, Settings};
 use crate::coordinator::SessionEvent;
 use crate::engine::{Engine, Undo};
 use crate::events::EventSink;
-use crate::run::{Held, Link, Membership, Run};
+use crate::run::{Link, Membership, Run};
 use crate::{
     Capabilities, Driver, DriverEntry, Error, ErrorKind, GroupFeed, GroupId, Hold, JoinRequest,
     LeaderFeed, Lease, Loss, MemberId, Moment, Outcome, Release, Result, Session,
@@ -210,10 +210,20 @@ impl Keeper {
             state.run.clone()
         };
         let link = run.stop();
-        let holds = run.take_holds();
-        for held in &holds {
-            held.hold.lease().lose(Loss::GivenUp);
+        if let Link::Up(session) = &link {
+            if self.settings.heartbeat == Heartbeat::Manual {
+                // The application waits for the stop.
+                self.engine.spawn(self.clone().beat(session.clone(), run.released.clone()));
+            }
+            let recall = run.recall();
+            if tokio::time::timeout(self.settings.stop_grace, recall).await.is_err() {
+                warn!(
+                    backend = self.entry.name, member = %self.member,
+                    "the stop gives back what its holders have not dropped in time"
+                );
+            }
         }
+        let holds = run.take_holds();
         let mut outcome = Ok(());
         if let Link::Up(session) = link {
             let goodbye = self.clone().say_goodbye(run.clone(), session.clone(), holds);
@@ -242,21 +252,22 @@ impl Keeper {
         self: Arc<Self>,
         run: Arc<Run>,
         session: Arc<dyn Session>,
-        holds: Vec<Held>,
+        holds: Vec<Arc<dyn Hold>>,
     ) -> Result<()> {
         // In a panic of the driver too.
         let _over = Undo::with({
             let run = run.clone();
             move || run.end()
         });
-        for held in &holds {
+        for hold in &holds {
             if run.is_abandoned() {
                 break;
             }
-            if let Err(error) = self.give_back(&run, &*held.hold).await {
+            if let Err(error) = self.give_back(&run, &**hold).await {
                 warn!(%error, "a lock or term could not be given back at the stop");
             }
         }
+        run.released.cancel();
         let memberships = tokio::select! {
             memberships = run.memberships.lock() => Some(memberships),
             () = run.abandoned() => None,
@@ -286,7 +297,7 @@ impl Keeper {
     async fn keep(self: Arc<Self>, mut session: Arc<dyn Session>, run: Arc<Run>) {
         loop {
             if self.settings.heartbeat == Heartbeat::Automatic {
-                self.engine.spawn(self.clone().beat(session.clone(), run.stopped.clone()));
+                self.engine.spawn(self.clone().beat(session.clone(), run.released.clone()));
             }
             let loss = tokio::select! {
                 loss = self.tend(&session) => loss,
@@ -325,7 +336,7 @@ impl Keeper {
     }
 
     /// The heart: one session's renewals, until it is lost.
-    async fn beat(self: Arc<Self>, session: Arc<dyn Session>, stopped: CancellationToken) {
+    async fn beat(self: Arc<Self>, session: Arc<dyn Session>, released: CancellationToken) {
         let Some(interval) = session.heartbeat_interval() else { return };
         let mut next = Moment::now() + interval;
         let mut backoff = self.settings.retry.backoff();
@@ -333,7 +344,7 @@ impl Keeper {
             tokio::select! {
                 () = next.wait() => {}
                 _ = session.lease().lost() => return,
-                () = stopped.cancelled() => return,
+                () = released.cancelled() => return,
             }
             let sent = Moment::now();
             if self.beat_once(&*session).await.is_ok() {

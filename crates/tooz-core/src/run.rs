@@ -12,13 +12,15 @@ use tokio_util::sync::CancellationToken;
 use crate::builder::Settings;
 use crate::keeper::not_running;
 use crate::{
-    Capabilities, Error, ErrorKind, GroupId, Hold, Lease, Moment, OperationId, Result, Session,
-    Wait, Waiting,
+    Capabilities, Error, ErrorKind, GroupId, Hold, Lease, Loss, Moment, OperationId, Result,
+    Session, Wait, Waiting,
 };
 
 pub(crate) struct Run {
     /// Cancelled by the stop: ends waits, watches and what keeps the session.
     pub(crate) stopped: CancellationToken,
+    /// Cancelled when all is given back that was held: until then it is renewed.
+    pub(crate) released: CancellationToken,
     /// Cancelled when the goodbye is out of time.
     abandoned: CancellationToken,
     /// Cancelled when nothing of this run is on its way any more.
@@ -48,6 +50,19 @@ pub(crate) struct Membership {
 pub(crate) struct Held {
     pub(crate) hold: Arc<dyn Hold>,
     pub(crate) term_in: Option<GroupId>,
+    /// What the guard looks at: lost with that of the hold, or before it by a stop, so that the
+    /// holder can finish while the backend still keeps it.
+    pub(crate) lease: Lease,
+    /// Whether its holder is told of a stop by a revocation, and holds it until then.
+    revocable: bool,
+    /// Cancelled when the guard was dropped and the hold given back.
+    returned: CancellationToken,
+}
+
+impl Held {
+    pub(crate) fn new(hold: Arc<dyn Hold>, lease: Lease, term_in: Option<GroupId>) -> Self {
+        Self { hold, term_in, lease, revocable: false, returned: CancellationToken::new() }
+    }
 }
 
 /// One that is over before it began: what a coordinator has before its first start.
@@ -68,6 +83,7 @@ impl Run {
     fn on(link: Link, left_over: BTreeMap<GroupId, Moment>) -> Self {
         Self {
             stopped: CancellationToken::new(),
+            released: CancellationToken::new(),
             abandoned: CancellationToken::new(),
             over: CancellationToken::new(),
             link: watch::Sender::new(link),
@@ -92,6 +108,7 @@ impl Run {
 
     /// The goodbye is out of time: it says no more than that the session ends.
     pub(crate) fn abandon(&self) {
+        self.released.cancel();
         self.abandoned.cancel();
     }
 
@@ -105,6 +122,7 @@ impl Run {
 
     /// Nothing of it is on its way any more.
     pub(crate) fn end(&self) {
+        self.released.cancel();
         self.over.cancel();
     }
 
@@ -194,8 +212,43 @@ impl Run {
         Ok(())
     }
 
+    /// It was given back by its holder.
     pub(crate) fn forget(&self, id: OperationId) {
-        self.holds().remove(&id);
+        if let Some(held) = self.holds().remove(&id) {
+            held.returned.cancel();
+        }
+    }
+
+    /// Its holder is told of a stop by a revocation.
+    pub(crate) fn is_revocable(&self, id: OperationId) {
+        if let Some(held) = self.holds().get_mut(&id) {
+            held.revocable = true;
+        }
+    }
+
+    /// Tells the holders that they must finish, and waits until they have given back what is still
+    /// held at the backend.
+    pub(crate) async fn recall(&self) {
+        let recalled: Vec<_> = {
+            let holds = self.holds();
+            for held in holds.values().filter(|held| !held.revocable) {
+                held.lease.lose(Loss::GivenUp);
+            }
+            let recall = |held: &Held| (held.hold.lease().clone(), held.returned.clone());
+            holds.values().map(recall).collect()
+        };
+        for (lease, returned) in recalled {
+            let lost = async {
+                // As opposed to a release that is on its way.
+                if lease.lost().await == Loss::GivenUp {
+                    returned.cancelled().await;
+                }
+            };
+            tokio::select! {
+                () = returned.cancelled() => {}
+                () = lost => {}
+            }
+        }
     }
 
     pub(crate) fn terms_in(&self, group: &GroupId) -> Vec<Arc<dyn Hold>> {
@@ -203,7 +256,9 @@ impl Run {
         self.holds().values().filter(led).map(|held| held.hold.clone()).collect()
     }
 
-    pub(crate) fn take_holds(&self) -> Vec<Held> {
-        self.holds().drain().map(|(_, held)| held).collect()
+    /// What is left, lost for its holders from now on.
+    pub(crate) fn take_holds(&self) -> Vec<Arc<dyn Hold>> {
+        let taken = std::mem::take(&mut *self.holds()).into_values();
+        taken.inspect(|held| held.lease.lose(Loss::GivenUp)).map(|held| held.hold).collect()
     }
 }

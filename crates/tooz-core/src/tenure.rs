@@ -12,8 +12,8 @@ use crate::coordinator::Handle;
 use crate::keeper::{Keeper, not_running};
 use crate::run::{Held, Run};
 use crate::{
-    CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, LockName, LockRequest, Loss,
-    Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
+    CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, LockRequest,
+    Loss, Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
 };
 
 /// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
@@ -25,6 +25,10 @@ use crate::{
 ///
 /// Dropping it gives it back in the background: anywhere, without blocking, with or without a
 /// runtime.
+///
+/// When the coordinator is stopped, it is lost for its holder at once, and the next one gets it
+/// only when this was dropped, or when the [grace](crate::Builder::stop_grace) of the stop is over:
+/// finish what cannot wait, and drop it.
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
@@ -46,6 +50,8 @@ pub struct Tenure {
     handle: Arc<Handle>,
     run: Arc<Run>,
     hold: Arc<dyn Hold>,
+    /// That of the hold, and lost before it when the coordinator is stopped.
+    lease: Lease,
     id: OperationId,
     what: What,
     settled: bool,
@@ -142,10 +148,11 @@ impl Tenure {
                 let failed = match claim.attempt(&keeper, &run, &waiting, patience).await {
                     Ok(Some((id, hold))) => {
                         let (handle, run, what) = (handle.clone(), run.clone(), claim.what());
-                        let tenure = Self { handle, run, hold, id, what, settled: false };
+                        let lease = hold.lease().child();
+                        let tenure = Self { handle, run, hold, lease, id, what, settled: false };
                         let held = tenure.is_granted(&claim).await;
                         // The wait may have outlived the lease: look before it is granted.
-                        if held.is_ok() && tenure.hold.lease().is_held() {
+                        if held.is_ok() && tenure.lease.is_held() {
                             return Ok(Some(tenure));
                         }
                         // Before the caller hears that there is nothing. If it fails, the end of
@@ -178,7 +185,8 @@ impl Tenure {
     /// Notes what the driver granted, unless the run or the membership ended meanwhile.
     async fn is_granted(&self, claim: &Claim) -> Result<()> {
         let term_in = claim.term_in();
-        self.run.hold(self.id, Held { hold: self.hold.clone(), term_in: term_in.clone() })?;
+        let held = Held::new(self.hold.clone(), self.lease.clone(), term_in.clone());
+        self.run.hold(self.id, held)?;
         match term_in {
             // Whoever left the group meanwhile has not seen this term.
             Some(group) => self.handle.keeper.must_be_member(&self.run, &group).await,
@@ -194,12 +202,12 @@ impl Tenure {
     /// The moment at which it counts as lost unless a renewal is confirmed before. `None` where
     /// ownership ends only with the connection or the process.
     pub fn deadline(&self) -> Option<Instant> {
-        self.hold.lease().deadline().map(|deadline| Instant::now() + deadline.remaining())
+        self.lease.deadline().map(|deadline| Instant::now() + deadline.remaining())
     }
 
     /// Why it is lost, if it is. Looks at the clock, asks nobody and never blocks.
     pub fn loss(&self) -> Option<Loss> {
-        self.hold.lease().loss()
+        self.lease.loss()
     }
 
     /// Succeeds while it is held. Looks at the clock, asks nobody and never blocks.
@@ -218,7 +226,7 @@ impl Tenure {
     /// # Cancellation
     /// Dropping the future is safe. It runs on any runtime.
     pub async fn lost(&self) -> Loss {
-        self.hold.lease().lost().await
+        self.lease.lost().await
     }
 
     /// Asks the backend whether it is still ours. If not, it is lost from then on.
@@ -275,6 +283,11 @@ impl Tenure {
         };
         let given = engine.run(given.instrument(span));
         given.await.map_err(|e| e.during(operation).on(name).with(what.kind, what.name))
+    }
+
+    /// Its holder is told of a stop by a revocation, and not by the loss of it.
+    pub(crate) fn is_revocable(&self) {
+        self.run.is_revocable(self.id);
     }
 
     fn lost_error(&self, loss: Loss) -> Error {

@@ -19,7 +19,8 @@ fn coordinator(world: &str, member: &str) -> Coordinator {
     let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
     let url = format!("memory://{world}?timeout={}", TTL.as_secs_f64());
     let builder = registry.builder(&url, member).unwrap();
-    builder.timeout(Duration::from_secs(5)).build().unwrap()
+    let builder = builder.timeout(Duration::from_secs(5));
+    builder.stop_grace(Duration::from_millis(50)).build().unwrap()
 }
 
 async fn started(world: &str, member: &str) -> Coordinator {

@@ -19,6 +19,9 @@ const SOON: Duration = Duration::from_secs(5);
 /// How long what runs in the background may still leave its traces on the backend.
 const BACKGROUND: Duration = Duration::from_secs(2);
 
+/// How long a stop waits for a guard that a case does not drop.
+const GRACE: Duration = Duration::from_millis(20);
+
 /// One case's world, and the means to work in it with bounded patience.
 pub(crate) struct Context {
     driver: DriverEntry,
@@ -50,7 +53,7 @@ impl Context {
 
     /// A builder of a coordinator of this world.
     pub(crate) fn builder(&self, member: impl Into<MemberId>) -> Result<Builder> {
-        self.registry.builder(self.world.url(), member)
+        Ok(self.registry.builder(self.world.url(), member)?.stop_grace(GRACE))
     }
 
     /// A coordinator that is not started, and that nobody else keeps alive.
