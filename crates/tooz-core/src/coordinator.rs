@@ -347,7 +347,8 @@ impl Coordinator {
         .await
     }
 
-    /// Leaves a group, and stands down first if this member leads it.
+    /// Leaves a group, and stands down first if this member leads it. Its campaigns in the group
+    /// end with [`ErrorKind::MemberNotJoined`].
     ///
     /// # Errors
     /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else as of the
@@ -535,10 +536,12 @@ impl Coordinator {
         .await
     }
 
-    /// Stands for election in a group that this member has joined, until it leads.
+    /// Stands for election in a group that this member has joined, until it leads or leaves the
+    /// group.
     ///
     /// # Errors
-    /// [`ErrorKind::MemberNotJoined`] before any I/O; else as of the [type](Self).
+    /// [`ErrorKind::MemberNotJoined`] before any I/O, and when the group is left meanwhile; else as
+    /// of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {

@@ -497,13 +497,17 @@ impl Keeper {
             return Err(not_running("was stopped"));
         }
         self.watch_over(run, group, &session, &lease);
-        memberships.insert(group.clone(), Membership { capabilities, lease });
+        memberships.insert(group.clone(), Membership::new(capabilities, lease));
         Ok(())
     }
 
     pub(crate) async fn leave(&self, run: &Run, group: &GroupId) -> Result<()> {
         let mut memberships = run.memberships.lock().await;
         self.must_have_joined(run, &memberships, group).await?;
+        // Before the terms: a candidate may come to lead meanwhile.
+        if let Some(membership) = memberships.get(group) {
+            membership.end_candidacies().await;
+        }
         for term in run.terms_in(group) {
             self.give_back(run, &*term).await?;
         }
@@ -537,9 +541,14 @@ impl Keeper {
         Ok(())
     }
 
-    pub(crate) async fn must_be_member(&self, run: &Run, group: &GroupId) -> Result<()> {
+    /// Refuses who is no member; what lasts as long as a candidacy of a member.
+    pub(crate) async fn must_be_member(
+        &self,
+        run: &Run,
+        group: &GroupId,
+    ) -> Result<watch::Receiver<bool>> {
         match run.memberships.lock().await.get(group) {
-            Some(membership) if membership.lease.is_held() => Ok(()),
+            Some(membership) if membership.lease.is_held() => Ok(membership.stand()),
             // Passing: the engine is about to join again.
             Some(_) => Err(Error::new(ErrorKind::SessionLost, "the membership was just lost")
                 .with("group", group)

@@ -44,6 +44,26 @@ pub(crate) enum Link {
 pub(crate) struct Membership {
     pub(crate) capabilities: Capabilities,
     pub(crate) lease: Lease,
+    /// Whether the candidacies in the group must end. Each has a receiver for as long as it lasts.
+    candidacies: watch::Sender<bool>,
+}
+
+impl Membership {
+    pub(crate) fn new(capabilities: Capabilities, lease: Lease) -> Self {
+        Self { capabilities, lease, candidacies: watch::Sender::default() }
+    }
+
+    /// A candidacy: it lasts until this is dropped, and must end when it becomes true.
+    pub(crate) fn stand(&self) -> watch::Receiver<bool> {
+        self.candidacies.subscribe()
+    }
+
+    /// Ends the candidacies, and waits until they are withdrawn.
+    pub(crate) async fn end_candidacies(&self) {
+        self.candidacies.send_replace(true);
+        self.candidacies.closed().await;
+        self.candidacies.send_replace(false);
+    }
 }
 
 /// A lock, or a term in a group.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::coordinator::Handle;
@@ -93,13 +94,16 @@ impl Claim {
         run: &Run,
         waiting: &Waiting,
         patience: Duration,
-    ) -> Result<Option<(OperationId, Arc<dyn Hold>)>> {
-        if let Self::Term(group) = self {
-            keeper.must_be_member(run, group).await?;
-        }
+    ) -> Result<Option<Granted>> {
+        let candidacy = match self {
+            Self::Lock(..) => None,
+            Self::Term(group) => Some(keeper.must_be_member(run, group).await?),
+        };
+        let mut left = pin!(left(candidacy.clone()));
         let session = tokio::select! {
             session = run.session(Moment::now() + patience, &keeper.settings) => session?,
             () = waiting.given_up() => return Ok(None),
+            () = &mut left => return Err(candidacy_ended()),
         };
         let (id, waiting) = (OperationId::random(), waiting.child());
         let mut granted = match self {
@@ -113,14 +117,42 @@ impl Claim {
             }
         };
         let granted = tokio::select! {
-            granted = &mut granted => granted,
+            granted = &mut granted => granted?,
             _ = session.lease().lost() => {
                 waiting.give_up();
-                granted.await
+                granted.await?
+            }
+            () = left => {
+                waiting.give_up();
+                if let Ok(Some(hold)) = granted.await {
+                    // If it fails, the end of its session ends it.
+                    drop(keeper.give_back(run, &*hold).await);
+                }
+                return Err(candidacy_ended());
             }
         };
-        Ok(granted?.map(|hold| (id, hold)))
+        Ok(granted.map(|hold| Granted { id, hold, candidacy }))
     }
+}
+
+/// What a driver granted to an attempt.
+struct Granted {
+    id: OperationId,
+    hold: Arc<dyn Hold>,
+    candidacy: Option<watch::Receiver<bool>>,
+}
+
+/// Waits until the group is being left that the candidacy is in.
+async fn left(candidacy: Option<watch::Receiver<bool>>) {
+    match candidacy {
+        // An error means that the membership is gone.
+        Some(mut candidacy) => drop(candidacy.wait_for(|left| *left).await),
+        None => std::future::pending().await,
+    }
+}
+
+fn candidacy_ended() -> Error {
+    Error::new(ErrorKind::MemberNotJoined, "the group was left, which ended the candidacy in it")
 }
 
 impl Tenure {
@@ -146,11 +178,11 @@ impl Tenure {
             let mut backoff = keeper.settings.retry.backoff();
             loop {
                 let failed = match claim.attempt(&keeper, &run, &waiting, patience).await {
-                    Ok(Some((id, hold))) => {
+                    Ok(Some(Granted { id, hold, candidacy })) => {
                         let (handle, run, what) = (handle.clone(), run.clone(), claim.what());
                         let lease = hold.lease().child();
                         let tenure = Self { handle, run, hold, lease, id, what, settled: false };
-                        let held = tenure.is_granted(&claim).await;
+                        let held = tenure.is_granted(&claim, candidacy).await;
                         // The wait may have outlived the lease: look before it is granted.
                         if held.is_ok() && tenure.lease.is_held() {
                             return Ok(Some(tenure));
@@ -183,13 +215,19 @@ impl Tenure {
     }
 
     /// Notes what the driver granted, unless the run or the membership ended meanwhile.
-    async fn is_granted(&self, claim: &Claim) -> Result<()> {
+    async fn is_granted(
+        &self,
+        claim: &Claim,
+        candidacy: Option<watch::Receiver<bool>>,
+    ) -> Result<()> {
         let term_in = claim.term_in();
         let held = Held::new(self.hold.clone(), self.lease.clone(), term_in.clone());
         self.run.hold(self.id, held)?;
+        // Only now: who leaves the group waits for it, and then ends the terms.
+        drop(candidacy);
         match term_in {
             // Whoever left the group meanwhile has not seen this term.
-            Some(group) => self.handle.keeper.must_be_member(&self.run, &group).await,
+            Some(group) => self.handle.keeper.must_be_member(&self.run, &group).await.map(drop),
             None => Ok(()),
         }
     }
