@@ -97,7 +97,20 @@ impl Claim {
     ) -> Result<Option<Granted>> {
         let candidacy = match self {
             Self::Lock(..) => None,
-            Self::Term(group) => Some(keeper.must_be_member(run, group).await?),
+            Self::Term(group) => match keeper.must_be_member(run, group).await {
+                Ok(candidacy) => Some(candidacy),
+                // It is joined again with the next session, and nothing can be tried before.
+                Err(error) if error.is_retryable() => {
+                    tokio::select! {
+                        session = run.session(Moment::now() + patience, &keeper.settings) => {
+                            drop(session?);
+                        }
+                        () = waiting.given_up() => {}
+                    }
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            },
         };
         let mut left = pin!(left(candidacy.clone()));
         let session = tokio::select! {
@@ -192,7 +205,11 @@ impl Tenure {
                         drop(tenure.give_back(operation).await);
                         held.err()
                     }
-                    Ok(None) => None,
+                    // It waited, so what failed before is long ago.
+                    Ok(None) => {
+                        backoff = keeper.settings.retry.backoff();
+                        None
+                    }
                     Err(error) => Some(error),
                 };
                 if let Some(error) = failed {
