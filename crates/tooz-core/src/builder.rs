@@ -15,6 +15,7 @@ use crate::{
 pub(crate) struct Settings {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) timeout: Duration,
+    pub(crate) stop_grace: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) required: Characteristics,
     pub(crate) rejoin_when_removed: bool,
@@ -31,7 +32,11 @@ pub enum Heartbeat {
     /// The engine, on its own thread.
     #[default]
     Automatic,
-    /// The application, by [`Coordinator::heartbeat`].
+    /// The application, by [`Coordinator::heartbeat`]: a sign that the application itself lives.
+    ///
+    /// After a loss nothing is taken again (the session, memberships, places in queues) before the
+    /// next heartbeat, so that the others do the work of a member that hangs. Calls that need a
+    /// session wait for it within their time limit.
     Manual,
 }
 
@@ -70,6 +75,7 @@ impl Builder {
         let settings = Settings {
             heartbeat: Heartbeat::Automatic,
             timeout: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(5),
             retry: RetryPolicy::default(),
             required: Characteristics::NONE,
             rejoin_when_removed: true,
@@ -98,10 +104,22 @@ impl Builder {
         self
     }
 
-    /// How long an operation may look for a working session, and how long starting and stopping
-    /// may take. 30 s by default. Waiting for a lock is not bounded by it.
+    /// How long an operation may look for a working session, and how long starting and, after its
+    /// [grace](Self::stop_grace), stopping may take. 30 s by default. Waiting for a lock is not bounded by it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
+        self
+    }
+
+    /// How long a stop waits for those who work under a guard, a term or a partition of this
+    /// coordinator: until each was dropped, and this long at the most. 5 s by default, which leaves
+    /// time for the rest where a container is killed after 10 s. What is not dropped by then is
+    /// given back even so, and the next holder may work beside who still does.
+    ///
+    /// A guard that lives in the very scope that awaits the stop is never dropped before it: drop
+    /// or release it first.
+    pub fn stop_grace(mut self, grace: Duration) -> Self {
+        self.settings.stop_grace = grace;
         self
     }
 

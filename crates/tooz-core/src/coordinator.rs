@@ -52,6 +52,7 @@ pub enum SessionEvent {
 /// coordinator.join_group_create("workers", &()).await?;
 /// let guard = coordinator.lock("inventory")?.acquire().await?;
 /// guard.check()?;
+/// guard.release().await?;
 /// coordinator.stop().await?;
 /// # Ok::<(), tooz_core::Error>(())
 /// # }).unwrap();
@@ -145,8 +146,13 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Releases all locks, stands down, leaves all groups and disconnects. Guards report their
-    /// loss, streams end, and waiting acquisitions fail.
+    /// Releases all locks, stands down, leaves all groups and disconnects.
+    ///
+    /// Nothing is begun any more from its first moment: calls and waiting acquisitions fail,
+    /// streams end, partitions are [revoked](crate::Partition::revoked), and guards report their
+    /// loss. What they held stays held at the backend until their holders have dropped them, for
+    /// the [grace](crate::Builder::stop_grace) at the longest; so nobody else begins while they
+    /// finish. Then all is given back that is left.
     ///
     /// # Errors
     /// - [`ErrorKind::NotRunning`] if it is not started.
@@ -327,8 +333,9 @@ impl Coordinator {
         }
         let keeper = self.keeper();
         self.run("join_group", async move {
+            let run = keeper.run()?;
             loop {
-                match keeper.join(&group, capabilities.clone()).await {
+                match keeper.join(&run, &group, capabilities.clone()).await {
                     Err(e) if create && e.kind() == ErrorKind::GroupNotCreated => {}
                     result => break result?,
                 }
@@ -340,13 +347,14 @@ impl Coordinator {
             Ok(Undo::with(move || {
                 let engine = keeper.engine.clone();
                 // On failure the session's end ends the membership.
-                engine.spawn(async move { drop(keeper.leave(&group).await) });
+                engine.spawn(async move { drop(keeper.leave(&run, &group).await) });
             }))
         })
         .await
     }
 
-    /// Leaves a group, and stands down first if this member leads it.
+    /// Leaves a group, and stands down first if this member leads it. Its campaigns in the group
+    /// end with [`ErrorKind::MemberNotJoined`].
     ///
     /// # Errors
     /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else as of the
@@ -364,7 +372,11 @@ impl Coordinator {
     pub async fn leave_group(&self, group: impl Into<GroupId>) -> Result<()> {
         let group = self.group(group, "leave_group")?;
         let keeper = self.keeper();
-        self.run("leave_group", async move { keeper.leave(&group).await }).await
+        self.run("leave_group", async move {
+            let run = keeper.run()?;
+            keeper.leave(&run, &group).await
+        })
+        .await
     }
 
     /// Replaces what this member publishes about itself.
@@ -521,18 +533,21 @@ impl Coordinator {
         self.needs(Feature::Events, "watch_group")?;
         let keeper = self.keeper();
         self.run("watch_group", async move {
+            let run = keeper.run()?;
             keeper.call(&group, |session, group| session.members(group)).await?;
             let (feed, events) = GroupFeed::new();
-            keeper.feed_group(group, feed);
+            keeper.feed_group(run, group, feed);
             Ok(events)
         })
         .await
     }
 
-    /// Stands for election in a group that this member has joined, until it leads.
+    /// Stands for election in a group that this member has joined, until it leads or leaves the
+    /// group.
     ///
     /// # Errors
-    /// [`ErrorKind::MemberNotJoined`] before any I/O; else as of the [type](Self).
+    /// [`ErrorKind::MemberNotJoined`] before any I/O, and when the group is left meanwhile; else as
+    /// of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -626,9 +641,10 @@ impl Coordinator {
         self.needs(Feature::Elections, "observe_leader")?;
         let keeper = self.keeper();
         self.run("observe_leader", async move {
+            let run = keeper.run()?;
             keeper.call(&group, |session, group| session.leader(group)).await?;
             let (feed, events) = LeaderFeed::new();
-            keeper.feed_leader(group, feed);
+            keeper.feed_leader(run, group, feed);
             Ok(events)
         })
         .await

@@ -1,6 +1,6 @@
 //! The engine's side of a coordinator: keeps its session alive and heals it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::builder::{Heartbeat, Settings};
 use crate::coordinator::SessionEvent;
 use crate::engine::{Engine, Undo};
 use crate::events::EventSink;
+use crate::run::{Link, Membership, Run};
 use crate::{
     Capabilities, Driver, DriverEntry, Error, ErrorKind, GroupFeed, GroupId, Hold, JoinRequest,
-    LeaderFeed, Lease, Loss, MemberId, Moment, OperationId, Outcome, Release, Result, Session,
-    Wait, Waiting,
+    LeaderFeed, Lease, Loss, MemberId, Moment, Outcome, Release, Result, Session,
 };
 
 /// One per coordinator, shared by its handles and by the tasks on the engine.
@@ -26,45 +26,28 @@ pub(crate) struct Keeper {
     pub(crate) member: MemberId,
     pub(crate) settings: Settings,
     driver: Arc<dyn Driver>,
-    link: watch::Sender<Link>,
-    /// Locked for the whole of a join, a leave or a rejoin, so that they never cross.
-    memberships: tokio::sync::Mutex<BTreeMap<GroupId, Membership>>,
     state: Mutex<State>,
+    beats: watch::Sender<Beats>,
+}
+
+/// The heartbeats by hand: signs that the application lives.
+#[derive(Clone, Copy, Default)]
+struct Beats {
+    begun: u64,
+    running: usize,
 }
 
 /// A call of one of a session's methods with these arguments.
 pub(crate) type Call<A, T> =
     for<'a> fn(&'a dyn Session, &'a A) -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// The way to the backend.
-#[derive(Clone)]
-enum Link {
-    /// Not started, or stopped.
-    Idle,
-    /// Between two sessions.
-    Down,
-    Up(Arc<dyn Session>),
-}
-
-struct Membership {
-    capabilities: Capabilities,
-    lease: Lease,
-}
-
 #[derive(Default)]
 struct State {
     phase: Phase,
-    /// Ends all tasks of the present run.
-    run: CancellationToken,
-    holds: HashMap<OperationId, Held>,
+    /// The present run, or the last.
+    run: Arc<Run>,
     session_events: Vec<EventSink<SessionEvent>>,
     group_feeds: Vec<(GroupId, GroupFeed)>,
-}
-
-/// A lock, or a term in a group.
-struct Held {
-    hold: Arc<dyn Hold>,
-    term_in: Option<GroupId>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -90,9 +73,8 @@ impl Keeper {
             member,
             settings,
             driver,
-            link: watch::Sender::new(Link::Idle),
-            memberships: tokio::sync::Mutex::default(),
             state: Mutex::default(),
+            beats: watch::Sender::default(),
         }
     }
 
@@ -108,27 +90,36 @@ impl Keeper {
 
     // ---- Start and stop.
 
+    /// The present run.
+    pub(crate) fn run(&self) -> Result<Arc<Run>> {
+        let state = self.state();
+        match state.phase {
+            Phase::Running => Ok(state.run.clone()),
+            _ => Err(not_running("is not started")),
+        }
+    }
+
     pub(crate) async fn start(self: &Arc<Self>) -> Result<()> {
-        {
+        let before = {
             let mut state = self.state();
             match state.phase {
                 Phase::Idle => state.phase = Phase::Starting,
                 Phase::Stopping => return Err(not_running("is being stopped")),
                 _ => return Err(not_running("is started already")),
             }
-        }
-        let opened = self.open().await;
+            state.run.clone()
+        };
+        let opened = self.open_after(&before).await;
         let mut state = self.state();
         match opened {
             Err(error) => {
                 state.phase = Phase::Idle;
                 Err(error)
             }
-            Ok(session) => {
+            Ok((session, left_over)) => {
                 state.phase = Phase::Running;
-                state.run = CancellationToken::new();
-                let run = state.run.clone();
-                self.link.send_replace(Link::Up(session.clone()));
+                let run = Arc::new(Run::new(session.clone(), left_over));
+                state.run = run.clone();
                 self.engine.spawn(self.clone().keep(session, run));
                 info!(backend = self.entry.name, member = %self.member, "coordinator started");
                 Ok(())
@@ -136,8 +127,26 @@ impl Keeper {
         }
     }
 
-    /// Opens one session, within the time limit.
-    async fn open(self: &Arc<Self>) -> Result<Arc<dyn Session>> {
+    /// Opens the first session of a run, and tells which memberships the run before may have left.
+    async fn open_after(
+        self: &Arc<Self>,
+        before: &Run,
+    ) -> Result<(Arc<dyn Session>, BTreeMap<GroupId, Moment>)> {
+        let until = Moment::now() + self.settings.timeout;
+        // What it still has on its way must not be taken for what this run does.
+        if tokio::time::timeout(self.settings.timeout, before.over()).await.is_err() {
+            return Err(Error::new(
+                ErrorKind::TimedOut,
+                "the stop before ran out of time, and what it sent is not answered yet",
+            )
+            .with("seconds", self.settings.timeout.as_secs_f64()));
+        }
+        let session = self.open(until.remaining()).await?;
+        Ok((session, before.left_over()))
+    }
+
+    /// Opens one session, within that time.
+    async fn open(self: &Arc<Self>, limit: Duration) -> Result<Arc<dyn Session>> {
         // Run by the engine, for drivers are never dropped half-way: the session may come when nobody
         // takes it any more.
         let keeper = self.clone();
@@ -145,9 +154,9 @@ impl Keeper {
             let session = keeper.driver.connect(&keeper.member).await?;
             Ok(keeper.unclaimed(session))
         });
-        let Ok(opened) = tokio::time::timeout(self.settings.timeout, opening).await else {
+        let Ok(opened) = tokio::time::timeout(limit, opening).await else {
             return Err(Error::new(ErrorKind::TimedOut, "no session within the time limit")
-                .with("seconds", self.settings.timeout.as_secs_f64()));
+                .with("seconds", limit.as_secs_f64()));
         };
         let (session, undo) = opened?;
         undo.keep();
@@ -192,31 +201,43 @@ impl Keeper {
     }
 
     pub(crate) async fn stop(self: &Arc<Self>) -> Result<()> {
-        let (run, holds) = {
+        let run = {
             let mut state = self.state();
             if state.phase != Phase::Running {
                 return Err(not_running("is not started"));
             }
             state.phase = Phase::Stopping;
-            (state.run.clone(), std::mem::take(&mut state.holds))
+            state.run.clone()
         };
-        run.cancel();
-        let link = self.link.send_replace(Link::Idle);
-        for held in holds.values() {
-            held.hold.lease().lose(Loss::GivenUp);
+        let link = run.stop();
+        if let Link::Up(session) = &link {
+            if self.settings.heartbeat == Heartbeat::Manual {
+                // The application waits for the stop.
+                self.engine.spawn(self.clone().beat(session.clone(), run.released.clone()));
+            }
+            let recall = run.recall();
+            if tokio::time::timeout(self.settings.stop_grace, recall).await.is_err() {
+                warn!(
+                    backend = self.entry.name, member = %self.member,
+                    "the stop gives back what its holders have not dropped in time"
+                );
+            }
         }
+        let holds = run.take_holds();
         let mut outcome = Ok(());
         if let Link::Up(session) = link {
-            let goodbye = self.engine.run(self.clone().say_goodbye(session.clone(), holds));
+            let goodbye = self.clone().say_goodbye(run.clone(), session.clone(), holds);
+            let goodbye = self.engine.run(goodbye);
             // The limit is for all of it together: a dead backend must not hold up a shutdown.
             outcome =
                 tokio::time::timeout(self.settings.timeout, goodbye).await.unwrap_or_else(|_| {
                     Err(Error::new(ErrorKind::TimedOut, "the backend did not answer the goodbye")
                         .outcome_is(Outcome::Unknown))
                 });
+            run.abandon();
             session.lease().lose(Loss::GivenUp);
         } else {
-            self.memberships.lock().await.clear();
+            run.end();
         }
         let mut state = self.state();
         state.phase = Phase::Idle;
@@ -226,50 +247,76 @@ impl Keeper {
         outcome
     }
 
+    /// Gives everything back. Once it is abandoned, it says no more than that the session ends.
     async fn say_goodbye(
         self: Arc<Self>,
+        run: Arc<Run>,
         session: Arc<dyn Session>,
-        holds: HashMap<OperationId, Held>,
+        holds: Vec<Arc<dyn Hold>>,
     ) -> Result<()> {
-        for held in holds.values() {
-            if let Err(error) = self.give_back(&*held.hold).await {
+        // In a panic of the driver too.
+        let _over = Undo::with({
+            let run = run.clone();
+            move || run.end()
+        });
+        for hold in &holds {
+            if run.is_abandoned() {
+                break;
+            }
+            if let Err(error) = self.give_back(&run, &**hold).await {
                 warn!(%error, "a lock or term could not be given back at the stop");
             }
         }
-        let mut memberships = self.memberships.lock().await;
-        for (group, _) in std::mem::take(&mut *memberships) {
-            if let Err(error) = session.leave_group(&group).await {
-                warn!(%group, %error, "the group could not be left at the stop");
+        run.released.cancel();
+        let memberships = tokio::select! {
+            memberships = run.memberships.lock() => Some(memberships),
+            () = run.abandoned() => None,
+        };
+        if let Some(mut memberships) = memberships {
+            let groups: Vec<_> = memberships.keys().cloned().collect();
+            for group in groups {
+                if run.is_abandoned() {
+                    break;
+                }
+                match session.leave_group(&group).await {
+                    Ok(()) => drop(memberships.remove(&group)),
+                    Err(error) => warn!(%group, %error, "the group could not be left at the stop"),
+                }
             }
         }
-        session.close().await
+        session.close().await?;
+        // What it could not leave has ended with it.
+        if let Ok(mut memberships) = run.memberships.try_lock() {
+            memberships.clear();
+        }
+        Ok(())
     }
 
     // ---- The session and its heart.
 
-    async fn keep(self: Arc<Self>, mut session: Arc<dyn Session>, run: CancellationToken) {
+    async fn keep(self: Arc<Self>, mut session: Arc<dyn Session>, run: Arc<Run>) {
         loop {
             if self.settings.heartbeat == Heartbeat::Automatic {
-                self.engine.spawn(self.clone().beat(session.clone(), run.clone()));
+                self.engine.spawn(self.clone().beat(session.clone(), run.released.clone()));
             }
             let loss = tokio::select! {
                 loss = self.tend(&session) => loss,
-                () = run.cancelled() => return,
+                () = run.stopped.cancelled() => return,
             };
             warn!(backend = self.entry.name, member = %self.member, %loss, "session lost");
-            self.link.send_replace(Link::Down);
+            run.link.send_replace(Link::Down);
             self.announce(&SessionEvent::Lost(loss));
+            let beats = self.beats_begun();
             let (keeper, old) = (self.clone(), session);
             self.engine.spawn(async move { keeper.close(&old).await });
             session = tokio::select! {
-                session = self.reopen() => session,
-                () = run.cancelled() => return,
+                session = self.reopen(beats) => session,
+                () = run.stopped.cancelled() => return,
             };
-            if run.is_cancelled() {
+            if !run.go_on(&session) {
                 return self.close(&session).await;
             }
-            self.link.send_replace(Link::Up(session.clone()));
-            self.engine.spawn(self.clone().rejoin_all(session.clone()));
+            self.engine.spawn(self.clone().rejoin_all(run.clone(), session.clone()));
         }
     }
 
@@ -289,7 +336,7 @@ impl Keeper {
     }
 
     /// The heart: one session's renewals, until it is lost.
-    async fn beat(self: Arc<Self>, session: Arc<dyn Session>, run: CancellationToken) {
+    async fn beat(self: Arc<Self>, session: Arc<dyn Session>, released: CancellationToken) {
         let Some(interval) = session.heartbeat_interval() else { return };
         let mut next = Moment::now() + interval;
         let mut backoff = self.settings.retry.backoff();
@@ -297,7 +344,7 @@ impl Keeper {
             tokio::select! {
                 () = next.wait() => {}
                 _ = session.lease().lost() => return,
-                () = run.cancelled() => return,
+                () = released.cancelled() => return,
             }
             let sent = Moment::now();
             if self.beat_once(&*session).await.is_ok() {
@@ -322,16 +369,40 @@ impl Keeper {
     }
 
     /// One heartbeat by hand; when the next is due.
-    pub(crate) async fn heartbeat(&self) -> Result<Duration> {
-        let session = self.session(Moment::now() + self.settings.timeout).await?;
+    pub(crate) async fn heartbeat(self: &Arc<Self>) -> Result<Duration> {
+        self.beats.send_modify(|beats| {
+            beats.begun += 1;
+            beats.running += 1;
+        });
+        let keeper = self.clone();
+        let _ended = Undo::with(move || keeper.beats.send_modify(|beats| beats.running -= 1));
+        let until = Moment::now() + self.settings.timeout;
+        let session = self.run()?.session(until, &self.settings).await?;
         self.beat_once(&*session).await?;
         Ok(session.heartbeat_interval().unwrap_or(self.settings.timeout))
     }
 
-    async fn reopen(self: &Arc<Self>) -> Arc<dyn Session> {
+    fn beats_begun(&self) -> u64 {
+        self.beats.borrow().begun
+    }
+
+    /// Waits for a sign that the application lives, before what was lost is taken again: a heart
+    /// by hand that stands still means that it hangs. `before` beats had begun at the loss.
+    async fn is_alive(&self, before: u64) {
+        if self.settings.heartbeat == Heartbeat::Manual {
+            let mut beats = self.beats.subscribe();
+            // The sender lives in `self`: the wait cannot fail.
+            let _ = beats.wait_for(|now| now.begun > before || now.running > 0).await;
+        }
+    }
+
+    /// A new session, after `beats` heartbeats by hand.
+    async fn reopen(self: &Arc<Self>, mut beats: u64) -> Arc<dyn Session> {
         let mut backoff = self.settings.retry.backoff();
         loop {
-            match self.open().await {
+            self.is_alive(beats).await;
+            beats = self.beats_begun();
+            match self.open(self.settings.timeout).await {
                 Ok(session) => return session,
                 Err(error) => warn!(backend = self.entry.name, %error, "no new session yet"),
             }
@@ -345,44 +416,22 @@ impl Keeper {
         }
     }
 
-    /// A session that is held now, once there is one.
-    pub(crate) async fn session(&self, until: Moment) -> Result<Arc<dyn Session>> {
-        let mut link = self.link.subscribe();
-        loop {
-            let session = match &*link.borrow_and_update() {
-                Link::Idle => return Err(not_running("is not started")),
-                Link::Down => None,
-                Link::Up(session) => Some(session.clone()),
-            };
-            if let Some(session) = session.filter(|session| session.lease().is_held()) {
-                return Ok(session);
-            }
-            tokio::select! {
-                // The sender lives in `self`: the wait cannot fail.
-                _ = link.changed() => {}
-                () = until.wait() => {
-                    return Err(Error::new(ErrorKind::Connection, "there is no session")
-                        .with("seconds", self.settings.timeout.as_secs_f64()));
-                }
-            }
-        }
-    }
-
     /// Calls the session, again after failures that changed nothing, within the time limit.
     pub(crate) async fn call<A, T>(&self, arguments: &A, call: Call<A, T>) -> Result<T> {
-        Ok(self.call_on(arguments, call).await?.1)
+        Ok(self.call_in(&*self.run()?, arguments, call).await?.1)
     }
 
-    /// The same, and which session answered.
-    async fn call_on<A, T>(
+    /// The same in that run, and which session answered.
+    async fn call_in<A, T>(
         &self,
+        run: &Run,
         arguments: &A,
         call: Call<A, T>,
     ) -> Result<(Arc<dyn Session>, T)> {
         let until = Moment::now() + self.settings.timeout;
         let mut backoff = self.settings.retry.backoff();
         loop {
-            let session = self.session(until).await?;
+            let session = run.session(until, &self.settings).await?;
             match call(&*session, arguments).await {
                 Err(error) if may_repeat(&error) && !until.has_passed() => {
                     debug!(backend = self.entry.name, %error, "trying again");
@@ -395,48 +444,12 @@ impl Keeper {
 
     // ---- What is held.
 
-    /// A wait that the end of the coordinator ends too.
-    pub(crate) fn waiting(&self, wait: Wait) -> Waiting {
-        let until = match wait {
-            Wait::Try => Some(Moment::now()),
-            Wait::For(time) => Some(Moment::now() + time),
-            Wait::Forever => None,
-        };
-        Waiting::until(until, self.state().run.child_token())
-    }
-
-    pub(crate) async fn hold(
-        &self,
-        id: OperationId,
-        hold: Arc<dyn Hold>,
-        term_in: Option<GroupId>,
-    ) -> Result<()> {
-        let group = term_in.clone();
-        {
-            let mut state = self.state();
-            if state.phase != Phase::Running {
-                return Err(not_running("was stopped"));
-            }
-            state.holds.insert(id, Held { hold, term_in });
-        }
-        // Whoever left the group meanwhile has not seen this term.
-        match group {
-            Some(group) => self.must_be_member(&group).await,
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn forget(&self, id: OperationId) {
-        self.state().holds.remove(&id);
-    }
-
     /// Gives a lock or a term back: until that is confirmed, or its lease has surely ended.
-    pub(crate) async fn give_back(&self, hold: &dyn Hold) -> Result<Release> {
+    pub(crate) async fn give_back(&self, run: &Run, hold: &dyn Hold) -> Result<Release> {
         let lease = hold.lease();
         let lost = lease.loss().is_some_and(|loss| loss != Loss::GivenUp);
         lease.lose(Loss::GivenUp);
-        // The deadline is a margin before the end at the backend; two margins are beyond it.
-        let end = lease.deadline().zip(lease.ttl()).map(|(deadline, ttl)| deadline + ttl / 5);
+        let end = lease.ends_at_backend();
         let mut backoff = self.settings.retry.backoff();
         loop {
             match hold.release().await {
@@ -445,12 +458,19 @@ impl Keeper {
                 Err(error) if error.kind() == ErrorKind::SessionLost => {
                     return Ok(Release::WasLost);
                 }
-                Err(error) if !error.is_retryable() || end.is_some_and(Moment::has_passed) => {
+                Err(error)
+                    if !error.is_retryable()
+                        || end.is_some_and(Moment::has_passed)
+                        || run.is_abandoned() =>
+                {
                     return Err(error);
                 }
                 Err(error) => debug!(backend = self.entry.name, %error, "releasing again"),
             }
-            backoff.pause().await;
+            tokio::select! {
+                () = backoff.pause() => {}
+                () = run.abandoned() => {}
+            }
         }
     }
 
@@ -458,58 +478,61 @@ impl Keeper {
 
     pub(crate) async fn join(
         self: &Arc<Self>,
+        run: &Arc<Run>,
         group: &GroupId,
         capabilities: Capabilities,
     ) -> Result<()> {
-        let mut memberships = self.memberships.lock().await;
+        let mut memberships = run.memberships.lock().await;
         if memberships.contains_key(group) {
             return Err(Error::member_already_exists(group, &self.member));
         }
-        let request = JoinRequest::new(group.clone(), capabilities.clone(), false);
-        let (session, lease) =
-            self.call_on(&request, |session, request| session.join_group(request.clone())).await?;
-        if self.state().phase != Phase::Running {
+        let request =
+            JoinRequest::new(group.clone(), capabilities.clone(), run.may_have_left(group));
+        let (session, lease) = self
+            .call_in(run, &request, |session, request| session.join_group(request.clone()))
+            .await?;
+        if run.stopped.is_cancelled() {
             // The goodbye did not wait for this join; the session's end ends what is left of it.
             drop(session.leave_group(group).await);
             return Err(not_running("was stopped"));
         }
-        self.watch_over(group, &session, &lease);
-        memberships.insert(group.clone(), Membership { capabilities, lease });
+        self.watch_over(run, group, &session, &lease);
+        memberships.insert(group.clone(), Membership::new(capabilities, lease));
         Ok(())
     }
 
-    pub(crate) async fn leave(&self, group: &GroupId) -> Result<()> {
-        let mut memberships = self.memberships.lock().await;
-        self.must_have_joined(&memberships, group).await?;
-        let led = |held: &&Held| held.term_in.as_ref() == Some(group);
-        let terms: Vec<_> = {
-            let state = self.state();
-            state.holds.values().filter(led).map(|held| held.hold.clone()).collect()
-        };
-        for term in terms {
-            self.give_back(&*term).await?;
+    pub(crate) async fn leave(&self, run: &Run, group: &GroupId) -> Result<()> {
+        let mut memberships = run.memberships.lock().await;
+        self.must_have_joined(run, &memberships, group).await?;
+        // Before the terms: a candidate may come to lead meanwhile.
+        if let Some(membership) = memberships.get(group) {
+            membership.end_candidacies().await;
         }
-        let left = self.call(group, |session, group| session.leave_group(group)).await;
+        for term in run.terms_in(group) {
+            self.give_back(run, &*term).await?;
+        }
+        let left = self.call_in(run, group, |session, group| session.leave_group(group)).await;
         match left {
             // Lost, and not joined again yet: now it never will be.
             Err(error) if is_pending(memberships.get(group), &error) => {}
-            left => left?,
+            left => drop(left?),
         }
         memberships.remove(group);
         Ok(())
     }
 
     pub(crate) async fn update(&self, group: &GroupId, capabilities: Capabilities) -> Result<()> {
-        let mut memberships = self.memberships.lock().await;
-        self.must_have_joined(&memberships, group).await?;
+        let run = self.run()?;
+        let mut memberships = run.memberships.lock().await;
+        self.must_have_joined(&run, &memberships, group).await?;
         let update = (group.clone(), capabilities);
         let updated = self
-            .call(&update, |session, (group, new)| session.update_capabilities(group, new))
+            .call_in(&run, &update, |session, (group, new)| session.update_capabilities(group, new))
             .await;
         match updated {
             // Lost, and not joined again yet: it will be with these.
             Err(error) if is_pending(memberships.get(group), &error) => {}
-            updated => updated?,
+            updated => drop(updated?),
         }
         let (_, capabilities) = update;
         if let Some(membership) = memberships.get_mut(group) {
@@ -518,9 +541,14 @@ impl Keeper {
         Ok(())
     }
 
-    pub(crate) async fn must_be_member(&self, group: &GroupId) -> Result<()> {
-        match self.memberships.lock().await.get(group) {
-            Some(membership) if membership.lease.is_held() => Ok(()),
+    /// Refuses who is no member; what lasts as long as a candidacy of a member.
+    pub(crate) async fn must_be_member(
+        &self,
+        run: &Run,
+        group: &GroupId,
+    ) -> Result<watch::Receiver<bool>> {
+        match run.memberships.lock().await.get(group) {
+            Some(membership) if membership.lease.is_held() => Ok(membership.stand()),
             // Passing: the engine is about to join again.
             Some(_) => Err(Error::new(ErrorKind::SessionLost, "the membership was just lost")
                 .with("group", group)
@@ -532,6 +560,7 @@ impl Keeper {
     /// Refuses what only a member may do: a membership of the same id may be somebody else's.
     async fn must_have_joined(
         &self,
+        run: &Run,
         memberships: &BTreeMap<GroupId, Membership>,
         group: &GroupId,
     ) -> Result<()> {
@@ -539,42 +568,54 @@ impl Keeper {
             return Ok(());
         }
         // For the error: which of the two is missing.
-        self.call(group, |session, group| session.members(group)).await?;
+        self.call_in(run, group, |session, group| session.members(group)).await?;
         Err(Error::member_not_joined(group, &self.member))
     }
 
     /// Rejoins the group when the membership alone is lost.
-    fn watch_over(self: &Arc<Self>, group: &GroupId, session: &Arc<dyn Session>, lease: &Lease) {
-        let (keeper, run) = (self.clone(), self.state().run.clone());
+    fn watch_over(
+        self: &Arc<Self>,
+        run: &Arc<Run>,
+        group: &GroupId,
+        session: &Arc<dyn Session>,
+        lease: &Lease,
+    ) {
+        let (keeper, run) = (self.clone(), run.clone());
         let (group, session, lease) = (group.clone(), session.clone(), lease.clone());
         self.engine.spawn(async move {
             let loss = tokio::select! {
                 loss = lease.lost() => loss,
-                () = run.cancelled() => return,
+                () = run.stopped.cancelled() => return,
             };
+            let beats = keeper.beats_begun();
             if session.lease().is_held() {
                 if loss == Loss::Taken && !keeper.settings.rejoin_when_removed {
-                    return keeper.removed(&group).await;
+                    return keeper.removed(&run, &group).await;
                 }
                 warn!(%group, member = %keeper.member, "membership lost");
-                keeper.rejoin(&session, &group).await;
+                tokio::select! {
+                    () = keeper.is_alive(beats) => keeper.rejoin(&run, &session, &group).await,
+                    // It is joined again with the next session.
+                    _ = session.lease().lost() => {}
+                    () = run.stopped.cancelled() => {}
+                }
             }
         });
     }
 
     /// Somebody removed this member, and it stays out.
-    async fn removed(&self, group: &GroupId) {
+    async fn removed(&self, run: &Run, group: &GroupId) {
         warn!(%group, member = %self.member, "removed from the group");
-        if let Err(error) = self.leave(group).await {
+        if let Err(error) = self.leave(run, group).await {
             debug!(%group, %error, "what is left of the membership ends with the session");
         }
         self.announce(&SessionEvent::Removed(group.clone()));
     }
 
-    async fn rejoin_all(self: Arc<Self>, session: Arc<dyn Session>) {
-        let groups: Vec<_> = self.memberships.lock().await.keys().cloned().collect();
+    async fn rejoin_all(self: Arc<Self>, run: Arc<Run>, session: Arc<dyn Session>) {
+        let groups: Vec<_> = run.memberships.lock().await.keys().cloned().collect();
         for group in &groups {
-            self.rejoin(&session, group).await;
+            self.rejoin(&run, &session, group).await;
         }
         if session.lease().is_held() {
             info!(backend = self.entry.name, member = %self.member, "session rebuilt");
@@ -584,10 +625,10 @@ impl Keeper {
 
     /// Joins a group again with the capabilities of before, until it succeeds or the session is
     /// lost or nobody wants the membership any more.
-    async fn rejoin(self: &Arc<Self>, session: &Arc<dyn Session>, group: &GroupId) {
+    async fn rejoin(self: &Arc<Self>, run: &Arc<Run>, session: &Arc<dyn Session>, group: &GroupId) {
         let mut backoff = self.settings.retry.backoff();
         while session.lease().is_held() {
-            let mut memberships = self.memberships.lock().await;
+            let mut memberships = run.memberships.lock().await;
             let Some(membership) = memberships.get_mut(group) else { return };
             let capabilities = membership.capabilities.clone();
             let request = JoinRequest::new(group.clone(), capabilities, true);
@@ -595,7 +636,7 @@ impl Keeper {
                 Ok(lease) => {
                     membership.lease = lease.clone();
                     drop(memberships);
-                    self.watch_over(group, session, &lease);
+                    self.watch_over(run, group, session, &lease);
                     for (_, feed) in self.state().group_feeds.iter().filter(|(g, _)| g == group) {
                         feed.rejoined();
                     }
@@ -631,12 +672,8 @@ impl Keeper {
     }
 
     /// Feeds a group's events until nobody listens or the coordinator is stopped.
-    pub(crate) fn feed_group(self: &Arc<Self>, group: GroupId, feed: GroupFeed) {
-        let run = {
-            let mut state = self.state();
-            state.group_feeds.push((group.clone(), feed.clone()));
-            state.run.clone()
-        };
+    pub(crate) fn feed_group(self: &Arc<Self>, run: Arc<Run>, group: GroupId, feed: GroupFeed) {
+        self.state().group_feeds.push((group.clone(), feed.clone()));
         let keeper = self.clone();
         self.engine.spawn(async move {
             // In a panic of the driver too: the consumer sees the end, rather than nothing more.
@@ -645,39 +682,39 @@ impl Keeper {
                 move || keeper.state().group_feeds.retain(|(_, other)| !other.is(&feed))
             });
             let target = (group, feed.clone());
-            let watch = keeper.repeat(&target, |session, (group, feed)| {
+            let watch = keeper.repeat(&run, &target, |session, (group, feed)| {
                 // Nothing yet for the first watch; for a later one, what it missed.
                 feed.gap();
                 session.watch_group(group, feed)
             });
             tokio::select! {
                 () = feed.closed() => {}
-                () = run.cancelled() => {}
+                () = run.stopped.cancelled() => {}
                 () = watch => {}
             }
         });
     }
 
     /// Feeds who leads a group until nobody listens or the coordinator is stopped.
-    pub(crate) fn feed_leader(self: &Arc<Self>, group: GroupId, feed: LeaderFeed) {
-        let (keeper, run) = (self.clone(), self.state().run.clone());
+    pub(crate) fn feed_leader(self: &Arc<Self>, run: Arc<Run>, group: GroupId, feed: LeaderFeed) {
+        let keeper = self.clone();
         self.engine.spawn(async move {
             let target = (group, feed.clone());
-            let watch =
-                keeper.repeat(&target, |session, (group, feed)| session.watch_leader(group, feed));
+            let watch = keeper
+                .repeat(&run, &target, |session, (group, feed)| session.watch_leader(group, feed));
             tokio::select! {
                 () = feed.closed() => {}
-                () = run.cancelled() => {}
+                () = run.stopped.cancelled() => {}
                 () = watch => {}
             }
         });
     }
 
     /// Runs a watch on one session after the other.
-    async fn repeat<A>(&self, target: &A, watch: Call<A, ()>) {
+    async fn repeat<A>(&self, run: &Run, target: &A, watch: Call<A, ()>) {
         let mut backoff = self.settings.retry.backoff();
         loop {
-            match self.session(Moment::now() + self.settings.timeout).await {
+            match run.session(Moment::now() + self.settings.timeout, &self.settings).await {
                 Ok(session) => {
                     let began = Moment::now();
                     let lease = session.lease().clone();

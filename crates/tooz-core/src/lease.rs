@@ -98,6 +98,12 @@ impl Lease {
         }
     }
 
+    /// The moment from which the backend surely keeps it no longer; `None` if untimed. The deadline
+    /// is a margin before the end at the backend, and two margins are beyond it.
+    pub(crate) fn ends_at_backend(&self) -> Option<Moment> {
+        self.deadline().zip(self.ttl()).map(|(deadline, ttl)| deadline + ttl / 5)
+    }
+
     /// A renewal that was sent at `sent` is confirmed. Returns whether it is still held: a
     /// confirmation after the deadline comes too late.
     pub fn renewed(&self, sent: Moment) -> bool {

@@ -26,6 +26,7 @@ mod process;
 mod registry;
 mod restart_grace;
 mod retry;
+mod run;
 mod tenure;
 #[cfg(feature = "tls")]
 mod tls;

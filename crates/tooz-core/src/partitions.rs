@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,9 @@ use crate::{ErrorKind, HashRing, LockGuard, LockName, Loss, Release, Result, Ten
 /// holds over kills, pauses and network partitions, with the guarantees of the backend's locks and
 /// a fencing token for each partition. All members must use the same `count`.
 ///
-/// Dropping it ends the hand-off: the partitions that are held are revoked.
+/// Dropping it ends the hand-off: the partitions that are held are revoked. So does a stop of the
+/// coordinator, which waits until they are dropped, for the
+/// [grace](crate::Builder::stop_grace) at the longest; only then can others own them.
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
@@ -37,8 +40,11 @@ use crate::{ErrorKind, HashRing, LockGuard, LockName, Loss, Release, Result, Ten
 #[must_use = "partitions come only to a hand-off that is kept"]
 pub struct Partitions {
     count: u32,
-    owned: mpsc::UnboundedReceiver<Partition>,
+    owned: Arc<Owned>,
 }
+
+/// What has come to be owned and was not asked for yet.
+type Owned = Mutex<mpsc::UnboundedReceiver<Partition>>;
 
 /// A partition that this member owns, until it is revoked or lost.
 ///
@@ -57,7 +63,8 @@ pub struct Partition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Revocation {
-    /// Another member is to own it: finish what cannot wait, and drop it.
+    /// Another member is to own it, or the coordinator is being stopped: finish what cannot wait,
+    /// and drop it. It is held until then.
     Moved,
     /// It is lost: another member may have it already.
     Lost(Loss),
@@ -66,7 +73,8 @@ pub enum Revocation {
 impl Partitions {
     pub(crate) fn new(partitioner: &Partitioner, count: u32) -> Self {
         let (sender, owned) = mpsc::unbounded_channel();
-        let hand_off = HandOff::new(partitioner.clone(), count, sender);
+        let owned = Arc::new(Mutex::new(owned));
+        let hand_off = HandOff::new(partitioner.clone(), count, sender, Arc::downgrade(&owned));
         partitioner.coordinator.spawn(hand_off.run());
         Self { count, owned }
     }
@@ -74,7 +82,7 @@ impl Partitions {
     /// The next partition that this member has come to own; `None` after the coordinator was
     /// stopped. Dropping the future loses nothing.
     pub async fn owned(&mut self) -> Option<Partition> {
-        self.owned.recv().await
+        std::future::poll_fn(|cx| open(&self.owned).poll_recv(cx)).await
     }
 
     /// The partition that an object belongs to. The same for every member with the same `count`.
@@ -138,11 +146,18 @@ impl fmt::Debug for Partition {
     }
 }
 
+fn open(owned: &Owned) -> MutexGuard<'_, mpsc::UnboundedReceiver<Partition>> {
+    // Nothing panics while it is locked, so it is whole even if poisoned.
+    owned.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The engine's side: acquires what the ring gives us, and revokes what it takes.
 struct HandOff {
     partitioner: Partitioner,
     count: u32,
     owned: mpsc::UnboundedSender<Partition>,
+    /// The other end, while somebody has it.
+    unclaimed: Weak<Owned>,
     /// What is not here is neither held nor waited for.
     claims: HashMap<u32, Claim>,
     /// Numbers the acquisitions, so that a note of one that was withdrawn is not taken for the
@@ -180,9 +195,15 @@ impl Drop for LetGo {
 }
 
 impl HandOff {
-    fn new(partitioner: Partitioner, count: u32, owned: mpsc::UnboundedSender<Partition>) -> Self {
+    fn new(
+        partitioner: Partitioner,
+        count: u32,
+        owned: mpsc::UnboundedSender<Partition>,
+        unclaimed: Weak<Owned>,
+    ) -> Self {
         let (notes, inbox) = mpsc::unbounded_channel();
-        Self { partitioner, count, owned, claims: HashMap::new(), attempts: 0, notes, inbox }
+        let claims = HashMap::new();
+        Self { partitioner, count, owned, unclaimed, claims, attempts: 0, notes, inbox }
     }
 
     async fn run(mut self) {
@@ -262,6 +283,7 @@ impl HandOff {
             Note::Acquired(number, attempt, guard) => {
                 // Otherwise it moved away in the meantime: dropping the guard lets it go.
                 if self.waits_for(number, attempt) {
+                    guard.is_revocable();
                     let revoked = CancellationToken::new();
                     self.claims.insert(number, Claim::Held(revoked.clone()));
                     let _let_go = LetGo { number, notes: self.notes.clone() };
@@ -293,6 +315,12 @@ impl HandOff {
             match claim {
                 Claim::Waiting(_, token) | Claim::Held(token) => token.cancel(),
             }
+        }
+        // Nobody works on those, and a stop must not wait for them.
+        if let Some(unclaimed) = self.unclaimed.upgrade() {
+            let mut unclaimed = open(&unclaimed);
+            let dropped: Vec<_> = std::iter::from_fn(|| unclaimed.try_recv().ok()).collect();
+            drop((unclaimed, dropped));
         }
     }
 }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::coordinator::Handle;
 use crate::keeper::{Keeper, not_running};
+use crate::run::{Held, Run};
 use crate::{
-    CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, LockName, LockRequest, Loss,
-    Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
+    CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, LockRequest,
+    Loss, Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
 };
 
 /// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
@@ -24,6 +26,10 @@ use crate::{
 ///
 /// Dropping it gives it back in the background: anywhere, without blocking, with or without a
 /// runtime.
+///
+/// When the coordinator is stopped, it is lost for its holder at once, and the next one gets it
+/// only when this was dropped, or when the [grace](crate::Builder::stop_grace) of the stop is over:
+/// finish what cannot wait, and drop it.
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
@@ -43,7 +49,10 @@ use crate::{
 /// ```
 pub struct Tenure {
     handle: Arc<Handle>,
+    run: Arc<Run>,
     hold: Arc<dyn Hold>,
+    /// That of the hold, and lost before it when the coordinator is stopped.
+    lease: Lease,
     id: OperationId,
     what: What,
     settled: bool,
@@ -82,15 +91,32 @@ impl Claim {
     async fn attempt(
         &self,
         keeper: &Keeper,
+        run: &Run,
         waiting: &Waiting,
         patience: Duration,
-    ) -> Result<Option<(OperationId, Arc<dyn Hold>)>> {
-        if let Self::Term(group) = self {
-            keeper.must_be_member(group).await?;
-        }
+    ) -> Result<Option<Granted>> {
+        let candidacy = match self {
+            Self::Lock(..) => None,
+            Self::Term(group) => match keeper.must_be_member(run, group).await {
+                Ok(candidacy) => Some(candidacy),
+                // It is joined again with the next session, and nothing can be tried before.
+                Err(error) if error.is_retryable() => {
+                    tokio::select! {
+                        session = run.session(Moment::now() + patience, &keeper.settings) => {
+                            drop(session?);
+                        }
+                        () = waiting.given_up() => {}
+                    }
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let mut left = pin!(left(candidacy.clone()));
         let session = tokio::select! {
-            session = keeper.session(Moment::now() + patience) => session?,
+            session = run.session(Moment::now() + patience, &keeper.settings) => session?,
             () = waiting.given_up() => return Ok(None),
+            () = &mut left => return Err(candidacy_ended()),
         };
         let (id, waiting) = (OperationId::random(), waiting.child());
         let mut granted = match self {
@@ -104,14 +130,42 @@ impl Claim {
             }
         };
         let granted = tokio::select! {
-            granted = &mut granted => granted,
+            granted = &mut granted => granted?,
             _ = session.lease().lost() => {
                 waiting.give_up();
-                granted.await
+                granted.await?
+            }
+            () = left => {
+                waiting.give_up();
+                if let Ok(Some(hold)) = granted.await {
+                    // If it fails, the end of its session ends it.
+                    drop(keeper.give_back(run, &*hold).await);
+                }
+                return Err(candidacy_ended());
             }
         };
-        Ok(granted?.map(|hold| (id, hold)))
+        Ok(granted.map(|hold| Granted { id, hold, candidacy }))
     }
+}
+
+/// What a driver granted to an attempt.
+struct Granted {
+    id: OperationId,
+    hold: Arc<dyn Hold>,
+    candidacy: Option<watch::Receiver<bool>>,
+}
+
+/// Waits until the group is being left that the candidacy is in.
+async fn left(candidacy: Option<watch::Receiver<bool>>) {
+    match candidacy {
+        // An error means that the membership is gone.
+        Some(mut candidacy) => drop(candidacy.wait_for(|left| *left).await),
+        None => std::future::pending().await,
+    }
+}
+
+fn candidacy_ended() -> Error {
+    Error::new(ErrorKind::MemberNotJoined, "the group was left, which ended the candidacy in it")
 }
 
 impl Tenure {
@@ -123,25 +177,28 @@ impl Tenure {
         wait: Wait,
     ) -> Result<Option<Self>> {
         let keeper = handle.keeper.clone();
-        keeper.engine.check_here()?;
-        let waiting = keeper.waiting(wait);
+        let (name, engine, shown) = (keeper.entry.name, keeper.engine.clone(), claim.what());
+        let named = |e: Error| e.during(operation).on(name).with(shown.kind, &shown.name);
+        keeper.engine.check_here().map_err(named)?;
+        let run = keeper.run().map_err(named)?;
+        let waiting = run.waiting(wait);
         // How long one attempt looks for a session: a try does, as every operation.
         let timeout = keeper.settings.timeout;
         let patience = if let Wait::For(time) = wait { time.min(timeout) } else { timeout };
         // Dropping this future tells the engine to withdraw.
         let _withdraw = waiting.give_up_on_drop();
-        let (name, engine, shown) = (keeper.entry.name, keeper.engine.clone(), claim.what());
         let span = keeper.span(operation);
         let acquired = async move {
             let mut backoff = keeper.settings.retry.backoff();
             loop {
-                let failed = match claim.attempt(&keeper, &waiting, patience).await {
-                    Ok(Some((id, hold))) => {
-                        let (handle, what) = (handle.clone(), claim.what());
-                        let tenure = Self { handle, hold, id, what, settled: false };
-                        let held = keeper.hold(id, tenure.hold.clone(), claim.term_in()).await;
+                let failed = match claim.attempt(&keeper, &run, &waiting, patience).await {
+                    Ok(Some(Granted { id, hold, candidacy })) => {
+                        let (handle, run, what) = (handle.clone(), run.clone(), claim.what());
+                        let lease = hold.lease().child();
+                        let tenure = Self { handle, run, hold, lease, id, what, settled: false };
+                        let held = tenure.is_granted(&claim, candidacy).await;
                         // The wait may have outlived the lease: look before it is granted.
-                        if held.is_ok() && tenure.hold.lease().is_held() {
+                        if held.is_ok() && tenure.lease.is_held() {
                             return Ok(Some(tenure));
                         }
                         // Before the caller hears that there is nothing. If it fails, the end of
@@ -149,7 +206,11 @@ impl Tenure {
                         drop(tenure.give_back(operation).await);
                         held.err()
                     }
-                    Ok(None) => None,
+                    // It waited, so what failed before is long ago.
+                    Ok(None) => {
+                        backoff = keeper.settings.retry.backoff();
+                        None
+                    }
                     Err(error) => Some(error),
                 };
                 if let Some(error) = failed {
@@ -168,7 +229,25 @@ impl Tenure {
             }
         };
         let acquired = engine.run(acquired.instrument(span));
-        acquired.await.map_err(|e| e.during(operation).on(name).with(shown.kind, shown.name))
+        acquired.await.map_err(named)
+    }
+
+    /// Notes what the driver granted, unless the run or the membership ended meanwhile.
+    async fn is_granted(
+        &self,
+        claim: &Claim,
+        candidacy: Option<watch::Receiver<bool>>,
+    ) -> Result<()> {
+        let term_in = claim.term_in();
+        let held = Held::new(self.hold.clone(), self.lease.clone(), term_in.clone());
+        self.run.hold(self.id, held)?;
+        // Only now: who leaves the group waits for it, and then ends the terms.
+        drop(candidacy);
+        match term_in {
+            // Whoever left the group meanwhile has not seen this term.
+            Some(group) => self.handle.keeper.must_be_member(&self.run, &group).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// The token of this acquisition: greater than that of every earlier one of the same name.
@@ -180,12 +259,12 @@ impl Tenure {
     /// The moment at which it counts as lost unless a renewal is confirmed before. `None` where
     /// ownership ends only with the connection or the process.
     pub fn deadline(&self) -> Option<Instant> {
-        self.hold.lease().deadline().map(|deadline| Instant::now() + deadline.remaining())
+        self.lease.deadline().map(|deadline| Instant::now() + deadline.remaining())
     }
 
     /// Why it is lost, if it is. Looks at the clock, asks nobody and never blocks.
     pub fn loss(&self) -> Option<Loss> {
-        self.forked().or_else(|| self.hold.lease().loss())
+        self.forked().or_else(|| self.lease.loss())
     }
 
     /// A fork has the guard, and nothing of what it stands for.
@@ -211,7 +290,7 @@ impl Tenure {
     pub async fn lost(&self) -> Loss {
         match self.forked() {
             Some(loss) => loss,
-            None => self.hold.lease().lost().await,
+            None => self.lease.lost().await,
         }
     }
 
@@ -257,17 +336,23 @@ impl Tenure {
 
     pub(crate) async fn give_back(mut self, operation: &'static str) -> Result<Release> {
         self.settled = true;
-        let (keeper, hold, id) = (self.handle.keeper.clone(), self.hold.clone(), self.id);
+        let (keeper, run) = (self.handle.keeper.clone(), self.run.clone());
+        let (hold, id) = (self.hold.clone(), self.id);
         let (name, what) = (keeper.entry.name, self.what.clone());
         let engine = keeper.engine.clone();
         let span = keeper.span(operation);
         let given = async move {
-            let release = keeper.give_back(&*hold).await;
-            keeper.forget(id);
+            let release = keeper.give_back(&run, &*hold).await;
+            run.forget(id);
             release
         };
         let given = engine.run(given.instrument(span));
         given.await.map_err(|e| e.during(operation).on(name).with(what.kind, what.name))
+    }
+
+    /// Its holder is told of a stop by a revocation, and not by the loss of it.
+    pub(crate) fn is_revocable(&self) {
+        self.run.is_revocable(self.id);
     }
 
     fn lost_error(&self, loss: Loss) -> Error {
@@ -283,13 +368,14 @@ impl Drop for Tenure {
         if self.settled {
             return;
         }
-        let (keeper, hold, id) = (self.handle.keeper.clone(), self.hold.clone(), self.id);
+        let (keeper, run) = (self.handle.keeper.clone(), self.run.clone());
+        let (hold, id) = (self.hold.clone(), self.id);
         let engine = keeper.engine.clone();
         engine.spawn(async move {
-            if let Err(error) = keeper.give_back(&*hold).await {
+            if let Err(error) = keeper.give_back(&run, &*hold).await {
                 tracing::debug!(backend = keeper.entry.name, %error, "not released");
             }
-            keeper.forget(id);
+            run.forget(id);
         });
     }
 }

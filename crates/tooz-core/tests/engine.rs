@@ -19,7 +19,8 @@ fn coordinator(world: &str, member: &str) -> Coordinator {
     let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
     let url = format!("memory://{world}?timeout={}", TTL.as_secs_f64());
     let builder = registry.builder(&url, member).unwrap();
-    builder.timeout(Duration::from_secs(5)).build().unwrap()
+    let builder = builder.timeout(Duration::from_secs(5));
+    builder.stop_grace(Duration::from_millis(50)).build().unwrap()
 }
 
 async fn started(world: &str, member: &str) -> Coordinator {
@@ -211,6 +212,41 @@ fn the_heart_can_be_manual() {
 }
 
 #[test]
+fn with_a_heart_by_hand_nothing_is_taken_again_before_it_beats() {
+    block_on(async {
+        let world = World::named("by-hand");
+        let b = started("by-hand", "b").await;
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://by-hand?timeout=60", "a").unwrap();
+        let a = builder.heartbeat(Heartbeat::Manual).build().unwrap();
+        a.start().await.unwrap();
+        a.join_group_create("g", &()).await.unwrap();
+        let mut events = a.session_events();
+        for session_too in [true, false] {
+            if session_too {
+                world.expire_session(&MemberId::from("a"));
+            } else {
+                b.remove_member("g", "a").await.unwrap();
+            }
+            let (began, requests) = (Instant::now(), world.requests());
+            // Several pauses between attempts: nothing tells that nothing is tried, but time.
+            while began.elapsed() < Duration::from_millis(300) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            // Closing the lost session, and the heartbeat of the other.
+            assert!(world.requests() - requests <= 3, "{}", world.requests() - requests);
+            assert!(b.members("g").await.unwrap().is_empty());
+            a.heartbeat().await.unwrap();
+            while session_too && !matches!(events.next().await, Some(SessionEvent::Rejoined(_))) {}
+            while b.members("g").await.unwrap().is_empty() {
+                assert!(began.elapsed() < Duration::from_secs(5));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+}
+
+#[test]
 fn leaving_a_group_ends_the_term_in_it() {
     block_on(async {
         let a = started("leave-leading", "a").await;
@@ -379,6 +415,50 @@ fn tokens_go_on_above_those_of_another_backend() {
             let error = builder(url).fencing_offset(offset).build().unwrap_err();
             assert_eq!(error.kind(), tooz_core::ErrorKind::InvalidInput);
             assert!(error.to_string().contains("fencing_offset must be a whole"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_stop_that_ran_out_of_time_takes_nothing_from_the_next_run() {
+    block_on(async {
+        let world = World::named("late-goodbye");
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://late-goodbye?timeout=2", "a").unwrap();
+        let a = builder.timeout(Duration::from_millis(200)).build().unwrap();
+        for deaf in [false, true] {
+            a.start().await.unwrap();
+            for group in ["g", "h"] {
+                a.join_group_create(group, &0).await.unwrap();
+            }
+            world.pause();
+            assert_eq!(a.stop().await.unwrap_err().kind(), ErrorKind::TimedOut);
+            // What is on its way is served, and what would follow it is not, in the second round.
+            world.refuse(deaf);
+            world.resume();
+            let began = Instant::now();
+            while deaf && world.residue().iter().any(|left| left == "member a of g") {
+                assert!(began.elapsed() < TTL, "{:?}", world.residue());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            world.refuse(false);
+            a.start().await.unwrap();
+            let mut events = a.session_events();
+            for group in ["g", "h"] {
+                a.join_group(group, &1).await.unwrap();
+            }
+            // Longer than the old session would live: nothing tells that nothing happens, but time.
+            while began.elapsed() < Duration::from_millis(2_200) {
+                for group in ["g", "h"] {
+                    assert_eq!(a.members(group).await.unwrap().len(), 1, "{group}, deaf: {deaf}");
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            assert!(world.expire_session(&MemberId::from("a")));
+            let rejoined = SessionEvent::Rejoined(vec!["g".into(), "h".into()]);
+            while events.next().await.unwrap() != rejoined {}
+            a.stop().await.unwrap();
+            assert_eq!(world.residue(), [""; 0]);
         }
     });
 }

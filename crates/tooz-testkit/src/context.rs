@@ -19,6 +19,9 @@ const SOON: Duration = Duration::from_secs(5);
 /// How long what runs in the background may still leave its traces on the backend.
 const BACKGROUND: Duration = Duration::from_secs(2);
 
+/// How long a stop waits for a guard that a case does not drop.
+const GRACE: Duration = Duration::from_millis(20);
+
 /// One case's world, and the means to work in it with bounded patience.
 pub(crate) struct Context {
     driver: DriverEntry,
@@ -55,7 +58,7 @@ impl Context {
 
     /// The same by another way to the backend.
     pub(crate) fn builder_at(&self, url: &str, member: impl Into<MemberId>) -> Result<Builder> {
-        self.registry.builder(url, member)
+        Ok(self.registry.builder(url, member)?.stop_grace(GRACE))
     }
 
     /// What coordinators of this world connect to.

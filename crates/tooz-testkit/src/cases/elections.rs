@@ -246,12 +246,19 @@ async fn a_candidate_that_leaves_is_no_candidate(ctx: &Context) -> Result<()> {
     let term = a.campaign("g").await?;
     let mut waiting = Box::pin(b.campaign("g"));
     ctx.pending_for(Duration::from_millis(50), "a term of another", &mut waiting).await;
-    b.leave_group("g").await?;
-    assert_eq!(term.stand_down().await?, Release::Released);
+    ctx.soon("a leave", b.leave_group("g")).await?;
     let ended = ctx.within(AT_ONCE, "the end of a candidacy without membership", waiting).await;
     fails(ErrorKind::MemberNotJoined, ended);
+    let mut leaders = a.observe_leader("g").await?;
+    observed(ctx, &mut leaders, Some("a")).await;
+    assert_eq!(term.stand_down().await?, Release::Released);
+    let leader = next_within(ctx, "the end of the term", &mut leaders).await;
+    assert_eq!(leader, None, "nobody leads who is no member");
+    // Nor does it stand again by joining again.
+    b.join_group("g", &()).await?;
     assert_eq!(a.leader("g").await?, None);
-    Ok(())
+    let term = ctx.soon("a campaign of a member", b.campaign("g")).await?;
+    term.check()
 }
 
 async fn a_member_leads_again_after_joining_again(ctx: &Context) -> Result<()> {

@@ -1,7 +1,10 @@
 //! Starting, stopping, being dropped.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
 use tooz_core::{Characteristic, ErrorKind, Feature, Heartbeat, Loss, Result, Wait};
 
 use super::{fails, next_within};
@@ -23,6 +26,12 @@ pub(super) const CASES: &[Case] = &[
     case!(locks_need_a_running_coordinator).with(&[Area::Locks]),
     case!(groups_need_a_running_coordinator).with(&[Area::Groups]),
     case!(a_stop_releases_locks).with(&[Area::Locks]),
+    case!(a_stop_waits_for_guards_that_are_in_use).with(&[Area::Locks]),
+    case!(a_stop_waits_for_partitions_that_are_worked_on).with(&[
+        Area::Locks,
+        Area::Events,
+        Area::Capabilities,
+    ]),
     case!(a_stop_ends_waiting_acquisitions).with(&[Area::Locks]),
     case!(a_stop_leaves_groups).with(&[Area::Groups]),
     case!(a_restart_forgets_memberships).with(&[Area::Groups]),
@@ -141,6 +150,92 @@ async fn a_stop_releases_locks(ctx: &Context) -> Result<()> {
     assert_eq!(guard.loss(), Some(Loss::GivenUp), "the guard says why it is lost");
     fails(ErrorKind::LockLost, guard.check());
     assert!(b.lock("it")?.try_acquire().await?.is_some(), "free once the stop has returned");
+    Ok(())
+}
+
+/// A piece of work, from a look at the guard to the next.
+const SLICE: Duration = Duration::from_millis(200);
+
+/// Longer than any slice, and bounded.
+const UNHURRIED: Duration = Duration::from_secs(4);
+
+async fn work(busy: &AtomicBool) {
+    busy.store(true, SeqCst);
+    tokio::time::sleep(SLICE).await;
+    busy.store(false, SeqCst);
+}
+
+async fn a_stop_waits_for_guards_that_are_in_use(ctx: &Context) -> Result<()> {
+    let (b, busy) = (ctx.start("b").await?, [(); 2].map(|()| Arc::new(AtomicBool::new(false))));
+    let mut workers = JoinSet::new();
+    for heart in [Heartbeat::Automatic, Heartbeat::Manual] {
+        let a = ctx.builder("a")?.stop_grace(UNHURRIED).heartbeat(heart).build()?;
+        a.start().await?;
+        ctx.keep(&a);
+        let (looks, waits) = (a.lock("looks")?.acquire().await?, a.lock("waits")?.acquire().await?);
+        let [slices, last] = busy.clone();
+        workers.spawn(async move {
+            while looks.check().is_ok() {
+                work(&slices).await;
+            }
+        });
+        workers.spawn(async move {
+            waits.lost().await;
+            work(&last).await;
+        });
+        // In the middle of a slice.
+        tokio::time::sleep(SLICE / 2).await;
+        let next = async |name: &str, busy: &AtomicBool| {
+            let guard = b.lock(name)?.acquire().await?;
+            assert!(!busy.load(SeqCst), "{name}: the next holder begins while the last works");
+            guard.check()
+        };
+        let began = Instant::now();
+        let (stopped, looks, waits) =
+            tokio::join!(a.stop(), next("looks", &busy[0]), next("waits", &busy[1]));
+        stopped.and(looks).and(waits)?;
+        assert!(began.elapsed() < UNHURRIED, "it waits no longer than it must");
+    }
+    Ok(())
+}
+
+async fn a_stop_waits_for_partitions_that_are_worked_on(ctx: &Context) -> Result<()> {
+    const COUNT: u32 = 4;
+    let (a, b) = (ctx.builder("a")?.stop_grace(UNHURRIED).build()?, ctx.start("b").await?);
+    a.start().await?;
+    ctx.keep(&a);
+    let mut ours = a.join_partitioned_group("g", 1, 32).await?.partitions(COUNT);
+    let busy = Arc::new([(); COUNT as usize].map(|()| AtomicBool::new(false)));
+    let mut workers = JoinSet::new();
+    // The last is never asked for, and nobody works on it.
+    for _ in 1..COUNT {
+        let owned = ctx.soon("a partition of the only member", ours.owned()).await;
+        let (partition, busy) = (owned.expect("a partition"), busy.clone());
+        workers.spawn(async move {
+            while partition.is_revoked().is_none() {
+                work(&busy[partition.number() as usize]).await;
+            }
+            // What cannot wait is still covered.
+            partition.check()
+        });
+    }
+    tokio::time::sleep(SLICE / 2).await;
+    let next = async {
+        let mut theirs = b.join_partitioned_group("g", 1, 32).await?.partitions(COUNT);
+        for _ in 0..COUNT {
+            let owned = ctx.soon("a partition of the next owner", theirs.owned()).await;
+            let number = owned.expect("a partition").number();
+            assert!(!busy[number as usize].load(SeqCst), "{number}: worked on by two at once");
+        }
+        Ok(())
+    };
+    let began = Instant::now();
+    let (stopped, next) = tokio::join!(a.stop(), next);
+    stopped.and(next)?;
+    assert!(began.elapsed() < UNHURRIED, "it waits no longer than it must");
+    while let Some(worked) = workers.join_next().await {
+        worked.expect("no panic")?;
+    }
     Ok(())
 }
 

@@ -39,6 +39,8 @@ pub(super) const CASES: &[Case] = &[
     case!(a_heart_by_hand_keeps_what_is_held).with(LOCKS),
     case!(a_heart_that_stands_still_loses_what_is_held).with(LOCKS),
     case!(a_heart_that_stands_still_loses_its_membership).with(GROUPS),
+    case!(a_heart_that_stands_still_waits_for_no_lock).with(LOCKS),
+    case!(a_heart_that_stands_still_is_no_candidate).with(&[Area::Elections]),
     case!(a_blocked_runtime_loses_nothing_silently).with(LOCKS),
 ];
 
@@ -400,9 +402,17 @@ async fn a_heart_that_stands_still_loses_its_membership(ctx: &Context) -> Result
         assert_eq!(b.members("g").await?, ids(["a"]), "what does not rest on time needs no heart");
         return Ok(());
     }
-    // A session that is lost for want of a heartbeat is repaired like any other.
+    let gone = async || Ok(b.members("g").await?.is_empty());
+    ctx.until(ctx.death(), "the group without a member that hangs", gone).await?;
+    stays_so(ctx, async || {
+        assert_eq!(b.members("g").await?, ids([]), "who hangs is no member");
+        Ok(())
+    })
+    .await?;
+    // From here on it is repaired like any other.
+    ctx.soon("the next heartbeat", a.heartbeat()).await?;
     loop {
-        match ctx.within(ctx.death() + REPAIRED, "a new session", session.next()).await {
+        match ctx.within(REPAIRED, "the membership", session.next()).await {
             Some(SessionEvent::Rejoined(groups)) => {
                 assert_eq!(groups, [GroupId::from("g")]);
                 break;
@@ -412,6 +422,74 @@ async fn a_heart_that_stands_still_loses_its_membership(ctx: &Context) -> Result
         }
     }
     assert_eq!(b.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
+    Ok(())
+}
+
+/// Waits for the loss of a session whose heart stands still.
+async fn hangs(ctx: &Context, session: &mut Events<SessionEvent>) {
+    loop {
+        match ctx.within(ctx.death(), "the loss of a session", session.next()).await {
+            Some(SessionEvent::Lost(_)) => return,
+            Some(_) => {}
+            None => panic!("the coordinator ended"),
+        }
+    }
+}
+
+/// Looks for longer than a new session would live: nothing tells that nothing comes, but time.
+async fn stays_so(ctx: &Context, mut look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    let end = Instant::now() + ctx.ttl().unwrap_or_default() * 5 / 4;
+    while Instant::now() < end {
+        look().await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn a_heart_that_stands_still_waits_for_no_lock(ctx: &Context) -> Result<()> {
+    if ctx.ttl().is_none() {
+        return Ok(());
+    }
+    let (a, b) = (by_hand(ctx).await?, ctx.start("b").await?);
+    let guard = b.lock("it")?.acquire().await?;
+    let (lock, mut session) = (a.lock("it")?, a.session_events());
+    let mut waiting = Box::pin(lock.acquire());
+    ctx.pending_for(Duration::from_millis(50), "a lock that is held", &mut waiting).await;
+    hangs(ctx, &mut session).await;
+    assert_eq!(guard.release().await?, Release::Released);
+    stays_so(ctx, async || {
+        assert!(is_free(&b, "it").await?, "who hangs waits for no lock");
+        Ok(())
+    })
+    .await?;
+    ctx.soon("the next heartbeat", a.heartbeat()).await?;
+    let guard = ctx.within(REPAIRED, "the lock that was waited for", waiting).await?;
+    assert!(guard.verify().await?);
+    Ok(())
+}
+
+async fn a_heart_that_stands_still_is_no_candidate(ctx: &Context) -> Result<()> {
+    if ctx.ttl().is_none() {
+        return Ok(());
+    }
+    let (a, b) = (by_hand(ctx).await?, ctx.start("b").await?);
+    for coordinator in [&a, &b] {
+        coordinator.join_group_create("g", &()).await?;
+    }
+    let (term, mut session) = (b.campaign("g").await?, a.session_events());
+    let mut waiting = Box::pin(a.campaign("g"));
+    ctx.pending_for(Duration::from_millis(50), "a term of another", &mut waiting).await;
+    hangs(ctx, &mut session).await;
+    assert_eq!(term.stand_down().await?, Release::Released);
+    stays_so(ctx, async || {
+        assert_eq!(b.leader("g").await?, None, "who hangs is no candidate");
+        Ok(())
+    })
+    .await?;
+    ctx.soon("the next heartbeat", a.heartbeat()).await?;
+    let term = ctx.within(REPAIRED, "the term that was waited for", waiting).await?;
+    assert!(term.verify().await?);
+    assert_eq!(b.members("g").await?, ids(["a", "b"]), "a member before it leads");
     Ok(())
 }
 

@@ -1,0 +1,284 @@
+//! One run of a coordinator, from a start to the stop after it: what it has and what it holds.
+//!
+//! What is still on its way when a stop runs out of time belongs to its own run, and touches
+//! nothing of the next.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::builder::Settings;
+use crate::keeper::not_running;
+use crate::{
+    Capabilities, Error, ErrorKind, GroupId, Hold, Lease, Loss, Moment, OperationId, Result,
+    Session, Wait, Waiting,
+};
+
+pub(crate) struct Run {
+    /// Cancelled by the stop: ends waits, watches and what keeps the session.
+    pub(crate) stopped: CancellationToken,
+    /// Cancelled when all is given back that was held: until then it is renewed.
+    pub(crate) released: CancellationToken,
+    /// Cancelled when the goodbye is out of time.
+    abandoned: CancellationToken,
+    /// Cancelled when nothing of this run is on its way any more.
+    over: CancellationToken,
+    pub(crate) link: watch::Sender<Link>,
+    /// Locked for the whole of a join, a leave or a rejoin, so that they never cross.
+    pub(crate) memberships: tokio::sync::Mutex<BTreeMap<GroupId, Membership>>,
+    holds: Mutex<HashMap<OperationId, Held>>,
+    /// What the run before may have left on the backend, and until when at the longest.
+    left_over: BTreeMap<GroupId, Moment>,
+}
+
+/// The way to the backend.
+#[derive(Clone)]
+pub(crate) enum Link {
+    /// Between two sessions.
+    Down,
+    Up(Arc<dyn Session>),
+}
+
+pub(crate) struct Membership {
+    pub(crate) capabilities: Capabilities,
+    pub(crate) lease: Lease,
+    /// Whether the candidacies in the group must end. Each has a receiver for as long as it lasts.
+    candidacies: watch::Sender<bool>,
+}
+
+impl Membership {
+    pub(crate) fn new(capabilities: Capabilities, lease: Lease) -> Self {
+        Self { capabilities, lease, candidacies: watch::Sender::default() }
+    }
+
+    /// A candidacy: it lasts until this is dropped, and must end when it becomes true.
+    pub(crate) fn stand(&self) -> watch::Receiver<bool> {
+        self.candidacies.subscribe()
+    }
+
+    /// Ends the candidacies, and waits until they are withdrawn.
+    pub(crate) async fn end_candidacies(&self) {
+        self.candidacies.send_replace(true);
+        self.candidacies.closed().await;
+        self.candidacies.send_replace(false);
+    }
+}
+
+/// A lock, or a term in a group.
+pub(crate) struct Held {
+    pub(crate) hold: Arc<dyn Hold>,
+    pub(crate) term_in: Option<GroupId>,
+    /// What the guard looks at: lost with that of the hold, or before it by a stop, so that the
+    /// holder can finish while the backend still keeps it.
+    pub(crate) lease: Lease,
+    /// Whether its holder is told of a stop by a revocation, and holds it until then.
+    revocable: bool,
+    /// Cancelled when the guard was dropped and the hold given back.
+    returned: CancellationToken,
+}
+
+impl Held {
+    pub(crate) fn new(hold: Arc<dyn Hold>, lease: Lease, term_in: Option<GroupId>) -> Self {
+        Self { hold, term_in, lease, revocable: false, returned: CancellationToken::new() }
+    }
+}
+
+/// One that is over before it began: what a coordinator has before its first start.
+impl Default for Run {
+    fn default() -> Self {
+        let run = Self::on(Link::Down, BTreeMap::new());
+        run.stop();
+        run.end();
+        run
+    }
+}
+
+impl Run {
+    pub(crate) fn new(session: Arc<dyn Session>, left_over: BTreeMap<GroupId, Moment>) -> Self {
+        Self::on(Link::Up(session), left_over)
+    }
+
+    fn on(link: Link, left_over: BTreeMap<GroupId, Moment>) -> Self {
+        Self {
+            stopped: CancellationToken::new(),
+            released: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+            over: CancellationToken::new(),
+            link: watch::Sender::new(link),
+            memberships: tokio::sync::Mutex::default(),
+            holds: Mutex::default(),
+            left_over,
+        }
+    }
+
+    fn holds(&self) -> MutexGuard<'_, HashMap<OperationId, Held>> {
+        // Nothing panics while it is locked, so it is whole even if poisoned.
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- Its end.
+
+    /// Nothing is begun any more from here on. The session there was.
+    pub(crate) fn stop(&self) -> Link {
+        self.stopped.cancel();
+        self.link.send_replace(Link::Down)
+    }
+
+    /// The goodbye is out of time: it says no more than that the session ends.
+    pub(crate) fn abandon(&self) {
+        self.released.cancel();
+        self.abandoned.cancel();
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.is_cancelled()
+    }
+
+    pub(crate) async fn abandoned(&self) {
+        self.abandoned.cancelled().await;
+    }
+
+    /// Nothing of it is on its way any more.
+    pub(crate) fn end(&self) {
+        self.released.cancel();
+        self.over.cancel();
+    }
+
+    /// Waits until nothing of it is on its way any more.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// The memberships that it could not leave, and how long the backend may keep them.
+    pub(crate) fn left_over(&self) -> BTreeMap<GroupId, Moment> {
+        // Locked by a join that has not been answered: nothing is known then.
+        let Ok(memberships) = self.memberships.try_lock() else { return BTreeMap::new() };
+        let kept = memberships.iter().filter_map(|(group, membership)| {
+            Some((group.clone(), membership.lease.ends_at_backend()?))
+        });
+        kept.collect()
+    }
+
+    /// Whether the run before may have left a membership of ours in this group.
+    pub(crate) fn may_have_left(&self, group: &GroupId) -> bool {
+        self.left_over.get(group).is_some_and(|until| !until.has_passed())
+    }
+
+    // ---- Its session.
+
+    /// Goes on with a new session, unless it was stopped meanwhile.
+    pub(crate) fn go_on(&self, session: &Arc<dyn Session>) -> bool {
+        self.link.send_if_modified(|link| {
+            let goes_on = !self.stopped.is_cancelled();
+            if goes_on {
+                *link = Link::Up(session.clone());
+            }
+            goes_on
+        })
+    }
+
+    /// A session that is held now, once there is one.
+    pub(crate) async fn session(
+        &self,
+        until: Moment,
+        settings: &Settings,
+    ) -> Result<Arc<dyn Session>> {
+        let mut link = self.link.subscribe();
+        loop {
+            if self.stopped.is_cancelled() {
+                return Err(not_running("was stopped"));
+            }
+            let session = match &*link.borrow_and_update() {
+                Link::Down => None,
+                Link::Up(session) => Some(session.clone()),
+            };
+            if let Some(session) = session.filter(|session| session.lease().is_held()) {
+                return Ok(session);
+            }
+            tokio::select! {
+                // The sender lives in `self`: the wait cannot fail.
+                _ = link.changed() => {}
+                () = self.stopped.cancelled() => {}
+                () = until.wait() => {
+                    return Err(Error::new(ErrorKind::Connection, "there is no session")
+                        .with("seconds", settings.timeout.as_secs_f64()));
+                }
+            }
+        }
+    }
+
+    /// A wait that the stop ends too.
+    pub(crate) fn waiting(&self, wait: Wait) -> Waiting {
+        let until = match wait {
+            Wait::Try => Some(Moment::now()),
+            Wait::For(time) => Some(Moment::now() + time),
+            Wait::Forever => None,
+        };
+        Waiting::until(until, self.stopped.child_token())
+    }
+
+    // ---- What it holds.
+
+    /// Notes what was granted, unless the run was stopped meanwhile.
+    pub(crate) fn hold(&self, id: OperationId, held: Held) -> Result<()> {
+        let mut holds = self.holds();
+        // Looked at under the lock: a stop takes what is held after it.
+        if self.stopped.is_cancelled() {
+            return Err(not_running("was stopped"));
+        }
+        holds.insert(id, held);
+        Ok(())
+    }
+
+    /// It was given back by its holder.
+    pub(crate) fn forget(&self, id: OperationId) {
+        if let Some(held) = self.holds().remove(&id) {
+            held.returned.cancel();
+        }
+    }
+
+    /// Its holder is told of a stop by a revocation.
+    pub(crate) fn is_revocable(&self, id: OperationId) {
+        if let Some(held) = self.holds().get_mut(&id) {
+            held.revocable = true;
+        }
+    }
+
+    /// Tells the holders that they must finish, and waits until they have given back what is still
+    /// held at the backend.
+    pub(crate) async fn recall(&self) {
+        let recalled: Vec<_> = {
+            let holds = self.holds();
+            for held in holds.values().filter(|held| !held.revocable) {
+                held.lease.lose(Loss::GivenUp);
+            }
+            let recall = |held: &Held| (held.hold.lease().clone(), held.returned.clone());
+            holds.values().map(recall).collect()
+        };
+        for (lease, returned) in recalled {
+            let lost = async {
+                // As opposed to a release that is on its way.
+                if lease.lost().await == Loss::GivenUp {
+                    returned.cancelled().await;
+                }
+            };
+            tokio::select! {
+                () = returned.cancelled() => {}
+                () = lost => {}
+            }
+        }
+    }
+
+    pub(crate) fn terms_in(&self, group: &GroupId) -> Vec<Arc<dyn Hold>> {
+        let led = |held: &&Held| held.term_in.as_ref() == Some(group);
+        self.holds().values().filter(led).map(|held| held.hold.clone()).collect()
+    }
+
+    /// What is left, lost for its holders from now on.
+    pub(crate) fn take_holds(&self) -> Vec<Arc<dyn Hold>> {
+        let taken = std::mem::take(&mut *self.holds()).into_values();
+        taken.inspect(|held| held.lease.lose(Loss::GivenUp)).map(|held| held.hold).collect()
+    }
+}
