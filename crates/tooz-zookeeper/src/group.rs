@@ -9,7 +9,7 @@ use tooz_core::{
 };
 use zookeeper_client::{CreateMode, Error as Cause, MultiWriteError, Stat};
 
-use crate::errors::Failure;
+use crate::errors::{Failure, translate};
 use crate::paths;
 use crate::session::Life;
 
@@ -191,6 +191,32 @@ pub(crate) async fn update(
             Err(not_joined(life, group, &life.member).await)
         }
         Err(failure) => Err(failure.into()),
+    }
+}
+
+/// Deletes a member's node, whoever made it. The member's own watch on it tells the member.
+pub(crate) async fn remove(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    let node = &*life.paths().member(group, member)?;
+    let mut found = None;
+    loop {
+        let stat = life.link.call(|client| async move {
+            let (synced, stat) = (client.sync(node), client.check_stat(node));
+            synced.await?;
+            stat.await
+        });
+        let now = stat.await?.map(|stat| stat.czxid);
+        match (found, now) {
+            (None, None) => return Err(not_joined(life, group, member).await),
+            // It is gone, or has joined again: the request whose reply was lost was carried out.
+            (Some(_), now) if now != found => return Ok(()),
+            _ => found = now,
+        }
+        match life.link.once(|client| async move { client.delete(node, None).await }).await {
+            Ok(_) => return Ok(()),
+            Err(Cause::ConnectionLoss) => {}
+            Err(Cause::NoNode) => return Err(not_joined(life, group, member).await),
+            Err(cause) => return Err(translate(cause)),
+        }
     }
 }
 

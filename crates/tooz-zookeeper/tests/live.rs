@@ -383,6 +383,30 @@ async fn a_broken_holder_is_told_by_push() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_removed_member_is_told_by_push() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    // No heartbeat comes in time.
+    let url = server.url("timeout=300");
+    let registry = tooz_core::Registry::new().with(tooz_zookeeper::DRIVER)?;
+    let a = registry.builder(&url, "a")?.rejoin_when_removed(false).build()?;
+    a.start().await?;
+    let b = start(&url, "b").await?;
+    a.join_group_create("g", &()).await?;
+    let mut session = a.session_events();
+    b.remove_member("g", "a").await?;
+    let told = timeout(SOON, session.next()).await.unwrap();
+    assert_eq!(told, Some(SessionEvent::Removed("g".into())));
+    // The queue of the candidates is no member.
+    b.join_group("g", &()).await?;
+    b.campaign("g").await?.stand_down().await?;
+    let error = a.remove_member("g", "leader").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    a.stop().await?;
+    b.stop().await
+}
+
+#[tokio::test]
 async fn a_group_can_be_deleted_after_an_election() -> Result<()> {
     if_asked_for!();
     let server = Server::start();
