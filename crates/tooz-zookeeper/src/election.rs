@@ -4,7 +4,7 @@ use tooz_core::{Error, ErrorKind, GroupId, LeaderFeed, MemberId, Outcome, Result
 use zookeeper_client::{Error as Cause, EventType, OneshotWatcher};
 
 use crate::errors::Failure;
-use crate::queue;
+use crate::queue::{self, Queue};
 use crate::session::Life;
 
 pub(crate) async fn leader(life: &Life, group: &GroupId) -> Result<Option<MemberId>> {
@@ -23,7 +23,8 @@ pub(crate) async fn leader(life: &Life, group: &GroupId) -> Result<Option<Member
             (_, Err(Cause::NoNode)) => return Ok(None),
             (_, children) => children.map_err(|cause| Failure { cause, again: false })?,
         };
-        let Some(first) = queue::holders(&children).first().copied() else { return Ok(None) };
+        let queue = Queue::of(life, leader_node, children).await?;
+        let Some(first) = queue.holders().next() else { return Ok(None) };
         let first = &*format!("{leader_node}/{first}");
         match life.link.call(|client| async move { client.get_data(first).await }).await {
             Ok(answer) => return Ok(Some(MemberId::from(answer.0))),
@@ -67,7 +68,8 @@ async fn look(life: &Life, node: &str) -> Result<(Option<MemberId>, OneshotWatch
             }
             Err(failure) => return Err(failure.into()),
         };
-        let gone = match queue::holders(&children).first() {
+        let queue = Queue::of(life, node, children).await?;
+        let gone = match queue.holders().next() {
             Some(first) => {
                 let first = &*format!("{node}/{first}");
                 let data =
@@ -87,7 +89,7 @@ async fn look(life: &Life, node: &str) -> Result<(Option<MemberId>, OneshotWatch
                 match children.await {
                     Ok(answer) => {
                         let (children, watcher) = answer;
-                        if queue::holders(&children).is_empty() {
+                        if !children.iter().any(|child| queue::is_contender(child)) {
                             return Ok((None, watcher));
                         }
                         continue;

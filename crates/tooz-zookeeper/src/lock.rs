@@ -11,7 +11,7 @@ use tracing::debug;
 use zookeeper_client::{CreateMode, Error as Cause};
 
 use crate::errors::{Failure, translate};
-use crate::queue::{self, Standing};
+use crate::queue::{self, Queue, Standing};
 use crate::session::{Life, PAUSE};
 
 /// How long a lock that was free is held before its node is watched: what is given back sooner costs
@@ -56,7 +56,8 @@ impl Attempt {
     async fn acquire(&self, life: &Arc<Life>) -> Result<Option<Arc<dyn Hold>>> {
         let (mut place, mut children) = self.enqueue(life).await?;
         loop {
-            let before = match queue::standing(&children, &place.name, self.mode) {
+            let queue = Queue::of(life, &self.queue, children).await?;
+            let before = match queue.standing(&place.name, self.mode) {
                 Standing::First => return Ok(Some(self.hold(life, place))),
                 Standing::Behind(before) => format!("{}/{before}", self.queue),
                 Standing::Missing => {
@@ -233,7 +234,7 @@ pub(crate) async fn take_away(life: &Life, queue: &str) -> Result<bool> {
         Err(failure) => return Err(failure.into()),
     };
     let mut broken = false;
-    for holder in queue::holders(&children) {
+    for holder in Queue::of(life, queue, children).await?.holders() {
         broken |= delete(life, &format!("{queue}/{holder}")).await?;
     }
     Ok(broken)

@@ -9,6 +9,8 @@
 
 mod server;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use server::proxy::{Proxy, Way};
@@ -364,6 +366,118 @@ async fn a_restarted_server_finds_everything_as_it_was() -> Result<()> {
     let event = timeout(SOON, events.next()).await.unwrap();
     assert!(matches!(event, Some(GroupEvent::Updated(_))), "{event:?}");
     assert_eq!(guard.release().await?, Release::Released);
+    a.stop().await
+}
+
+/// After 2^31 contenders the server's numbers tell nothing any more. Locks, shared locks and terms
+/// have one order all the same, and tokens go on rising.
+#[tokio::test]
+async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
+    if_asked_for!();
+    let mut server = Server::start_with(
+        |_| String::new(),
+        // The journal says what the tree should look like, which is about to change.
+        &["-Dzookeeper.digest.enabled=false".to_owned()],
+    );
+    let url = server.url("timeout=60");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let first = a.lock("it")?.acquire().await?;
+    let mut newest = first.fencing_token();
+    a.join_group_create("g", &()).await?;
+    b.join_group("g", &()).await?;
+    a.campaign("g").await?.stand_down().await?;
+    assert_eq!(first.release().await?, Release::Released);
+    server.kill();
+    server.set_counters(i32::MAX - 3);
+    server.restart();
+    server.wait_ready();
+    let inspector = Inspector::connect(&url).await?;
+    let mut used_up = false;
+    for round in 0..12 {
+        let first = a.lock("it")?.acquire().await?;
+        let names = inspector.residue().await?;
+        used_up |= names.iter().any(|node| node.contains("__lock__2147483647"));
+        assert!(first.fencing_token() > newest, "round {round}");
+        // Who comes later waits, in the order of coming, whatever its id.
+        let mut waiting = Vec::new();
+        for place in 0..3 {
+            let lock = b.lock("it")?;
+            waiting.push(tokio::spawn(async move { lock.acquire().await }));
+            while server.ask("dump").matches("/locks/it/").count() < place + 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert!(b.lock("it")?.try_acquire().await?.is_none(), "round {round}: two holders");
+        assert!(b.lock("it")?.try_acquire_shared().await?.is_none(), "round {round}: two holders");
+        let mut holder = first;
+        for (place, next) in waiting.into_iter().enumerate() {
+            assert!(!next.is_finished(), "round {round}: two holders");
+            newest = holder.fencing_token();
+            assert_eq!(holder.release().await?, Release::Released);
+            holder = timeout(SOON, next).await.expect("the next in the queue").unwrap()?;
+            assert!(holder.fencing_token() > newest, "round {round}, {place}");
+        }
+        newest = holder.fencing_token();
+        assert_eq!(holder.release().await?, Release::Released);
+
+        let shared = a.lock("it")?.acquire_shared().await?;
+        let beside = b.lock("it")?.acquire_shared().await?;
+        assert!(b.lock("it")?.try_acquire().await?.is_none(), "round {round}: beside a shared one");
+        assert!(a.lock("it")?.break_lock().await?);
+        assert_eq!(timeout(SOON, shared.lost()).await.unwrap(), Loss::Taken);
+        assert_eq!(timeout(SOON, beside.lost()).await.unwrap(), Loss::Taken);
+
+        let term = a.campaign("g").await?;
+        let next = tokio::spawn({
+            let b = b.clone();
+            async move { b.campaign("g").await }
+        });
+        while server.ask("dump").matches("/g/leader/").count() < 2 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(b.leader("g").await?, Some("a".into()), "round {round}");
+        assert!(!next.is_finished(), "round {round}: two leaders");
+        term.stand_down().await?;
+        timeout(SOON, next).await.expect("the next leads").unwrap()?.stand_down().await?;
+    }
+    assert!(used_up, "the server gave its last number");
+    a.stop().await?;
+    b.stop().await
+}
+
+/// Many at once: the server gives negative numbers, and others again, while it writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_behind_used_up_numbers_holds_one_by_one() -> Result<()> {
+    if_asked_for!();
+    let mut server =
+        Server::start_with(|_| String::new(), &["-Dzookeeper.digest.enabled=false".to_owned()]);
+    let url = server.url("timeout=60");
+    let a = start(&url, "a").await?;
+    a.lock("it")?.acquire().await?.release().await?;
+    server.kill();
+    server.set_counters(i32::MAX - 10);
+    server.restart();
+    server.wait_ready();
+    let (inside, newest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut crowd = JoinSet::new();
+    for _ in 0..40 {
+        let (lock, inside, newest) = (a.lock("it")?, inside.clone(), newest.clone());
+        crowd.spawn(async move {
+            for _ in 0..3 {
+                let guard = lock.acquire().await?;
+                assert!(!inside.swap(true, SeqCst), "two hold it");
+                let token = guard.fencing_token().0;
+                assert!(newest.swap(token, SeqCst) < token, "a token did not rise");
+                tokio::task::yield_now().await;
+                inside.store(false, SeqCst);
+                guard.release().await?;
+            }
+            Ok::<_, tooz_core::Error>(())
+        });
+    }
+    while let Some(one) = timeout(SOON, crowd.join_next()).await.expect("nobody is stuck") {
+        one.unwrap()?;
+    }
     a.stop().await
 }
 
