@@ -18,6 +18,18 @@ const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 /// started.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// The server's own default for what it takes in one request, in bytes.
+const MAX_REQUEST: usize = 0xf_ffff;
+
+/// The least that leaves room for names.
+const MIN_REQUEST: usize = 1_024;
+
+/// No name needs more bytes, and what is watched must not fill a connection: see `link.rs`.
+const LONGEST_PATH: usize = 16 * 1_024;
+
+/// What one request that creates a node has beside the path, the data and the rights, in bytes.
+const FRAME: usize = 24;
+
 /// What the URL says.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -32,6 +44,8 @@ pub(crate) struct Config {
     /// The time that it may take to open one.
     pub(crate) connect_timeout: Duration,
     pub(crate) paths: Paths,
+    /// The largest request that the servers take, in bytes.
+    max_request: usize,
     /// Who may use the nodes that we make; empty for everybody.
     acls: Vec<Acl>,
 }
@@ -69,6 +83,11 @@ impl Config {
         let login = Login::read(url, &mut options)?;
         let tls = Tls::read(&mut options)?;
         let namespace = options.text("namespace").unwrap_or_else(|| "tooz".to_owned());
+        let max_request =
+            options.parse("jute_maxbuffer", "a whole number of bytes")?.unwrap_or(MAX_REQUEST);
+        if max_request < MIN_REQUEST {
+            return Err(Error::invalid("zookeeper: jute_maxbuffer is 1024 or more bytes"));
+        }
         // The client always tries the servers in a random order.
         options.flag("randomize_hosts", true)?;
         if let Some(handler) = options.text("handler")
@@ -80,8 +99,26 @@ impl Config {
         options.ignore(&["connection_retry", "command_retry"]);
         options.finish()?;
         let acls = login.as_ref().map(Login::acl).into_iter().collect();
-        let (paths, connect_timeout) = (Paths::new(&namespace)?, timeout.max(CONNECT));
-        Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, paths, acls })
+        let longest = longest_path(max_request).saturating_sub(chroot.len());
+        let (paths, connect_timeout) = (Paths::new(&namespace, longest)?, timeout.max(CONNECT));
+        Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, paths, max_request, acls })
+    }
+
+    /// Refuses capabilities that make a request too large. The server would break the connection
+    /// each time that it is sent.
+    pub(crate) fn must_fit(&self, path: &str, capabilities: &[u8]) -> Result<()> {
+        let acls = self.acls.iter().map(|acl| (acl.scheme(), acl.id()));
+        let anyone = self.acls.is_empty().then_some(("world", "anyone"));
+        let acls: usize = acls.chain(anyone).map(|(scheme, id)| 12 + scheme.len() + id.len()).sum();
+        let path = self.chroot.len() + path.len();
+        let (size, limit) = (FRAME + path + acls + capabilities.len(), self.max_request);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "zookeeper: the capabilities are too large: the request would have {size} bytes, and the \
+             servers take {limit} (their jute.maxbuffer, and the option jute_maxbuffer)"
+        )))
     }
 
     /// The servers and the chroot as the client wants them.
@@ -99,6 +136,11 @@ impl Config {
         let anyone = self.acls.is_empty();
         mode.with_acls(if anyone { Acls::anyone_all() } else { Acls::new(&self.acls) })
     }
+}
+
+/// How many bytes a path may have: any two of them fit into a request.
+fn longest_path(max_request: usize) -> usize {
+    LONGEST_PATH.min(max_request / 4)
 }
 
 fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, u16)>, String)> {
@@ -119,7 +161,7 @@ fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, 
         chroot.clear();
     }
     if !chroot.is_empty() {
-        Paths::new(&chroot[1..]).map_err(|error| {
+        Paths::new(&chroot[1..], LONGEST_PATH).map_err(|error| {
             Error::invalid("zookeeper: the chroot is not a path")
                 .with("chroot", &chroot)
                 .caused_by(error)
@@ -304,6 +346,8 @@ mod tests {
             "zookeeper://a?keyfile_password=x",
             "zookeeper://a?ca=/nowhere",
             "zookeeper://a?tiemout=1",
+            "zookeeper://a?jute_maxbuffer=1023",
+            "zookeeper://a?jute_maxbuffer=1m",
         ] {
             assert!(read(refused).is_err(), "{refused}");
         }

@@ -75,7 +75,7 @@ impl Link {
         }
     }
 
-    /// One request, sent again when its reply was lost: it must do no more when it is carried out
+    /// One request, sent once again when its reply was lost: it must do no more when it is carried out
     /// twice, or its sender must be able to tell.
     pub(crate) async fn call<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, Failure>
     where
@@ -86,7 +86,8 @@ impl Link {
         loop {
             match self.until(end, &request).await {
                 Ok(answer) => return Ok(answer),
-                Err(Cause::ConnectionLoss) if !end.has_passed() => again = true,
+                // A second time it may be the request itself that the server cannot bear.
+                Err(Cause::ConnectionLoss) if !again && !end.has_passed() => again = true,
                 Err(cause) => return Err(Failure { cause, again }),
             }
         }

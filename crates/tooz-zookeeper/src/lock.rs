@@ -10,7 +10,7 @@ use tooz_core::{
 use tracing::debug;
 use zookeeper_client::{CreateMode, Error as Cause};
 
-use crate::errors::{Failure, translate};
+use crate::errors::{Failure, broke_twice, translate};
 use crate::queue::{self, Queue, Standing};
 use crate::session::{Life, PAUSE};
 
@@ -118,6 +118,7 @@ impl Attempt {
                     return Ok((place, children));
                 }
                 Err(Cause::NoNode) => self.make_queue(life).await?,
+                Err(Cause::ConnectionLoss) if lost => return Err(broke_twice()),
                 Err(Cause::ConnectionLoss) => lost = true,
                 Err(cause) => return Err(translate(cause)),
             }

@@ -17,6 +17,10 @@ use crate::session::Life;
 const MARK: &str = "__lock__";
 const SHARED: &str = "-shared";
 
+/// Bytes that the longest name of a contender adds to the path of its queue.
+pub(crate) const CONTENDER: usize =
+    "/".len() + 32 + SHARED.len() + MARK.len() + "-2147483648".len();
+
 /// What an acquisition's node is called, up to the number.
 pub(crate) fn prefix(id: OperationId, mode: Mode) -> String {
     let shared = if mode == Mode::Shared { SHARED } else { "" };

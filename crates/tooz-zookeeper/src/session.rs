@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::errors::{Failure, foreign_session, settle, translate};
 use crate::link::Link;
 use crate::lock::{self, Attempt};
-use crate::paths::{self, Paths};
+use crate::paths::Paths;
 use crate::{connection, election, group};
 
 /// How often a session is renewed within its time to live. Each renewal tells what the server
@@ -43,7 +43,7 @@ pub(crate) struct Life {
 
 impl ZooKeeperSession {
     pub(crate) async fn open(config: Arc<Config>, member: MemberId) -> Result<Self> {
-        paths::check_member(&member)?;
+        config.paths.check_member(&member)?;
         let client = connection::open(&config).await?;
         let (id, ttl) = (client.session_id().0, client.session_timeout());
         if ttl > config.timeout * 2 {

@@ -369,6 +369,107 @@ async fn a_restarted_server_finds_everything_as_it_was() -> Result<()> {
     a.stop().await
 }
 
+/// The largest names and capabilities that are allowed work to the end, and one byte more is
+/// refused before the server sees it: it would break the connection, each time anew.
+#[tokio::test]
+async fn what_is_too_large_is_refused_before_it_is_sent() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let url = proxy.url("timeout=20");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let held = a.lock("held")?.acquire().await?;
+    let mut session = a.session_events();
+
+    // Limits as documented, less what stands around the name.
+    let name = |around: &str| "x".repeat(16_384 - around.len());
+    let lock = name("/tooz/locks//0123456789abcdef0123456789abcdef-shared__lock__-2147483648");
+    let group = name("/tooz//leader/0123456789abcdef0123456789abcdef-shared__lock__-2147483648");
+    let member = name("/tooz/g/");
+    let c = start(&url, &member).await?;
+    b.create_group(&group).await?;
+    b.join_group(&group, &()).await?;
+    let term = b.campaign(&group).await?;
+    assert_eq!(a.leader(&group).await?, Some("b".into()));
+    a.create_group("g").await?;
+    c.join_group("g", &()).await?;
+    let guard = c.lock(&lock)?.acquire().await?;
+    let next = {
+        let lock = b.lock(&lock)?;
+        tokio::spawn(async move { lock.acquire_shared().await })
+    };
+    while server.ask("dump").matches("xxx/").count() < 3 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    // What is watched is watched again.
+    proxy.set(Way::LosingAReply);
+    assert!(guard.verify().await?);
+    timeout(SOON, proxy.is(Way::Open)).await.expect("a reply was lost");
+    assert_eq!(guard.release().await?, Release::Released);
+    let next = timeout(SOON, next).await.expect("the next holds").unwrap()?;
+    assert_eq!(next.release().await?, Release::Released);
+    assert!(!c.lock(&lock)?.break_lock().await?);
+    term.stand_down().await?;
+    b.leave_group(&group).await?;
+    b.delete_group(&group).await?;
+    // The request has 47 bytes beside the path and the data, and these 5 in front.
+    let capabilities = |path: &str| "c".repeat(1_048_575 - 47 - path.len() - 5);
+    a.join_group("g", &capabilities("/tooz/g/a")).await?;
+    a.update_capabilities("g", &capabilities("/tooz/g/a")).await?;
+    assert_eq!(b.members_with_capabilities("g").await?.len(), 2);
+
+    let begin = Instant::now();
+    let larger = capabilities("/tooz/g/a") + "c";
+    let refused = [
+        (a.update_capabilities("g", &larger).await.unwrap_err(), "servers take 1048575"),
+        (b.join_group("g", &larger).await.unwrap_err(), "servers take 1048575"),
+        (b.lock(lock + "x")?.acquire().await.unwrap_err(), "16384 are allowed"),
+        (b.create_group(group + "x").await.unwrap_err(), "16384 are allowed"),
+        (b.remove_member("g", member + "x").await.unwrap_err(), "16384 are allowed"),
+    ];
+    for (error, limit) in refused {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains(limit), "{error}");
+    }
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    held.check()?;
+    while let Some(event) = session.try_next() {
+        let of_the_cut = matches!(event, SessionEvent::Suspended | SessionEvent::Resumed);
+        assert!(of_the_cut, "{event:?}");
+    }
+    for coordinator in [a, b, c] {
+        coordinator.stop().await?;
+    }
+    Ok(())
+}
+
+/// A request that the server cannot bear is given up, and takes nothing with it; with the option
+/// it is not even sent.
+#[tokio::test]
+async fn what_breaks_the_connection_twice_is_given_up() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start_with(|_| String::new(), &["-Djute.maxbuffer=20000".to_owned()]);
+    let a = start(&server.url("timeout=20"), "a").await?;
+    a.join_group_create("g", &()).await?;
+    let held = a.lock("held")?.acquire().await?;
+    let large = "c".repeat(100_000);
+    let error = timeout(SOON, a.update_capabilities("g", &large)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+    assert!(error.to_string().contains("jute.maxbuffer"), "{error}");
+    assert!(timeout(SOON, held.verify()).await.unwrap()?, "all else goes on");
+    held.release().await?;
+    let b = start(&server.url("timeout=20&jute_maxbuffer=20000"), "b").await?;
+    b.join_group("g", &"c".repeat(19_900)).await?;
+    for error in [
+        b.update_capabilities("g", &"c".repeat(20_000)).await.unwrap_err(),
+        b.lock("x".repeat(5_000))?.acquire().await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    a.stop().await?;
+    b.stop().await
+}
+
 /// After 2^31 contenders the server's numbers tell nothing any more. Locks, shared locks and terms
 /// have one order all the same, and tokens go on rising.
 #[tokio::test]
