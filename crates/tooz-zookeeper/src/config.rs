@@ -24,7 +24,10 @@ const MAX_REQUEST: usize = 0xf_ffff;
 /// The least that leaves room for names.
 const MIN_REQUEST: usize = 1_024;
 
-/// No name needs more bytes, and what is watched must not fill a connection: see `link.rs`.
+/// Well below the 128 KiB of `pool.rs`.
+const WATCHED: usize = 96 * 1_024;
+
+/// No name needs more bytes, and several fit into what one connection watches.
 const LONGEST_PATH: usize = 16 * 1_024;
 
 /// What one request that creates a node has beside the path, the data and the rights, in bytes.
@@ -104,6 +107,11 @@ impl Config {
         Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, paths, max_request, acls })
     }
 
+    /// How many bytes of paths one connection watches.
+    pub(crate) fn watch_room(&self) -> usize {
+        WATCHED.min(self.max_request / 2)
+    }
+
     /// Refuses capabilities that make a request too large. The server would break the connection
     /// each time that it is sent.
     pub(crate) fn must_fit(&self, path: &str, capabilities: &[u8]) -> Result<()> {
@@ -138,7 +146,7 @@ impl Config {
     }
 }
 
-/// How many bytes a path may have: any two of them fit into a request.
+/// How many bytes a path may have: a few of them fit into a request.
 fn longest_path(max_request: usize) -> usize {
     LONGEST_PATH.min(max_request / 4)
 }

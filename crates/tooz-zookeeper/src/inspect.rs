@@ -58,15 +58,18 @@ impl Inspector {
             ended += 1;
             // The session's owner may come between and take it back.
             while self.client.check_stat(&node.path).await.map_err(translate)?.is_some() {
-                self.end(node.owner).await?;
+                self.end_session(node.owner).await?;
                 self.client.sync(&node.path).await.map_err(translate)?;
             }
         }
         Ok(ended)
     }
 
-    /// Takes over a session by its number and its password, and closes it.
-    async fn end(&self, session: i64) -> Result<()> {
+    /// Ends a session by its number, which is all that it takes: its password follows from it.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn end_session(&self, session: i64) -> Result<()> {
         let talk = async {
             let (host, port) = &self.config.servers[0];
             let mut stream = TcpStream::connect((host.as_str(), *port)).await?;

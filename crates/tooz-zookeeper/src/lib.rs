@@ -16,6 +16,7 @@ pub mod inspect;
 mod link;
 mod lock;
 mod paths;
+mod pool;
 mod queue;
 mod session;
 mod watch;

@@ -73,17 +73,12 @@ impl Attempt {
                 life.watch_over(format!("{}/{}", self.queue, place.name), place.lease.clone());
                 place.watched = true;
             }
-            let before = &*before;
-            let watched =
-                life.link.call(|client| async move { client.get_and_watch_data(before).await });
-            match watched.await {
-                Ok(answer) => tokio::select! {
-                    _ = answer.2.changed() => {}
+            // If it is gone meanwhile, there is nothing to wait for.
+            if let Some((_, _, watch)) = life.watch_data(&[before]).await?.pop().flatten() {
+                tokio::select! {
+                    _ = watch.changed() => {}
                     () = self.waiting.over() => return self.leave(life, &place).await,
-                },
-                // Gone meanwhile.
-                Err(Failure { cause: Cause::NoNode, .. }) => {}
-                Err(failure) => return Err(failure.into()),
+                }
             }
             children = list(life, &self.queue).await?;
         }

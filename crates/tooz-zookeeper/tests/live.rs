@@ -9,6 +9,7 @@
 
 mod server;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -366,6 +367,110 @@ async fn a_restarted_server_finds_everything_as_it_was() -> Result<()> {
     let event = timeout(SOON, events.next()).await.unwrap();
     assert!(matches!(event, Some(GroupEvent::Updated(_))), "{event:?}");
     assert_eq!(guard.release().await?, Release::Released);
+    a.stop().await
+}
+
+/// What is watched is set again after each reconnection, in one request of the client for each
+/// connection. All that one session holds and waits for together is several times larger.
+#[tokio::test]
+async fn any_number_of_watched_nodes_survives_a_reconnection() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let (a, b) =
+        (start(&proxy.url("timeout=30"), "a").await?, start(&server.url("timeout=30"), "b").await?);
+    // 40 of 16 KB: 640 KB of paths.
+    let name = |n: usize| format!("{n:02}{}", "x".repeat(16_000));
+    let mut held = Vec::new();
+    for n in 0..40 {
+        held.push(a.lock(name(n))?.acquire().await?);
+    }
+    let mut waiting = Vec::new();
+    for n in 40..44 {
+        let theirs = b.lock(name(n))?.acquire().await?;
+        let lock = a.lock(name(n))?;
+        waiting.push((theirs, tokio::spawn(async move { lock.acquire().await })));
+    }
+    let watched = async {
+        while number(&server, "zk_watch_count") < 40 + 4 + 4 + 4 + 2 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, watched).await.expect("all is watched");
+    let mut session = a.session_events();
+    proxy.set(Way::LosingAReply);
+    assert!(timeout(SOON, held[0].verify()).await.expect("connected again")?);
+    timeout(SOON, proxy.is(Way::Open)).await.expect("a reply was lost");
+    // The sessions that only watch may end, too.
+    let dump = server.ask("dump");
+    let sessions = dump.split("0x").skip(1);
+    let sessions = sessions.map(|id| id.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap());
+    let spares: BTreeSet<_> = sessions.filter(|id| !dump.contains(&format!("{id}:"))).collect();
+    assert!(spares.len() > 5, "{dump}");
+    let inspector = Inspector::connect(&server.url("timeout=30")).await?;
+    for id in spares {
+        inspector.end_session(i64::from_str_radix(id, 16).unwrap()).await?;
+    }
+    // What happens to all that is told, over whatever connection.
+    for n in [0, 20, 39] {
+        assert!(b.lock(name(n))?.break_lock().await?);
+        assert_eq!(timeout(SOON, held[n].lost()).await.expect("told"), Loss::Taken);
+    }
+    for (theirs, ours) in waiting {
+        assert_eq!(theirs.release().await?, Release::Released);
+        let ours = timeout(SOON, ours).await.expect("woken").unwrap()?;
+        assert_eq!(ours.release().await?, Release::Released);
+    }
+    for (n, guard) in held.into_iter().enumerate() {
+        let expected = if [0, 20, 39].contains(&n) { Release::WasLost } else { Release::Released };
+        assert_eq!(guard.release().await?, expected, "{n}");
+    }
+    while let Some(event) = session.try_next() {
+        let of_the_cut = matches!(event, SessionEvent::Suspended | SessionEvent::Resumed);
+        assert!(of_the_cut, "{event:?}");
+    }
+    a.stop().await?;
+    b.stop().await?;
+    drop(inspector);
+    let ended = async {
+        while number(&server, "zk_global_sessions") > 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, ended).await.expect("every session is ended");
+    Ok(())
+}
+
+/// The members of one group, on more than one connection.
+#[tokio::test]
+async fn any_number_of_members_is_watched() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let url = server.url("timeout=30");
+    let a = start(&proxy.url("timeout=30"), "a").await?;
+    a.create_group("g").await?;
+    let mut members = Vec::new();
+    for n in 0..12 {
+        let member = start(&url, &format!("{n:02}{}", "x".repeat(16_000))).await?;
+        member.join_group("g", &n).await?;
+        members.push(member);
+    }
+    let mut events = a.watch_group("g").await?;
+    let first = timeout(SOON, events.next()).await.expect("a snapshot");
+    assert!(matches!(&first, Some(GroupEvent::Snapshot(all)) if all.len() == 12));
+    proxy.set(Way::LosingAReply);
+    assert_eq!(timeout(SOON, a.members("g")).await.expect("connected again")?.len(), 12);
+    for (n, member) in members.iter().enumerate() {
+        member.update_capabilities("g", &(100 + n)).await?;
+        let event = timeout(SOON, events.next()).await.expect("an event");
+        let Some(GroupEvent::Updated(updated)) = event else { panic!("an update") };
+        assert_eq!(updated.id, *member.member_id());
+        assert_eq!(updated.capabilities.decode::<usize>()?, 100 + n);
+    }
+    for member in members {
+        member.stop().await?;
+    }
     a.stop().await
 }
 
