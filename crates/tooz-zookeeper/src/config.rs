@@ -1,4 +1,3 @@
-use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -8,6 +7,7 @@ use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
 use zookeeper_client::{Acl, Acls, AuthId, CreateMode, CreateOptions, Permission};
 
 use crate::paths::Paths;
+use crate::tls::Tls;
 
 const PORT: u16 = 2181;
 
@@ -65,15 +65,6 @@ pub(crate) enum Login {
         user: String,
         password: Secret,
     },
-}
-
-/// Certificates in PEM form.
-#[derive(Clone, Default)]
-pub(crate) struct Tls {
-    /// Trusted instead of those of the system.
-    authorities: Option<String>,
-    /// Our own certificate and its key.
-    identity: Option<(String, String)>,
 }
 
 impl Config {
@@ -211,82 +202,6 @@ impl Login {
             Self::Sasl { user, .. } => AuthId::new("sasl", user),
         };
         Acl::new(Permission::ALL, id)
-    }
-}
-
-impl Tls {
-    fn read(options: &mut Options) -> Result<Option<Self>> {
-        let mut file = |name| match options.text(name) {
-            None => Ok(None),
-            Some(path) => std::fs::read_to_string(&path).map(Some).map_err(|e| {
-                Error::invalid("zookeeper: a certificate or key cannot be read")
-                    .with("option", name)
-                    .with("path", path)
-                    .caused_by(e)
-            }),
-        };
-        let (certificate, key) = (file("certfile")?, file("keyfile")?);
-        let authorities = file("ca")?;
-        let identity = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            // As the original's client has it: one file for both.
-            (Some(both), None) => Some((both.clone(), both)),
-            (None, Some(_)) => return Err(Error::invalid("zookeeper: keyfile needs certfile")),
-            (None, None) => None,
-        };
-        if options.secret("keyfile_password").is_some() {
-            return Err(Error::not_implemented("a key that is encrypted (keyfile_password)"));
-        }
-        if !options.flag("verify_certs", true)? {
-            return Err(Error::not_implemented(
-                "TLS without a look at the server's certificate (verify_certs=no; name its \
-                 authority with ca instead)",
-            ));
-        }
-        match options.flag("use_ssl", false)? {
-            false => Ok(None),
-            true if cfg!(feature = "tls") => Ok(Some(Self { authorities, identity })),
-            true => Err(Error::not_implemented("TLS (the feature tls of tooz-zookeeper)")),
-        }
-    }
-
-    /// The same for the client.
-    #[cfg(feature = "tls")]
-    pub(crate) fn options(&self) -> Result<zookeeper_client::TlsOptions> {
-        let unusable = |error| {
-            Error::invalid("zookeeper: a certificate or key is not in PEM form, or none is there")
-                .caused_by(error)
-        };
-        let authorities = match &self.authorities {
-            Some(pem) => pem.clone(),
-            None => system_authorities(),
-        };
-        let mut options = zookeeper_client::TlsOptions::new();
-        options = options.with_pem_ca(&authorities).map_err(unusable)?;
-        if let Some((certificate, key)) = &self.identity {
-            options = options.with_pem_identity(certificate, key).map_err(unusable)?;
-        }
-        Ok(options)
-    }
-}
-
-/// The client reads PEM alone, and has no authorities by itself.
-#[cfg(feature = "tls")]
-fn system_authorities() -> String {
-    let certificates = rustls_native_certs::load_native_certs().certs;
-    let pem = |der: &[u8]| {
-        let body = STANDARD.encode(der);
-        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
-    };
-    certificates.iter().map(|certificate| pem(certificate)).collect()
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("authorities", &self.authorities.is_some())
-            .field("identity", &self.identity.is_some())
-            .finish()
     }
 }
 

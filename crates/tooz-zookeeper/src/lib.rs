@@ -19,6 +19,7 @@ mod paths;
 mod pool;
 mod queue;
 mod session;
+mod tls;
 mod watch;
 
 use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};
