@@ -14,9 +14,9 @@ const PORT: u16 = 2181;
 /// The server's own limits are narrower; this keeps the arithmetic with it sensible.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
 
-/// The least time for a connection: a TLS handshake must fit, also with a server that has just
-/// started.
-const CONNECT: Duration = Duration::from_secs(5);
+/// The least and the most time for a connection. A TLS handshake must fit, also with a server that
+/// has just started; and why there is none must be known before who waits for it gives up.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 
 /// The server's own default for what it takes in one request, in bytes.
 const MAX_REQUEST: usize = 0xf_ffff;
@@ -94,7 +94,8 @@ impl Config {
         options.finish()?;
         let acls = login.as_ref().map(Login::acl).into_iter().collect();
         let longest = longest_path(max_request).saturating_sub(chroot.len());
-        let (paths, connect_timeout) = (Paths::new(&namespace, longest)?, timeout.max(CONNECT));
+        let (paths, connect_timeout) =
+            (Paths::new(&namespace, longest)?, timeout.clamp(CONNECT.0, CONNECT.1));
         Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, paths, max_request, acls })
     }
 

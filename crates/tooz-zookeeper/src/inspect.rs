@@ -89,7 +89,8 @@ impl Inspector {
             }
             // The server closes the connection when it is done, unless the session was taken back.
             let mut rest = Vec::new();
-            let goodbye = stream.read_to_end(&mut rest);
+            let mut answers = stream.take(4_096);
+            let goodbye = answers.read_to_end(&mut rest);
             drop(tokio::time::timeout(Duration::from_millis(500), goodbye).await);
             Ok(())
         };

@@ -41,7 +41,8 @@ async fn refusals_are_clear_and_soon() -> Result<()> {
     let address = format!("127.0.0.1:{}", server.port);
     let owner = start(&format!("zookeeper://me:right@{address}?timeout=3"), "a").await?;
     owner.create_group("g").await?;
-    let refused = format!("zookeeper://127.0.0.1:{}?timeout=3", free_port());
+    let refused_at = format!("127.0.0.1:{}", free_port());
+    let refused = format!("zookeeper://{refused_at}?timeout=3");
     for (url, kind, part) in [
         (
             format!("zookeeper://me:wrong@{address}?timeout=3"),
@@ -54,7 +55,14 @@ async fn refusals_are_clear_and_soon() -> Result<()> {
             ErrorKind::Connection,
             "the host is unknown (server=no-such-host.invalid:2181)",
         ),
-        (refused, ErrorKind::Connection, "the connection was refused"),
+        (refused, ErrorKind::Connection, &*format!("refused (server={refused_at})")),
+        // At the defaults, too.
+        (format!("zookeeper://{refused_at}"), ErrorKind::Connection, "the connection was refused"),
+        (
+            "zookeeper://no-such-host.invalid".to_owned(),
+            ErrorKind::Connection,
+            "the host is unknown (server=no-such-host.invalid:2181)",
+        ),
         (
             format!("zookeeper://{address}/no/such/root?timeout=3"),
             ErrorKind::InvalidInput,
@@ -82,6 +90,15 @@ async fn a_silent_server_is_given_up_in_time() -> Result<()> {
     let error = build(&url, "a")?.start().await.unwrap_err();
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(error.to_string().contains("opens no session"), "{error}");
+    // A long time to live is no reason to wait as long, nor to forget which server it was.
+    let begin = Instant::now();
+    let url = format!("zookeeper://127.0.0.1:{port}?timeout=300");
+    let error = build(&url, "a")?.start().await.unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    let server = format!(
+        "opens no session: it has no quorum, or one side uses TLS and the other does not (server=127.0.0.1:{port})"
+    );
+    assert!(error.to_string().contains(&server), "{error}");
     Ok(())
 }
 
@@ -278,6 +295,48 @@ async fn who_is_cut_off_knows_before_the_next_one_holds() -> Result<()> {
     assert!(next.verify().await?);
     a.stop().await?;
     b.stop().await
+}
+
+/// The connection is dead, and nobody says so: a new one is made while the session still lives,
+/// whatever its time to live and whenever it happens.
+#[tokio::test]
+async fn a_dead_connection_loses_nothing() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let mut all = JoinSet::new();
+    for (ttl, rounds) in [(2_u32, 3), (5, 2), (10, 1)] {
+        let (proxy, direct) = (Proxy::to(server.port).await, server.url("timeout=20"));
+        all.spawn(async move {
+            let a = start(&proxy.url(&format!("timeout={ttl}")), &format!("a{ttl}")).await?;
+            let b = start(&direct, &format!("b{ttl}")).await?;
+            let (group, lock) = (format!("g{ttl}"), format!("l{ttl}"));
+            a.join_group_create(&group, &()).await?;
+            let (guard, term) = (a.lock(&lock)?.acquire().await?, a.campaign(&group).await?);
+            let mut session = a.session_events();
+            for round in 0..rounds {
+                // At another point between two heartbeats.
+                sleep(Duration::from_millis(u64::from(ttl) * 90 * round)).await;
+                let begin = Instant::now();
+                proxy.silence();
+                let verified = timeout(SOON, guard.verify()).await.expect("an answer")?;
+                let over = begin.elapsed();
+                eprintln!("{ttl} s, round {round}: served again after {over:?}");
+                assert!(verified && over < Duration::from_secs(ttl.into()), "{over:?}");
+                guard.check()?;
+                term.check()?;
+                let event = timeout(SOON, session.next()).await.expect("an event");
+                assert_eq!(event, Some(SessionEvent::Suspended));
+                let event = timeout(SOON, session.next()).await.expect("an event");
+                assert_eq!(event, Some(SessionEvent::Resumed));
+            }
+            assert_eq!(b.members(&group).await?.len(), 1);
+            assert!(b.lock(&lock)?.try_acquire().await?.is_none());
+            assert_eq!(guard.release().await?, Release::Released);
+            a.stop().await?;
+            b.stop().await
+        });
+    }
+    all.join_all().await.into_iter().collect()
 }
 
 #[tokio::test]
