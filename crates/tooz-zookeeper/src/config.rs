@@ -1,4 +1,3 @@
-use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -8,15 +7,31 @@ use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
 use zookeeper_client::{Acl, Acls, AuthId, CreateMode, CreateOptions, Permission};
 
 use crate::paths::Paths;
+use crate::tls::Tls;
 
 const PORT: u16 = 2181;
 
 /// The server's own limits are narrower; this keeps the arithmetic with it sensible.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
 
-/// The least time for a connection: a TLS handshake must fit, also with a server that has just
-/// started.
-const CONNECT: Duration = Duration::from_secs(5);
+/// The least and the most time for a connection. A TLS handshake must fit, also with a server that
+/// has just started; and why there is none must be known before who waits for it gives up.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+
+/// The server's own default for what it takes in one request, in bytes.
+const MAX_REQUEST: usize = 0xf_ffff;
+
+/// The least that leaves room for names.
+const MIN_REQUEST: usize = 1_024;
+
+/// Well below the 128 KiB of `pool.rs`.
+const WATCHED: usize = 96 * 1_024;
+
+/// No name needs more bytes, and several fit into what one connection watches.
+const LONGEST_PATH: usize = 16 * 1_024;
+
+/// What one request that creates a node has beside the path, the data and the rights, in bytes.
+const FRAME: usize = 24;
 
 /// What the URL says.
 #[derive(Clone, Debug)]
@@ -32,6 +47,8 @@ pub(crate) struct Config {
     /// The time that it may take to open one.
     pub(crate) connect_timeout: Duration,
     pub(crate) paths: Paths,
+    /// The largest request that the servers take, in bytes.
+    max_request: usize,
     /// Who may use the nodes that we make; empty for everybody.
     acls: Vec<Acl>,
 }
@@ -50,15 +67,6 @@ pub(crate) enum Login {
     },
 }
 
-/// Certificates in PEM form.
-#[derive(Clone, Default)]
-pub(crate) struct Tls {
-    /// Trusted instead of those of the system.
-    authorities: Option<String>,
-    /// Our own certificate and its key.
-    identity: Option<(String, String)>,
-}
-
 impl Config {
     pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
         let timeout = options.seconds("timeout", Duration::from_secs(10))?;
@@ -69,6 +77,11 @@ impl Config {
         let login = Login::read(url, &mut options)?;
         let tls = Tls::read(&mut options)?;
         let namespace = options.text("namespace").unwrap_or_else(|| "tooz".to_owned());
+        let max_request =
+            options.parse("jute_maxbuffer", "a whole number of bytes")?.unwrap_or(MAX_REQUEST);
+        if max_request < MIN_REQUEST {
+            return Err(Error::invalid("zookeeper: jute_maxbuffer is 1024 or more bytes"));
+        }
         // The client always tries the servers in a random order.
         options.flag("randomize_hosts", true)?;
         if let Some(handler) = options.text("handler")
@@ -80,8 +93,32 @@ impl Config {
         options.ignore(&["connection_retry", "command_retry"]);
         options.finish()?;
         let acls = login.as_ref().map(Login::acl).into_iter().collect();
-        let (paths, connect_timeout) = (Paths::new(&namespace)?, timeout.max(CONNECT));
-        Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, paths, acls })
+        let longest = longest_path(max_request).saturating_sub(chroot.len());
+        let (paths, connect_timeout) =
+            (Paths::new(&namespace, longest)?, timeout.clamp(CONNECT.0, CONNECT.1));
+        Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, paths, max_request, acls })
+    }
+
+    /// How many bytes of paths one connection watches.
+    pub(crate) fn watch_room(&self) -> usize {
+        WATCHED.min(self.max_request / 2)
+    }
+
+    /// Refuses capabilities that make a request too large. The server would break the connection
+    /// each time that it is sent.
+    pub(crate) fn must_fit(&self, path: &str, capabilities: &[u8]) -> Result<()> {
+        let acls = self.acls.iter().map(|acl| (acl.scheme(), acl.id()));
+        let anyone = self.acls.is_empty().then_some(("world", "anyone"));
+        let acls: usize = acls.chain(anyone).map(|(scheme, id)| 12 + scheme.len() + id.len()).sum();
+        let path = self.chroot.len() + path.len();
+        let (size, limit) = (FRAME + path + acls + capabilities.len(), self.max_request);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "zookeeper: the capabilities are too large: the request would have {size} bytes, and the \
+             servers take {limit} (their jute.maxbuffer, and the option jute_maxbuffer)"
+        )))
     }
 
     /// The servers and the chroot as the client wants them.
@@ -99,6 +136,11 @@ impl Config {
         let anyone = self.acls.is_empty();
         mode.with_acls(if anyone { Acls::anyone_all() } else { Acls::new(&self.acls) })
     }
+}
+
+/// How many bytes a path may have: a few of them fit into a request.
+fn longest_path(max_request: usize) -> usize {
+    LONGEST_PATH.min(max_request / 4)
 }
 
 fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, u16)>, String)> {
@@ -119,7 +161,7 @@ fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, 
         chroot.clear();
     }
     if !chroot.is_empty() {
-        Paths::new(&chroot[1..]).map_err(|error| {
+        Paths::new(&chroot[1..], LONGEST_PATH).map_err(|error| {
             Error::invalid("zookeeper: the chroot is not a path")
                 .with("chroot", &chroot)
                 .caused_by(error)
@@ -161,82 +203,6 @@ impl Login {
             Self::Sasl { user, .. } => AuthId::new("sasl", user),
         };
         Acl::new(Permission::ALL, id)
-    }
-}
-
-impl Tls {
-    fn read(options: &mut Options) -> Result<Option<Self>> {
-        let mut file = |name| match options.text(name) {
-            None => Ok(None),
-            Some(path) => std::fs::read_to_string(&path).map(Some).map_err(|e| {
-                Error::invalid("zookeeper: a certificate or key cannot be read")
-                    .with("option", name)
-                    .with("path", path)
-                    .caused_by(e)
-            }),
-        };
-        let (certificate, key) = (file("certfile")?, file("keyfile")?);
-        let authorities = file("ca")?;
-        let identity = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            // As the original's client has it: one file for both.
-            (Some(both), None) => Some((both.clone(), both)),
-            (None, Some(_)) => return Err(Error::invalid("zookeeper: keyfile needs certfile")),
-            (None, None) => None,
-        };
-        if options.secret("keyfile_password").is_some() {
-            return Err(Error::not_implemented("a key that is encrypted (keyfile_password)"));
-        }
-        if !options.flag("verify_certs", true)? {
-            return Err(Error::not_implemented(
-                "TLS without a look at the server's certificate (verify_certs=no; name its \
-                 authority with ca instead)",
-            ));
-        }
-        match options.flag("use_ssl", false)? {
-            false => Ok(None),
-            true if cfg!(feature = "tls") => Ok(Some(Self { authorities, identity })),
-            true => Err(Error::not_implemented("TLS (the feature tls of tooz-zookeeper)")),
-        }
-    }
-
-    /// The same for the client.
-    #[cfg(feature = "tls")]
-    pub(crate) fn options(&self) -> Result<zookeeper_client::TlsOptions> {
-        let unusable = |error| {
-            Error::invalid("zookeeper: a certificate or key is not in PEM form, or none is there")
-                .caused_by(error)
-        };
-        let authorities = match &self.authorities {
-            Some(pem) => pem.clone(),
-            None => system_authorities(),
-        };
-        let mut options = zookeeper_client::TlsOptions::new();
-        options = options.with_pem_ca(&authorities).map_err(unusable)?;
-        if let Some((certificate, key)) = &self.identity {
-            options = options.with_pem_identity(certificate, key).map_err(unusable)?;
-        }
-        Ok(options)
-    }
-}
-
-/// The client reads PEM alone, and has no authorities by itself.
-#[cfg(feature = "tls")]
-fn system_authorities() -> String {
-    let certificates = rustls_native_certs::load_native_certs().certs;
-    let pem = |der: &[u8]| {
-        let body = STANDARD.encode(der);
-        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
-    };
-    certificates.iter().map(|certificate| pem(certificate)).collect()
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("authorities", &self.authorities.is_some())
-            .field("identity", &self.identity.is_some())
-            .finish()
     }
 }
 
@@ -304,6 +270,8 @@ mod tests {
             "zookeeper://a?keyfile_password=x",
             "zookeeper://a?ca=/nowhere",
             "zookeeper://a?tiemout=1",
+            "zookeeper://a?jute_maxbuffer=1023",
+            "zookeeper://a?jute_maxbuffer=1m",
         ] {
             assert!(read(refused).is_err(), "{refused}");
         }

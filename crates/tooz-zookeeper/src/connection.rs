@@ -85,12 +85,12 @@ async fn diagnose(config: &Config) -> (Error, bool) {
     let mut unreachable = None;
     for (host, port) in &config.servers {
         let at = |error: Error| error.with("server", format!("{host}:{port}"));
-        match timeout(patience, look_at(host, *port)).await {
+        match timeout(patience, look_at(config, host, *port)).await {
             Ok(Ok(())) => {
                 let error = Error::new(
                     ErrorKind::Connection,
                     "the server takes connections but opens no session: it has no quorum, or one \
-                     side uses TLS and the other does not, or the certificates do not match",
+                     side uses TLS and the other does not",
                 );
                 return (at(error), true);
             }
@@ -106,17 +106,25 @@ async fn diagnose(config: &Config) -> (Error, bool) {
     (unreachable.unwrap_or_else(|| translate(Cause::NoHosts)), false)
 }
 
-/// Whether a connection can be made at all.
-async fn look_at(host: &str, port: u16) -> Result<()> {
+/// Whether a connection can be made at all, and TLS if it is wanted.
+async fn look_at(config: &Config, host: &str, port: u16) -> Result<()> {
     let connection = |message| Error::new(ErrorKind::Connection, message);
     let found = lookup_host((host, port)).await;
     let found: Vec<_> =
         found.map_err(|e| connection("the host is unknown").caused_by(e))?.collect();
-    match TcpStream::connect(&found[..]).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == Io::ConnectionRefused => {
-            Err(connection("the connection was refused").caused_by(error))
-        }
-        Err(error) => Err(connection("no connection can be made").caused_by(error)),
+    let stream = TcpStream::connect(&found[..]).await.map_err(|error| {
+        let refused = error.kind() == Io::ConnectionRefused;
+        let message =
+            if refused { "the connection was refused" } else { "no connection can be made" };
+        connection(message).caused_by(error)
+    })?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls
+        && let Some(error) = tls.diagnose(host, stream).await
+    {
+        return Err(error);
     }
+    #[cfg(not(feature = "tls"))]
+    drop((config, stream));
+    Ok(())
 }

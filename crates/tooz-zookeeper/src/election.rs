@@ -1,10 +1,11 @@
 //! Who leads: the first in the queue below the group, whose node says its name.
 
 use tooz_core::{Error, ErrorKind, GroupId, LeaderFeed, MemberId, Outcome, Result};
-use zookeeper_client::{Error as Cause, EventType, OneshotWatcher};
+use zookeeper_client::Error as Cause;
 
 use crate::errors::Failure;
-use crate::queue;
+use crate::pool::Watch;
+use crate::queue::{self, Queue};
 use crate::session::Life;
 
 pub(crate) async fn leader(life: &Life, group: &GroupId) -> Result<Option<MemberId>> {
@@ -23,7 +24,8 @@ pub(crate) async fn leader(life: &Life, group: &GroupId) -> Result<Option<Member
             (_, Err(Cause::NoNode)) => return Ok(None),
             (_, children) => children.map_err(|cause| Failure { cause, again: false })?,
         };
-        let Some(first) = queue::holders(&children).first().copied() else { return Ok(None) };
+        let queue = Queue::of(life, leader_node, children).await?;
+        let Some(first) = queue.holders().next() else { return Ok(None) };
         let first = &*format!("{leader_node}/{first}");
         match life.link.call(|client| async move { client.get_data(first).await }).await {
             Ok(answer) => return Ok(Some(MemberId::from(answer.0))),
@@ -38,17 +40,17 @@ pub(crate) async fn leader(life: &Life, group: &GroupId) -> Result<Option<Member
 pub(crate) async fn watch(life: &Life, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
     let leader_node = life.paths().leader(group)?;
     loop {
-        let (leader, watcher) = look(life, &leader_node).await?;
+        let (leader, watch) = look(life, &leader_node).await?;
         feed.leader(leader);
-        if watcher.changed().await.event_type == EventType::Session {
+        if watch.changed().await {
             return Err(Error::new(ErrorKind::SessionLost, "the session is over")
                 .outcome_is(Outcome::NotApplied));
         }
     }
 }
 
-/// Who leads, and what changes when that changes.
-async fn look(life: &Life, node: &str) -> Result<(Option<MemberId>, OneshotWatcher), Error> {
+/// Who leads, and what changes when that changes. What is gone meanwhile is looked for again.
+async fn look(life: &Life, node: &str) -> Result<(Option<MemberId>, Watch)> {
     loop {
         let children = life.link.call(|client| async move {
             let (synced, children) = (client.sync(node), client.list_children(node));
@@ -58,47 +60,29 @@ async fn look(life: &Life, node: &str) -> Result<(Option<MemberId>, OneshotWatch
         let children = match children.await {
             Ok(answer) => answer,
             Err(Failure { cause: Cause::NoNode, .. }) => {
-                let exists =
-                    life.link.call(|client| async move { client.check_and_watch_stat(node).await });
+                let exists = life
+                    .watch(node, |client| async move { client.check_and_watch_stat(node).await });
                 match exists.await? {
-                    (None, watcher) => return Ok((None, watcher)),
-                    (Some(_), _) => continue,
+                    Some((None, watch)) => return Ok((None, watch)),
+                    _ => continue,
                 }
             }
             Err(failure) => return Err(failure.into()),
         };
-        let gone = match queue::holders(&children).first() {
-            Some(first) => {
-                let first = &*format!("{node}/{first}");
-                let data =
-                    life.link.call(|client| async move { client.get_and_watch_data(first).await });
-                match data.await {
-                    Ok(answer) => {
-                        let (data, _, watcher) = answer;
-                        return Ok((Some(MemberId::from(data)), watcher));
-                    }
-                    Err(failure) => failure,
-                }
+        let queue = Queue::of(life, node, children).await?;
+        if let Some(first) = queue.holders().next() {
+            let first = [format!("{node}/{first}")];
+            if let Some((data, _, watch)) = life.watch_data(&first).await?.pop().flatten() {
+                return Ok((Some(MemberId::from(data)), watch));
             }
-            None => {
-                let children = life
-                    .link
-                    .call(|client| async move { client.list_and_watch_children(node).await });
-                match children.await {
-                    Ok(answer) => {
-                        let (children, watcher) = answer;
-                        if queue::holders(&children).is_empty() {
-                            return Ok((None, watcher));
-                        }
-                        continue;
-                    }
-                    Err(failure) => failure,
-                }
-            }
-        };
-        // What is gone meanwhile is looked for again.
-        if gone.cause != Cause::NoNode {
-            return Err(gone.into());
+            continue;
+        }
+        let children =
+            life.watch(node, |client| async move { client.list_and_watch_children(node).await });
+        if let Some((children, watch)) = children.await?
+            && !children.iter().any(|child| queue::is_contender(child))
+        {
+            return Ok((None, watch));
         }
     }
 }

@@ -13,6 +13,9 @@ pub(crate) struct Failure {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
+        if failure.again && failure.cause == Cause::ConnectionLoss {
+            return broke_twice();
+        }
         let error = translate(failure.cause);
         if failure.again { error.outcome_is(Outcome::Unknown) } else { error }
     }
@@ -27,6 +30,13 @@ pub(crate) fn settle(cause: Cause) -> Cause {
         }
         cause => cause,
     }
+}
+
+/// For a request during which the connection broke, and again when it was repeated.
+pub(crate) fn broke_twice() -> Error {
+    let message = "the connection broke twice during this request; a request above the server's \
+                   jute.maxbuffer does that: the option jute_maxbuffer must not be above it";
+    Error::new(ErrorKind::Connection, message).outcome_is(Outcome::Unknown)
 }
 
 pub(crate) fn translate(cause: Cause) -> Error {

@@ -9,7 +9,7 @@ use tooz_core::{
 };
 use zookeeper_client::{CreateMode, Error as Cause, MultiWriteError, Stat};
 
-use crate::errors::Failure;
+use crate::errors::{Failure, broke_twice, translate};
 use crate::paths;
 use crate::session::Life;
 
@@ -122,6 +122,7 @@ pub(crate) async fn join(life: &Arc<Life>, request: JoinRequest) -> Result<Lease
     let JoinRequest { group, capabilities, again: rejoin, .. } = request;
     let path = life.paths().member(&group, &life.member)?;
     let (node, data) = (&*path, capabilities.as_msgpack());
+    life.config.must_fit(node, data)?;
     let options = &life.config.node(CreateMode::Ephemeral);
     loop {
         let made =
@@ -185,12 +186,40 @@ pub(crate) async fn update(
     if life.membership(group).is_none() {
         return Err(not_joined(life, group, &life.member).await);
     }
+    life.config.must_fit(node, data)?;
     match life.link.call(|client| async move { client.set_data(node, data, None).await }).await {
         Ok(_) => Ok(()),
         Err(Failure { cause: Cause::NoNode, .. }) => {
             Err(not_joined(life, group, &life.member).await)
         }
         Err(failure) => Err(failure.into()),
+    }
+}
+
+/// Deletes a member's node, whoever made it. The member's own watch on it tells the member.
+pub(crate) async fn remove(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    let node = &*life.paths().member(group, member)?;
+    let (mut found, mut lost) = (None, false);
+    loop {
+        let stat = life.link.call(|client| async move {
+            let (synced, stat) = (client.sync(node), client.check_stat(node));
+            synced.await?;
+            stat.await
+        });
+        let now = stat.await?.map(|stat| stat.czxid);
+        match (found, now) {
+            (None, None) => return Err(not_joined(life, group, member).await),
+            // It is gone, or has joined again: the request whose reply was lost was carried out.
+            (Some(_), now) if now != found => return Ok(()),
+            _ => found = now,
+        }
+        match life.link.once(|client| async move { client.delete(node, None).await }).await {
+            Ok(_) => return Ok(()),
+            Err(Cause::ConnectionLoss) if lost => return Err(broke_twice()),
+            Err(Cause::ConnectionLoss) => lost = true,
+            Err(Cause::NoNode) => return Err(not_joined(life, group, member).await),
+            Err(cause) => return Err(translate(cause)),
+        }
     }
 }
 

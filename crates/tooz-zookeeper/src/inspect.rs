@@ -58,15 +58,18 @@ impl Inspector {
             ended += 1;
             // The session's owner may come between and take it back.
             while self.client.check_stat(&node.path).await.map_err(translate)?.is_some() {
-                self.end(node.owner).await?;
+                self.end_session(node.owner).await?;
                 self.client.sync(&node.path).await.map_err(translate)?;
             }
         }
         Ok(ended)
     }
 
-    /// Takes over a session by its number and its password, and closes it.
-    async fn end(&self, session: i64) -> Result<()> {
+    /// Ends a session by its number, which is all that it takes: its password follows from it.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn end_session(&self, session: i64) -> Result<()> {
         let talk = async {
             let (host, port) = &self.config.servers[0];
             let mut stream = TcpStream::connect((host.as_str(), *port)).await?;
@@ -86,7 +89,8 @@ impl Inspector {
             }
             // The server closes the connection when it is done, unless the session was taken back.
             let mut rest = Vec::new();
-            let goodbye = stream.read_to_end(&mut rest);
+            let mut answers = stream.take(4_096);
+            let goodbye = answers.read_to_end(&mut rest);
             drop(tokio::time::timeout(Duration::from_millis(500), goodbye).await);
             Ok(())
         };

@@ -16,8 +16,10 @@ pub mod inspect;
 mod link;
 mod lock;
 mod paths;
+mod pool;
 mod queue;
 mod session;
+mod tls;
 mod watch;
 
 use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};

@@ -57,17 +57,22 @@ impl Link {
     where
         F: Future<Output = Result<T, Cause>>,
     {
-        self.until(Moment::now() + self.limit, request).await
+        let client = self.own()?;
+        self.until(Moment::now() + self.limit, request(client)).await
     }
 
-    async fn until<T, F>(&self, end: Moment, request: impl FnOnce(Client) -> F) -> Result<T, Cause>
-    where
-        F: Future<Output = Result<T, Cause>>,
-    {
-        let client = self.client().clone().ok_or(Cause::ClientClosed)?;
+    fn own(&self) -> Result<Client, Cause> {
+        self.client().clone().ok_or(Cause::ClientClosed)
+    }
+
+    async fn until<T>(
+        &self,
+        end: Moment,
+        answer: impl Future<Output = Result<T, Cause>>,
+    ) -> Result<T, Cause> {
         tokio::select! {
             biased;
-            answer = request(client) => answer.map_err(settle),
+            answer = answer => answer.map_err(settle),
             () = self.closed.cancelled() => Err(Cause::ClientClosed),
             // The client learns of it later than the server.
             _ = self.lease.lost() => Err(Cause::SessionExpired),
@@ -75,18 +80,32 @@ impl Link {
         }
     }
 
-    /// One request, sent again when its reply was lost: it must do no more when it is carried out
+    /// One request, sent once again when its reply was lost: it must do no more when it is carried out
     /// twice, or its sender must be able to tell.
     pub(crate) async fn call<T, F>(&self, request: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Cause>>,
+    {
+        let own = self.own().map_err(|cause| Failure { cause, again: false })?;
+        self.call_over(&own, request).await
+    }
+
+    /// The same, over the connection of another client.
+    pub(crate) async fn call_over<T, F>(
+        &self,
+        client: &Client,
+        request: impl Fn(Client) -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Cause>>,
     {
         let end = Moment::now() + self.limit;
         let mut again = false;
         loop {
-            match self.until(end, &request).await {
+            match self.until(end, request(client.clone())).await {
                 Ok(answer) => return Ok(answer),
-                Err(Cause::ConnectionLoss) if !end.has_passed() => again = true,
+                // A second time it may be the request itself that the server cannot bear.
+                Err(Cause::ConnectionLoss) if !again && !end.has_passed() => again = true,
                 Err(cause) => return Err(Failure { cause, again }),
             }
         }

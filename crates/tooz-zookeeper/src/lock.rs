@@ -10,8 +10,8 @@ use tooz_core::{
 use tracing::debug;
 use zookeeper_client::{CreateMode, Error as Cause};
 
-use crate::errors::{Failure, translate};
-use crate::queue::{self, Standing};
+use crate::errors::{Failure, broke_twice, translate};
+use crate::queue::{self, Queue, Standing};
 use crate::session::{Life, PAUSE};
 
 /// How long a lock that was free is held before its node is watched: what is given back sooner costs
@@ -56,7 +56,8 @@ impl Attempt {
     async fn acquire(&self, life: &Arc<Life>) -> Result<Option<Arc<dyn Hold>>> {
         let (mut place, mut children) = self.enqueue(life).await?;
         loop {
-            let before = match queue::standing(&children, &place.name, self.mode) {
+            let queue = Queue::of(life, &self.queue, children).await?;
+            let before = match queue.standing(&place.name, self.mode) {
                 Standing::First => return Ok(Some(self.hold(life, place))),
                 Standing::Behind(before) => format!("{}/{before}", self.queue),
                 Standing::Missing => {
@@ -72,17 +73,12 @@ impl Attempt {
                 life.watch_over(format!("{}/{}", self.queue, place.name), place.lease.clone());
                 place.watched = true;
             }
-            let before = &*before;
-            let watched =
-                life.link.call(|client| async move { client.get_and_watch_data(before).await });
-            match watched.await {
-                Ok(answer) => tokio::select! {
-                    _ = answer.2.changed() => {}
+            // If it is gone meanwhile, there is nothing to wait for.
+            if let Some((_, _, watch)) = life.watch_data(&[before]).await?.pop().flatten() {
+                tokio::select! {
+                    _ = watch.changed() => {}
                     () = self.waiting.over() => return self.leave(life, &place).await,
-                },
-                // Gone meanwhile.
-                Err(Failure { cause: Cause::NoNode, .. }) => {}
-                Err(failure) => return Err(failure.into()),
+                }
             }
             children = list(life, &self.queue).await?;
         }
@@ -117,6 +113,7 @@ impl Attempt {
                     return Ok((place, children));
                 }
                 Err(Cause::NoNode) => self.make_queue(life).await?,
+                Err(Cause::ConnectionLoss) if lost => return Err(broke_twice()),
                 Err(Cause::ConnectionLoss) => lost = true,
                 Err(cause) => return Err(translate(cause)),
             }
@@ -233,7 +230,7 @@ pub(crate) async fn take_away(life: &Life, queue: &str) -> Result<bool> {
         Err(failure) => return Err(failure.into()),
     };
     let mut broken = false;
-    for holder in queue::holders(&children) {
+    for holder in Queue::of(life, queue, children).await?.holders() {
         broken |= delete(life, &format!("{queue}/{holder}")).await?;
     }
     Ok(broken)

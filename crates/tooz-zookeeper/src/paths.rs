@@ -15,15 +15,30 @@ const SESSIONS: &str = ".sessions";
 #[derive(Clone, Debug)]
 pub(crate) struct Paths {
     base: String,
+    /// How many bytes one of them may have.
+    longest: usize,
 }
 
 impl Paths {
     /// `namespace` is a path without its first slash.
-    pub(crate) fn new(namespace: &str) -> Result<Self> {
+    pub(crate) fn new(namespace: &str, longest: usize) -> Result<Self> {
         for part in namespace.split('/') {
             check_part(part, "the namespace")?;
         }
-        Ok(Self { base: format!("/{namespace}") })
+        let paths = Self { base: format!("/{namespace}"), longest };
+        paths.fits(&paths.session(0), 0, "the namespace")?;
+        Ok(paths)
+    }
+
+    /// Refuses a path that would be too long, with what `follows` it in the longest one below it.
+    fn fits(&self, path: &str, follows: usize, what: &str) -> Result<()> {
+        let (length, longest) = (path.len() + follows, self.longest);
+        if length <= longest {
+            return Ok(());
+        }
+        let why =
+            format!("is too long: a path would have {length} bytes, and {longest} are allowed");
+        Err(refuse(what, &why))
     }
 
     /// The node whose children are the groups.
@@ -52,7 +67,9 @@ impl Paths {
         if text.split('/').next() == Some(SESSIONS) {
             return Err(refuse("the lock name", "is reserved"));
         }
-        Ok(format!("{}/{LOCKS}/{text}", self.base))
+        let path = format!("{}/{LOCKS}/{text}", self.base);
+        self.fits(&path, queue::CONTENDER, "the lock name")?;
+        Ok(path)
     }
 
     pub(crate) fn group(&self, group: &GroupId) -> Result<String> {
@@ -61,7 +78,9 @@ impl Paths {
         if text == LOCKS {
             return Err(refuse("the group id", "is reserved: the locks are there"));
         }
-        Ok(format!("{}/{text}", self.base))
+        let path = format!("{}/{text}", self.base);
+        self.fits(&path, 1 + LEADER.len() + queue::CONTENDER, "the group id")?;
+        Ok(path)
     }
 
     /// The node whose children queue for the leadership.
@@ -70,9 +89,21 @@ impl Paths {
     }
 
     pub(crate) fn member(&self, group: &GroupId, member: &MemberId) -> Result<String> {
-        check_member(member)?;
+        self.check_member(member)?;
         let text = text(member.as_bytes(), "the member id")?;
-        Ok(format!("{}/{text}", self.group(group)?))
+        let path = format!("{}/{text}", self.group(group)?);
+        self.fits(&path, 0, "the member id")?;
+        Ok(path)
+    }
+
+    pub(crate) fn check_member(&self, member: &MemberId) -> Result<()> {
+        let text = text(member.as_bytes(), "the member id")?;
+        check_part(text, "the member id")?;
+        if text == LEADER {
+            return Err(refuse("the member id", "is reserved: a group's candidates are there"));
+        }
+        // It is also what is in the nodes of its locks.
+        self.fits(text, 0, "the member id")
     }
 }
 
@@ -84,15 +115,6 @@ pub(crate) fn is_group(child: &str) -> bool {
 /// Whether a child of a group is a member.
 pub(crate) fn is_member(child: &str) -> bool {
     child != LEADER
-}
-
-pub(crate) fn check_member(member: &MemberId) -> Result<()> {
-    let text = text(member.as_bytes(), "the member id")?;
-    check_part(text, "the member id")?;
-    if text == LEADER {
-        return Err(refuse("the member id", "is reserved: the candidates of a group are there"));
-    }
-    Ok(())
 }
 
 fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str> {
@@ -122,7 +144,7 @@ mod tests {
     use super::*;
 
     fn paths() -> Paths {
-        Paths::new("tooz").unwrap()
+        Paths::new("tooz", 1_000).unwrap()
     }
 
     #[test]
@@ -134,7 +156,7 @@ mod tests {
         assert_eq!(paths.leader(&"g".into()).unwrap(), "/tooz/g/leader");
         let member = paths.member(&"g".into(), &"percent%20".into()).unwrap();
         assert_eq!(member, "/tooz/g/percent%20");
-        assert_eq!(Paths::new("a/b").unwrap().sessions(), "/a/b/locks/.sessions");
+        assert_eq!(Paths::new("a/b", 1_000).unwrap().sessions(), "/a/b/locks/.sessions");
     }
 
     #[test]
@@ -150,6 +172,25 @@ mod tests {
             assert!(paths.member(&"g".into(), &member.into()).is_err(), "{member:?}");
         }
         assert!(paths.member(&"g".into(), &b"\xff".into()).is_err());
-        assert!(Paths::new("/tooz").is_err() && Paths::new("").is_err());
+        assert!(Paths::new("/tooz", 1_000).is_err() && Paths::new("", 1_000).is_err());
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_for_the_longest_path_that_it_needs() {
+        let paths = paths();
+        let (name, contender) = ("x".repeat(1_000 - "/tooz/locks/".len() - 59), "-2147483648");
+        let queue = paths.lock(&name.as_str().into()).unwrap();
+        let prefix = queue::prefix(tooz_core::OperationId::random(), tooz_core::Mode::Shared);
+        assert_eq!(format!("{queue}/{prefix}{contender}").len(), 1_000);
+        let error = paths.lock(&format!("{name}x").into()).unwrap_err().to_string();
+        assert!(error.contains("would have 1001 bytes, and 1000 are allowed"), "{error}");
+        let group = "x".repeat(1_000 - "/tooz//leader".len() - 59);
+        assert!(paths.leader(&group.as_str().into()).is_ok());
+        assert!(paths.group(&format!("{group}x").into()).is_err());
+        let member = "y".repeat(1_000 - "/tooz/g/".len());
+        assert!(paths.member(&"g".into(), &member.as_str().into()).is_ok());
+        assert!(paths.member(&"gg".into(), &member.as_str().into()).is_err());
+        assert!(paths.check_member(&"y".repeat(1_001).into()).is_err());
+        assert!(Paths::new("tooz", 20).is_err());
     }
 }

@@ -8,15 +8,14 @@ use tooz_core::{
     Outcome, Result, Session, async_trait,
 };
 use tracing::{debug, warn};
-use zookeeper_client::{
-    Client, CreateMode, Error as Cause, EventType, SessionState, Stat, StateWatcher,
-};
+use zookeeper_client::{Client, CreateMode, Error as Cause, SessionState, Stat, StateWatcher};
 
 use crate::config::Config;
-use crate::errors::{Failure, foreign_session, settle, translate};
+use crate::errors::{foreign_session, settle, translate};
 use crate::link::Link;
 use crate::lock::{self, Attempt};
-use crate::paths::{self, Paths};
+use crate::paths::Paths;
+use crate::pool::Pool;
 use crate::{connection, election, group};
 
 /// How often a session is renewed within its time to live. Each renewal tells what the server
@@ -34,6 +33,7 @@ pub(crate) struct Life {
     pub(crate) member: MemberId,
     pub(crate) lease: Lease,
     pub(crate) link: Link,
+    pub(crate) pool: Pool,
     /// The server's number of it: the owner of our ephemeral nodes.
     id: i64,
     /// As the server granted it.
@@ -43,7 +43,7 @@ pub(crate) struct Life {
 
 impl ZooKeeperSession {
     pub(crate) async fn open(config: Arc<Config>, member: MemberId) -> Result<Self> {
-        paths::check_member(&member)?;
+        config.paths.check_member(&member)?;
         let client = connection::open(&config).await?;
         let (id, ttl) = (client.session_id().0, client.session_timeout());
         if ttl > config.timeout * 2 {
@@ -65,8 +65,9 @@ impl ZooKeeperSession {
         })?;
         let lease = Lease::timed(ttl, sent);
         let link = Link::new(client, lease.clone());
-        let memberships = Mutex::default();
-        let life = Arc::new(Life { config, member, lease, link, id, ttl, memberships });
+        let (memberships, pool) =
+            (Mutex::default(), Pool::new(config.watch_room(), config.chroot.len()));
+        let life = Arc::new(Life { config, member, lease, link, pool, id, ttl, memberships });
         if let Some(states) = life.link.states() {
             tokio::spawn(life.clone().tend(states));
         }
@@ -173,24 +174,17 @@ impl Life {
     pub(crate) fn watch_over(self: &Arc<Self>, node: String, lease: Lease) {
         let life = self.clone();
         tokio::spawn(async move {
-            let node = &*node;
+            let node = [node];
             while lease.is_held() {
-                let watched = life
-                    .link
-                    .call(|client| async move { client.get_and_watch_data(node).await })
-                    .await;
-                match watched {
-                    Ok((_, stat, watcher)) if life.owns(&stat) => {
+                match life.watch_data(&node).await.map(|mut found| found.pop().flatten()) {
+                    Ok(Some((_, stat, watch))) if life.owns(&stat) => {
                         // It is gone with the node, also when we delete it ourselves.
-                        if watcher.changed().await.event_type == EventType::Session {
+                        if watch.changed().await {
                             return;
                         }
                     }
-                    Ok(_) | Err(Failure { cause: Cause::NoNode, .. }) => {
-                        return lease.lose(life.why_gone().await);
-                    }
-                    Err(failure) => {
-                        let error = Error::from(failure);
+                    Ok(_) => return lease.lose(life.why_gone().await),
+                    Err(error) => {
                         if !error.is_retryable() {
                             return;
                         }
@@ -257,6 +251,7 @@ impl Session for ZooKeeperSession {
 
     async fn close(&self) -> Result<()> {
         let Some(client) = self.0.link.close() else { return Ok(()) };
+        self.0.pool.close();
         let mut states = client.state_watcher();
         if client.state().is_terminated() {
             return Ok(());
@@ -316,8 +311,8 @@ impl Session for ZooKeeperSession {
         group::members_with_capabilities(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

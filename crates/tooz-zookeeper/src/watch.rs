@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tooz_core::{Error, ErrorKind, GroupFeed, GroupId, Member, Outcome, Result};
-use zookeeper_client::{Error as Cause, EventType, OneshotWatcher};
 
-use crate::errors::Failure;
 use crate::group::describe;
 use crate::paths;
+use crate::pool::Watch;
 use crate::session::Life;
 
 /// What a watch tells.
@@ -68,10 +67,10 @@ struct Watches {
 }
 
 impl Watches {
-    fn follow(&mut self, watcher: OneshotWatcher, change: Change) {
+    fn follow(&mut self, watch: Watch, change: Change) {
         let sender = self.sender.clone();
         self.tasks.spawn(async move {
-            let over = watcher.changed().await.event_type == EventType::Session;
+            let over = watch.changed().await;
             // Nobody listens any more when the watch is dropped.
             let _ = sender.send(if over { Change::SessionOver } else { change });
         });
@@ -81,25 +80,20 @@ impl Watches {
 /// The names of the members, watched; none while there is no group, whose coming is watched then.
 async fn list(life: &Life, node: &str, watches: &mut Watches) -> Result<BTreeSet<String>> {
     loop {
-        let children = life.link.call(|client| async move {
+        let children = life.watch(node, |client| async move {
             let (synced, children) = (client.sync(node), client.list_and_watch_children(node));
             synced.await?;
             children.await
         });
-        match children.await {
-            Ok(answer) => {
-                let (mut children, watcher) = answer;
-                watches.follow(watcher, Change::Members);
-                children.retain(|child| paths::is_member(child));
-                return Ok(children.into_iter().collect());
-            }
-            Err(Failure { cause: Cause::NoNode, .. }) => {}
-            Err(failure) => return Err(failure.into()),
+        if let Some((mut children, watch)) = children.await? {
+            watches.follow(watch, Change::Members);
+            children.retain(|child| paths::is_member(child));
+            return Ok(children.into_iter().collect());
         }
         let exists =
-            life.link.call(|client| async move { client.check_and_watch_stat(node).await });
-        if let (None, watcher) = exists.await? {
-            watches.follow(watcher, Change::Members);
+            life.watch(node, |client| async move { client.check_and_watch_stat(node).await });
+        if let Some((None, watch)) = exists.await? {
+            watches.follow(watch, Change::Members);
             return Ok(BTreeSet::new());
         }
     }
@@ -113,26 +107,11 @@ async fn read(
     known: &mut BTreeMap<String, Member>,
     watches: &mut Watches,
 ) -> Result<()> {
-    if names.is_empty() {
-        return Ok(());
-    }
-    let read = life.link.call(|client| async move {
-        let paths: Vec<_> = names.iter().map(|name| format!("{node}/{name}")).collect();
-        let data: Vec<_> = paths.iter().map(|path| client.get_and_watch_data(path)).collect();
-        let mut found = Vec::new();
-        for data in data {
-            found.push(match data.await {
-                Ok(data) => Some(data),
-                Err(Cause::NoNode) => None,
-                Err(cause) => return Err(cause),
-            });
-        }
-        Ok(found)
-    });
-    for (name, found) in names.iter().zip(read.await?) {
+    let paths: Vec<_> = names.iter().map(|name| format!("{node}/{name}")).collect();
+    for (name, found) in names.iter().zip(life.watch_data(&paths).await?) {
         match found {
-            Some((data, stat, watcher)) => {
-                watches.follow(watcher, Change::Member(name.clone()));
+            Some((data, stat, watch)) => {
+                watches.follow(watch, Change::Member(name.clone()));
                 known.insert(name.clone(), describe(name.as_str(), data, &stat));
             }
             // The watch on the children tells when it comes back.

@@ -9,6 +9,9 @@
 
 mod server;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use server::proxy::{Proxy, Way};
@@ -38,7 +41,8 @@ async fn refusals_are_clear_and_soon() -> Result<()> {
     let address = format!("127.0.0.1:{}", server.port);
     let owner = start(&format!("zookeeper://me:right@{address}?timeout=3"), "a").await?;
     owner.create_group("g").await?;
-    let refused = format!("zookeeper://127.0.0.1:{}?timeout=3", free_port());
+    let refused_at = format!("127.0.0.1:{}", free_port());
+    let refused = format!("zookeeper://{refused_at}?timeout=3");
     for (url, kind, part) in [
         (
             format!("zookeeper://me:wrong@{address}?timeout=3"),
@@ -51,7 +55,14 @@ async fn refusals_are_clear_and_soon() -> Result<()> {
             ErrorKind::Connection,
             "the host is unknown (server=no-such-host.invalid:2181)",
         ),
-        (refused, ErrorKind::Connection, "the connection was refused"),
+        (refused, ErrorKind::Connection, &*format!("refused (server={refused_at})")),
+        // At the defaults, too.
+        (format!("zookeeper://{refused_at}"), ErrorKind::Connection, "the connection was refused"),
+        (
+            "zookeeper://no-such-host.invalid".to_owned(),
+            ErrorKind::Connection,
+            "the host is unknown (server=no-such-host.invalid:2181)",
+        ),
         (
             format!("zookeeper://{address}/no/such/root?timeout=3"),
             ErrorKind::InvalidInput,
@@ -79,6 +90,15 @@ async fn a_silent_server_is_given_up_in_time() -> Result<()> {
     let error = build(&url, "a")?.start().await.unwrap_err();
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(error.to_string().contains("opens no session"), "{error}");
+    // A long time to live is no reason to wait as long, nor to forget which server it was.
+    let begin = Instant::now();
+    let url = format!("zookeeper://127.0.0.1:{port}?timeout=300");
+    let error = build(&url, "a")?.start().await.unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    let server = format!(
+        "opens no session: it has no quorum, or one side uses TLS and the other does not (server=127.0.0.1:{port})"
+    );
+    assert!(error.to_string().contains(&server), "{error}");
     Ok(())
 }
 
@@ -277,6 +297,48 @@ async fn who_is_cut_off_knows_before_the_next_one_holds() -> Result<()> {
     b.stop().await
 }
 
+/// The connection is dead, and nobody says so: a new one is made while the session still lives,
+/// whatever its time to live and whenever it happens.
+#[tokio::test]
+async fn a_dead_connection_loses_nothing() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let mut all = JoinSet::new();
+    for (ttl, rounds) in [(2_u32, 3), (5, 2), (10, 1)] {
+        let (proxy, direct) = (Proxy::to(server.port).await, server.url("timeout=20"));
+        all.spawn(async move {
+            let a = start(&proxy.url(&format!("timeout={ttl}")), &format!("a{ttl}")).await?;
+            let b = start(&direct, &format!("b{ttl}")).await?;
+            let (group, lock) = (format!("g{ttl}"), format!("l{ttl}"));
+            a.join_group_create(&group, &()).await?;
+            let (guard, term) = (a.lock(&lock)?.acquire().await?, a.campaign(&group).await?);
+            let mut session = a.session_events();
+            for round in 0..rounds {
+                // At another point between two heartbeats.
+                sleep(Duration::from_millis(u64::from(ttl) * 90 * round)).await;
+                let begin = Instant::now();
+                proxy.silence();
+                let verified = timeout(SOON, guard.verify()).await.expect("an answer")?;
+                let over = begin.elapsed();
+                eprintln!("{ttl} s, round {round}: served again after {over:?}");
+                assert!(verified && over < Duration::from_secs(ttl.into()), "{over:?}");
+                guard.check()?;
+                term.check()?;
+                let event = timeout(SOON, session.next()).await.expect("an event");
+                assert_eq!(event, Some(SessionEvent::Suspended));
+                let event = timeout(SOON, session.next()).await.expect("an event");
+                assert_eq!(event, Some(SessionEvent::Resumed));
+            }
+            assert_eq!(b.members(&group).await?.len(), 1);
+            assert!(b.lock(&lock)?.try_acquire().await?.is_none());
+            assert_eq!(guard.release().await?, Release::Released);
+            a.stop().await?;
+            b.stop().await
+        });
+    }
+    all.join_all().await.into_iter().collect()
+}
+
 #[tokio::test]
 async fn a_short_cut_loses_nothing() -> Result<()> {
     if_asked_for!();
@@ -367,6 +429,323 @@ async fn a_restarted_server_finds_everything_as_it_was() -> Result<()> {
     a.stop().await
 }
 
+/// What is watched is set again after each reconnection, in one request of the client for each
+/// connection. All that one session holds and waits for together is several times larger.
+#[tokio::test]
+async fn any_number_of_watched_nodes_survives_a_reconnection() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let (a, b) =
+        (start(&proxy.url("timeout=30"), "a").await?, start(&server.url("timeout=30"), "b").await?);
+    // 40 of 16 KB: 640 KB of paths.
+    let name = |n: usize| format!("{n:02}{}", "x".repeat(16_000));
+    let mut held = Vec::new();
+    for n in 0..40 {
+        held.push(a.lock(name(n))?.acquire().await?);
+    }
+    let mut waiting = Vec::new();
+    for n in 40..44 {
+        let theirs = b.lock(name(n))?.acquire().await?;
+        let lock = a.lock(name(n))?;
+        waiting.push((theirs, tokio::spawn(async move { lock.acquire().await })));
+    }
+    let watched = async {
+        while number(&server, "zk_watch_count") < 40 + 4 + 4 + 4 + 2 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, watched).await.expect("all is watched");
+    let mut session = a.session_events();
+    proxy.set(Way::LosingAReply);
+    assert!(timeout(SOON, held[0].verify()).await.expect("connected again")?);
+    timeout(SOON, proxy.is(Way::Open)).await.expect("a reply was lost");
+    // The sessions that only watch may end, too.
+    let dump = server.ask("dump");
+    let sessions = dump.split("0x").skip(1);
+    let sessions = sessions.map(|id| id.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap());
+    let spares: BTreeSet<_> = sessions.filter(|id| !dump.contains(&format!("{id}:"))).collect();
+    assert!(spares.len() > 5, "{dump}");
+    let inspector = Inspector::connect(&server.url("timeout=30")).await?;
+    for id in spares {
+        inspector.end_session(i64::from_str_radix(id, 16).unwrap()).await?;
+    }
+    // What happens to all that is told, over whatever connection.
+    for n in [0, 20, 39] {
+        assert!(b.lock(name(n))?.break_lock().await?);
+        assert_eq!(timeout(SOON, held[n].lost()).await.expect("told"), Loss::Taken);
+    }
+    for (theirs, ours) in waiting {
+        assert_eq!(theirs.release().await?, Release::Released);
+        let ours = timeout(SOON, ours).await.expect("woken").unwrap()?;
+        assert_eq!(ours.release().await?, Release::Released);
+    }
+    for (n, guard) in held.into_iter().enumerate() {
+        let expected = if [0, 20, 39].contains(&n) { Release::WasLost } else { Release::Released };
+        assert_eq!(guard.release().await?, expected, "{n}");
+    }
+    while let Some(event) = session.try_next() {
+        let of_the_cut = matches!(event, SessionEvent::Suspended | SessionEvent::Resumed);
+        assert!(of_the_cut, "{event:?}");
+    }
+    a.stop().await?;
+    b.stop().await?;
+    drop(inspector);
+    let ended = async {
+        while number(&server, "zk_global_sessions") > 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, ended).await.expect("every session is ended");
+    Ok(())
+}
+
+/// The members of one group, on more than one connection.
+#[tokio::test]
+async fn any_number_of_members_is_watched() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let url = server.url("timeout=30");
+    let a = start(&proxy.url("timeout=30"), "a").await?;
+    a.create_group("g").await?;
+    let mut members = Vec::new();
+    for n in 0..12 {
+        let member = start(&url, &format!("{n:02}{}", "x".repeat(16_000))).await?;
+        member.join_group("g", &n).await?;
+        members.push(member);
+    }
+    let mut events = a.watch_group("g").await?;
+    let first = timeout(SOON, events.next()).await.expect("a snapshot");
+    assert!(matches!(&first, Some(GroupEvent::Snapshot(all)) if all.len() == 12));
+    proxy.set(Way::LosingAReply);
+    assert_eq!(timeout(SOON, a.members("g")).await.expect("connected again")?.len(), 12);
+    for (n, member) in members.iter().enumerate() {
+        member.update_capabilities("g", &(100 + n)).await?;
+        let event = timeout(SOON, events.next()).await.expect("an event");
+        let Some(GroupEvent::Updated(updated)) = event else { panic!("an update") };
+        assert_eq!(updated.id, *member.member_id());
+        assert_eq!(updated.capabilities.decode::<usize>()?, 100 + n);
+    }
+    for member in members {
+        member.stop().await?;
+    }
+    a.stop().await
+}
+
+/// The largest names and capabilities that are allowed work to the end, and one byte more is
+/// refused before the server sees it: it would break the connection, each time anew.
+#[tokio::test]
+async fn what_is_too_large_is_refused_before_it_is_sent() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let url = proxy.url("timeout=20");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let held = a.lock("held")?.acquire().await?;
+    let mut session = a.session_events();
+
+    // Limits as documented, less what stands around the name.
+    let name = |around: &str| "x".repeat(16_384 - around.len());
+    let lock = name("/tooz/locks//0123456789abcdef0123456789abcdef-shared__lock__-2147483648");
+    let group = name("/tooz//leader/0123456789abcdef0123456789abcdef-shared__lock__-2147483648");
+    let member = name("/tooz/g/");
+    let c = start(&url, &member).await?;
+    b.create_group(&group).await?;
+    b.join_group(&group, &()).await?;
+    let term = b.campaign(&group).await?;
+    assert_eq!(a.leader(&group).await?, Some("b".into()));
+    a.create_group("g").await?;
+    c.join_group("g", &()).await?;
+    let guard = c.lock(&lock)?.acquire().await?;
+    let next = {
+        let lock = b.lock(&lock)?;
+        tokio::spawn(async move { lock.acquire_shared().await })
+    };
+    while server.ask("dump").matches("xxx/").count() < 3 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    // What is watched is watched again.
+    proxy.set(Way::LosingAReply);
+    assert!(guard.verify().await?);
+    timeout(SOON, proxy.is(Way::Open)).await.expect("a reply was lost");
+    assert_eq!(guard.release().await?, Release::Released);
+    let next = timeout(SOON, next).await.expect("the next holds").unwrap()?;
+    assert_eq!(next.release().await?, Release::Released);
+    assert!(!c.lock(&lock)?.break_lock().await?);
+    term.stand_down().await?;
+    b.leave_group(&group).await?;
+    b.delete_group(&group).await?;
+    // The request has 47 bytes beside the path and the data, and these 5 in front.
+    let capabilities = |path: &str| "c".repeat(1_048_575 - 47 - path.len() - 5);
+    a.join_group("g", &capabilities("/tooz/g/a")).await?;
+    a.update_capabilities("g", &capabilities("/tooz/g/a")).await?;
+    assert_eq!(b.members_with_capabilities("g").await?.len(), 2);
+
+    let begin = Instant::now();
+    let larger = capabilities("/tooz/g/a") + "c";
+    let refused = [
+        (a.update_capabilities("g", &larger).await.unwrap_err(), "servers take 1048575"),
+        (b.join_group("g", &larger).await.unwrap_err(), "servers take 1048575"),
+        (b.lock(lock + "x")?.acquire().await.unwrap_err(), "16384 are allowed"),
+        (b.create_group(group + "x").await.unwrap_err(), "16384 are allowed"),
+        (b.remove_member("g", member + "x").await.unwrap_err(), "16384 are allowed"),
+    ];
+    for (error, limit) in refused {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains(limit), "{error}");
+    }
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    held.check()?;
+    while let Some(event) = session.try_next() {
+        let of_the_cut = matches!(event, SessionEvent::Suspended | SessionEvent::Resumed);
+        assert!(of_the_cut, "{event:?}");
+    }
+    for coordinator in [a, b, c] {
+        coordinator.stop().await?;
+    }
+    Ok(())
+}
+
+/// A request that the server cannot bear is given up, and takes nothing with it; with the option
+/// it is not even sent.
+#[tokio::test]
+async fn what_breaks_the_connection_twice_is_given_up() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start_with(|_| String::new(), &["-Djute.maxbuffer=20000".to_owned()]);
+    let a = start(&server.url("timeout=20"), "a").await?;
+    a.join_group_create("g", &()).await?;
+    let held = a.lock("held")?.acquire().await?;
+    let large = "c".repeat(100_000);
+    let error = timeout(SOON, a.update_capabilities("g", &large)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+    assert!(error.to_string().contains("jute.maxbuffer"), "{error}");
+    assert!(timeout(SOON, held.verify()).await.unwrap()?, "all else goes on");
+    held.release().await?;
+    let b = start(&server.url("timeout=20&jute_maxbuffer=20000"), "b").await?;
+    b.join_group("g", &"c".repeat(19_900)).await?;
+    for error in [
+        b.update_capabilities("g", &"c".repeat(20_000)).await.unwrap_err(),
+        b.lock("x".repeat(5_000))?.acquire().await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    a.stop().await?;
+    b.stop().await
+}
+
+/// After 2^31 contenders the server's numbers tell nothing any more. Locks, shared locks and terms
+/// have one order all the same, and tokens go on rising.
+#[tokio::test]
+async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
+    if_asked_for!();
+    let mut server = Server::start_with(
+        |_| String::new(),
+        // The journal says what the tree should look like, which is about to change.
+        &["-Dzookeeper.digest.enabled=false".to_owned()],
+    );
+    let url = server.url("timeout=60");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let first = a.lock("it")?.acquire().await?;
+    let mut newest = first.fencing_token();
+    a.join_group_create("g", &()).await?;
+    b.join_group("g", &()).await?;
+    a.campaign("g").await?.stand_down().await?;
+    assert_eq!(first.release().await?, Release::Released);
+    server.kill();
+    server.set_counters(i32::MAX - 3);
+    server.restart();
+    server.wait_ready();
+    let inspector = Inspector::connect(&url).await?;
+    let mut used_up = false;
+    for round in 0..12 {
+        let first = a.lock("it")?.acquire().await?;
+        let names = inspector.residue().await?;
+        used_up |= names.iter().any(|node| node.contains("__lock__2147483647"));
+        assert!(first.fencing_token() > newest, "round {round}");
+        // Who comes later waits, in the order of coming, whatever its id.
+        let mut waiting = Vec::new();
+        for place in 0..3 {
+            let lock = b.lock("it")?;
+            waiting.push(tokio::spawn(async move { lock.acquire().await }));
+            while server.ask("dump").matches("/locks/it/").count() < place + 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert!(b.lock("it")?.try_acquire().await?.is_none(), "round {round}: two holders");
+        assert!(b.lock("it")?.try_acquire_shared().await?.is_none(), "round {round}: two holders");
+        let mut holder = first;
+        for (place, next) in waiting.into_iter().enumerate() {
+            assert!(!next.is_finished(), "round {round}: two holders");
+            newest = holder.fencing_token();
+            assert_eq!(holder.release().await?, Release::Released);
+            holder = timeout(SOON, next).await.expect("the next in the queue").unwrap()?;
+            assert!(holder.fencing_token() > newest, "round {round}, {place}");
+        }
+        newest = holder.fencing_token();
+        assert_eq!(holder.release().await?, Release::Released);
+
+        let shared = a.lock("it")?.acquire_shared().await?;
+        let beside = b.lock("it")?.acquire_shared().await?;
+        assert!(b.lock("it")?.try_acquire().await?.is_none(), "round {round}: beside a shared one");
+        assert!(a.lock("it")?.break_lock().await?);
+        assert_eq!(timeout(SOON, shared.lost()).await.unwrap(), Loss::Taken);
+        assert_eq!(timeout(SOON, beside.lost()).await.unwrap(), Loss::Taken);
+
+        let term = a.campaign("g").await?;
+        let next = tokio::spawn({
+            let b = b.clone();
+            async move { b.campaign("g").await }
+        });
+        while server.ask("dump").matches("/g/leader/").count() < 2 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(b.leader("g").await?, Some("a".into()), "round {round}");
+        assert!(!next.is_finished(), "round {round}: two leaders");
+        term.stand_down().await?;
+        timeout(SOON, next).await.expect("the next leads").unwrap()?.stand_down().await?;
+    }
+    assert!(used_up, "the server gave its last number");
+    a.stop().await?;
+    b.stop().await
+}
+
+/// Many at once: the server gives negative numbers, and others again, while it writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_behind_used_up_numbers_holds_one_by_one() -> Result<()> {
+    if_asked_for!();
+    let mut server =
+        Server::start_with(|_| String::new(), &["-Dzookeeper.digest.enabled=false".to_owned()]);
+    let url = server.url("timeout=60");
+    let a = start(&url, "a").await?;
+    a.lock("it")?.acquire().await?.release().await?;
+    server.kill();
+    server.set_counters(i32::MAX - 10);
+    server.restart();
+    server.wait_ready();
+    let (inside, newest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut crowd = JoinSet::new();
+    for _ in 0..40 {
+        let (lock, inside, newest) = (a.lock("it")?, inside.clone(), newest.clone());
+        crowd.spawn(async move {
+            for _ in 0..3 {
+                let guard = lock.acquire().await?;
+                assert!(!inside.swap(true, SeqCst), "two hold it");
+                let token = guard.fencing_token().0;
+                assert!(newest.swap(token, SeqCst) < token, "a token did not rise");
+                tokio::task::yield_now().await;
+                inside.store(false, SeqCst);
+                guard.release().await?;
+            }
+            Ok::<_, tooz_core::Error>(())
+        });
+    }
+    while let Some(one) = timeout(SOON, crowd.join_next()).await.expect("nobody is stuck") {
+        one.unwrap()?;
+    }
+    a.stop().await
+}
+
 #[tokio::test]
 async fn a_broken_holder_is_told_by_push() -> Result<()> {
     if_asked_for!();
@@ -378,6 +757,30 @@ async fn a_broken_holder_is_told_by_push() -> Result<()> {
     assert!(b.lock("it")?.break_lock().await?);
     assert_eq!(timeout(SOON, shared.0.lost()).await.unwrap(), Loss::Taken);
     assert_eq!(timeout(SOON, shared.1.lost()).await.unwrap(), Loss::Taken);
+    a.stop().await?;
+    b.stop().await
+}
+
+#[tokio::test]
+async fn a_removed_member_is_told_by_push() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start();
+    // No heartbeat comes in time.
+    let url = server.url("timeout=300");
+    let registry = tooz_core::Registry::new().with(tooz_zookeeper::DRIVER)?;
+    let a = registry.builder(&url, "a")?.rejoin_when_removed(false).build()?;
+    a.start().await?;
+    let b = start(&url, "b").await?;
+    a.join_group_create("g", &()).await?;
+    let mut session = a.session_events();
+    b.remove_member("g", "a").await?;
+    let told = timeout(SOON, session.next()).await.unwrap();
+    assert_eq!(told, Some(SessionEvent::Removed("g".into())));
+    // The queue of the candidates is no member.
+    b.join_group("g", &()).await?;
+    b.campaign("g").await?.stand_down().await?;
+    let error = a.remove_member("g", "leader").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     a.stop().await?;
     b.stop().await
 }

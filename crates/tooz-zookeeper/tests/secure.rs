@@ -107,20 +107,54 @@ async fn tls_and_logins_work_and_are_needed() -> Result<()> {
     assert_eq!(c.members("g").await?.len(), 1);
 
     let mut refusals = JoinSet::new();
-    for (url, kind) in [
-        (secure.tls("me:wrong@", "ca", true), ErrorKind::Authentication),
-        (secure.tls("", "ca", true), ErrorKind::Authentication),
-        (secure.tls("me:right@", "other", true), ErrorKind::Connection),
-        (secure.tls("me:right@", "ca", false), ErrorKind::Connection),
+    let unusable = secure.server.folder().join("unusable.pem");
+    std::fs::write(&unusable, "no certificate").unwrap();
+    for (url, kind, part) in [
+        (secure.tls("me:wrong@", "ca", true), ErrorKind::Authentication, "password"),
+        (secure.tls("", "ca", true), ErrorKind::Authentication, "denied"),
+        (
+            secure.tls("me:right@", "other", true),
+            ErrorKind::Connection,
+            "the server's certificate is refused",
+        ),
+        (
+            secure.tls("me:right@", "ca", false),
+            ErrorKind::Connection,
+            "want a certificate (option certfile)",
+        ),
         (
             plain.replace(&secure.server.port.to_string(), &secure.port.to_string()),
             ErrorKind::Connection,
+            "one side uses TLS and the other does not",
+        ),
+        (
+            secure
+                .tls("me:right@", "ca", true)
+                .replace(&secure.port.to_string(), &secure.server.port.to_string()),
+            ErrorKind::Connection,
+            "one side uses TLS and the other does not",
+        ),
+        (secure.tls("", "unusable", true), ErrorKind::InvalidInput, "option=ca, path="),
+        (
+            secure.tls("", "ca", true).replace("certificate.pem", "unusable.pem"),
+            ErrorKind::InvalidInput,
+            "option=certfile, path=",
+        ),
+        (
+            secure.tls("", "ca", true).replace("key.pem", "unusable.pem"),
+            ErrorKind::InvalidInput,
+            "option=keyfile, path=",
         ),
         // A login that the server knows, which is another one to the nodes' owner.
-        (format!("{plain}&auth=sasl").replace("me:right", "tooz:right"), ErrorKind::Authentication),
+        (
+            format!("{plain}&auth=sasl").replace("me:right", "tooz:right"),
+            ErrorKind::Authentication,
+            "denied",
+        ),
         (
             format!("{plain}&auth=sasl&namespace=s").replace("me:right", "tooz:wrong"),
             ErrorKind::Authentication,
+            "password",
         ),
     ] {
         refusals.spawn(async move {
@@ -128,6 +162,7 @@ async fn tls_and_logins_work_and_are_needed() -> Result<()> {
             let url = url.replace("timeout=20", "timeout=3");
             let error = build(&url, "d").unwrap().start().await.unwrap_err();
             assert_eq!(error.kind(), kind, "{url}: {error:?}");
+            assert!(error.to_string().contains(part), "{url}: {error}");
             assert!(begin.elapsed() < Duration::from_secs(5), "{url}: {:?}", begin.elapsed());
         });
     }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod journal;
 pub(crate) mod proxy;
 
 use std::io::{Read as _, Write as _};
@@ -102,6 +103,22 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Sets the counters of all queues, while it is down, to what they were after this many
+    /// contenders.
+    pub(crate) fn set_counters(&self, to: i32) {
+        let journals = self.folder.path().join("data/version-2");
+        let mut set = 0;
+        for file in std::fs::read_dir(journals).unwrap() {
+            let file = file.unwrap();
+            if file.file_name().to_string_lossy().starts_with("log.") {
+                let mut bytes = std::fs::read(file.path()).unwrap();
+                set += journal::set_counters(&mut bytes, "__lock__", to);
+                std::fs::write(file.path(), bytes).unwrap();
+            }
+        }
+        assert!(set > 0, "no contender in the server's journal");
     }
 
     /// Starts it again on its port and its data.

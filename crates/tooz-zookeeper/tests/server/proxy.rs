@@ -1,6 +1,7 @@
 //! A way to a server that can be slow, silent or cut.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     way: Arc<watch::Sender<Way>>,
+    connections: Arc<AtomicU64>,
 }
 
 /// What happens to what goes through.
@@ -23,6 +25,8 @@ pub(crate) enum Way {
     Slow(Duration),
     /// Nothing goes through, and nobody is told.
     Silent,
+    /// The same for connections up to this number; later ones are served.
+    SilentUpTo(u64),
     /// Cut once, at the next thing that the server says, which is lost; then open.
     LosingAReply,
 }
@@ -32,10 +36,11 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let way = Arc::new(watch::Sender::new(Way::Open));
-        let ways = way.clone();
+        let connections = Arc::new(AtomicU64::new(0));
+        let (ways, counter) = (way.clone(), connections.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let ways = ways.clone();
+                let (ways, number) = (ways.clone(), counter.fetch_add(1, SeqCst) + 1);
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
                         return;
@@ -45,13 +50,13 @@ impl Proxy {
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
                     tokio::select! {
-                        () = pass(from_client, to_server, &ways, false) => {}
-                        () = pass(from_server, to_client, &ways, true) => {}
+                        () = pass(from_client, to_server, &ways, number, false) => {}
+                        () = pass(from_server, to_client, &ways, number, true) => {}
                     }
                 });
             }
         });
-        Self { port, way }
+        Self { port, way, connections }
     }
 
     pub(crate) fn url(&self, options: &str) -> String {
@@ -60,6 +65,11 @@ impl Proxy {
 
     pub(crate) fn set(&self, way: Way) {
         self.way.send_replace(way);
+    }
+
+    /// All connections that there are stay silent from now on.
+    pub(crate) fn silence(&self) {
+        self.set(Way::SilentUpTo(self.connections.load(SeqCst)));
     }
 
     /// Waits until the way is this one.
@@ -72,6 +82,7 @@ async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     ways: &Arc<watch::Sender<Way>>,
+    number: u64,
     replies: bool,
 ) {
     // Read on while what came before is on its way.
@@ -90,7 +101,12 @@ async fn pass(
         loop {
             let Ok(count @ 1..) = from.read(&mut chunk).await else { return false };
             let mut way = ways.subscribe();
-            if way.wait_for(|way| *way != Way::Silent).await.is_err() {
+            let passes = |way: &Way| match way {
+                Way::Silent => false,
+                Way::SilentUpTo(last) => number > *last,
+                _ => true,
+            };
+            if way.wait_for(passes).await.is_err() {
                 return true;
             }
             let way = *ways.borrow();
