@@ -203,6 +203,32 @@ pub(crate) async fn update(
     }
 }
 
+/// Removes somebody's membership, and makes that session look.
+pub(crate) async fn remove_member(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    let key = life.keys().member(group, member);
+    loop {
+        if life.store.get(&life.keys().mark(group)).await?.result.is_err() {
+            return Err(Error::group_not_created(group));
+        }
+        let Ok(Event { node, .. }) = life.store.get(&key).await?.result else {
+            return Err(Error::member_not_joined(group, member));
+        };
+        let removed = life.store.delete(&key, Some(If::Index(node.modified))).await?;
+        match removed.result {
+            // Renewed or updated meanwhile.
+            Err(Refusal::Differs) => {}
+            Err(_) if !removed.again => return Err(Error::member_not_joined(group, member)),
+            // What a repeated request finds undone was done by the first.
+            Ok(_) | Err(_) => {
+                if let Some((session, _)) = node.value.split_once(':') {
+                    life.tell(session).await;
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// Whether a member's key is our session's. Its index is known again then.
 async fn still_ours(life: &Life, key: &str, membership: &Membership) -> Result<bool> {
     match life.store.get(key).await?.result {

@@ -76,12 +76,8 @@ pub(crate) async fn take_away(life: &Life, prize: &Prize) -> Result<bool> {
     if shared::is_marker(&held) {
         life.store.delete_tree(&prize.readers).await?;
     }
-    // A change of a session's key makes it look at what it has.
-    let ttl = Some(life.config.membership_timeout);
-    for claim in &claims {
-        let Some(session) = session_in(claim) else { continue };
-        let key = life.keys().session_named(session);
-        life.store.put(&key, claim, ttl, Some(If::Present)).await?;
+    for session in claims.iter().filter_map(|claim| session_in(claim)) {
+        life.tell(session).await;
     }
     Ok(true)
 }

@@ -36,6 +36,9 @@ pub(crate) struct Node {
     pub(crate) modified: u64,
     #[serde(rename = "createdIndex", default)]
     pub(crate) created: u64,
+    /// The seconds that it has to live, rounded up.
+    #[serde(default)]
+    pub(crate) ttl: u64,
 }
 
 /// What was done, or what happened.

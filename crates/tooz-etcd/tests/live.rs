@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tooz_core::{
     Capabilities, Coordinator, CoordinatorUrl, ErrorKind, JoinRequest, Options, Registry, Release,
-    Result,
+    Result, SessionEvent,
 };
 use tooz_etcd::inspect::Inspector;
 
@@ -117,6 +117,25 @@ async fn nothing_is_left_of_contended_and_cancelled_acquisitions() -> Result<()>
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_member_is_told_before_its_next_heartbeat() -> Result<()> {
+    let Some(url) = url("timeout=60") else { return Ok(()) };
+    let registry = Registry::new().with(tooz_etcd::DRIVER)?;
+    let removed = registry.builder(&url, "removed")?.rejoin_when_removed(false).build()?;
+    removed.start().await?;
+    removed.join_group_create("g", &1).await?;
+    removed.update_capabilities("g", &2).await?;
+    let mut events = removed.session_events();
+    // Its own time to live is a short one, which is nothing to the other's session.
+    let operator = start(&url.replace("=60", "=2"), "operator").await?;
+    operator.remove_member("g", "removed").await?;
+    // A third of 60 s is left to the next heartbeat.
+    let told = tokio::time::timeout(Duration::from_secs(10), events.next()).await;
+    assert_eq!(told.expect("it is pushed"), Some(SessionEvent::Removed("g".into())));
+    removed.stop().await?;
+    operator.stop().await
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ mod server;
 use std::time::{Duration, Instant};
 
 use server::proxy::Proxy;
-use server::{Cluster, SCHEMES, asked_for, build, start};
+use server::{Cluster, SCHEMES, asked_for, build, builder, start};
 use tokio::time::{sleep, timeout};
 use tooz_core::{ErrorKind, GroupEvent, Loss, Mode, Outcome, Release, Result, SessionEvent, Wait};
 
@@ -249,6 +249,40 @@ async fn a_revoked_lease_is_told_at_once_and_the_group_joined_again() -> Result<
         let member = a.member("group", "a").await?;
         assert_eq!(member.capabilities.decode::<String>()?, "able");
         a.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_member_is_told_before_its_next_heartbeat() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for scheme in SCHEMES {
+        let url = server.url(scheme, "timeout=60");
+        let removed = builder(&url, "removed")?.rejoin_when_removed(false).build()?;
+        removed.start().await?;
+        removed.join_group_create("group", &1).await?;
+        removed.join_group_create("other", &1).await?;
+        removed.update_capabilities("group", &2).await?;
+        let mut events = removed.session_events();
+        let operator = start(&url, "operator").await?;
+        operator.remove_member("group", "removed").await?;
+        // A third of 60 s is left to the next heartbeat.
+        let told = timeout(LONG / 2, events.next()).await.expect("it is pushed");
+        assert_eq!(told, Some(SessionEvent::Removed("group".into())));
+        assert_eq!(operator.members("other").await?.len(), 1, "the other group is another's");
+
+        // A member of Python's is no session of ours, so there is nobody to tell.
+        let lease = server.ctl(&["lease", "grant", "60"]);
+        let lease = lease.split(' ').nth(1).unwrap();
+        server.ctl(&["put", "--lease", lease, "tooz/groups/group/python", ""]);
+        operator.remove_member("group", "python").await?;
+        assert!(operator.members("group").await?.is_empty());
+        let attached = server.ctl(&["lease", "timetolive", lease, "--keys"]);
+        assert!(attached.contains("attached keys([])"), "{attached}");
+        removed.stop().await?;
+        operator.stop().await?;
+        server.ctl(&["del", "", "--prefix"]);
     }
     Ok(())
 }

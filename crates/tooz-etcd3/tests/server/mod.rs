@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tooz_core::{Coordinator, Registry, Result};
+use tooz_core::{Builder, Coordinator, Registry, Result};
 
 /// The schemes of both transports: most of what is tested here is to hold over each.
 pub(crate) const SCHEMES: [&str; 2] = ["etcd3", "etcd3+http"];
@@ -211,9 +211,13 @@ fn free_port() -> u16 {
         .expect("a free port")
 }
 
-pub(crate) fn build(url: &str, member: &str) -> Result<Coordinator> {
+pub(crate) fn builder(url: &str, member: &str) -> Result<Builder> {
     let registry = Registry::new().with(tooz_etcd3::DRIVER)?.with(tooz_etcd3_http::DRIVER)?;
-    registry.builder(url, member)?.build()
+    registry.builder(url, member)
+}
+
+pub(crate) fn build(url: &str, member: &str) -> Result<Coordinator> {
+    builder(url, member)?.build()
 }
 
 pub(crate) async fn start(url: &str, member: &str) -> Result<Coordinator> {
