@@ -20,6 +20,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 /// just be slow, and a new connection with new watches would be more to do for it.
 const SILENCES: u32 = 3;
 
+/// How long the opening of a session goes on. With what is under way then, it is over before the
+/// engine gives up, which would not know why.
+const OPENING: Duration = Duration::from_secs(15);
+
 /// The way to a cluster.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -33,6 +37,8 @@ pub(crate) struct Client {
     token: Mutex<Option<Arc<str>>>,
     /// The session's, which is in doubt while there is no connection.
     lease: OnceLock<Lease>,
+    /// When to give up on the session that is being opened; `None` once it is.
+    opening: Mutex<Option<Moment>>,
     /// Nothing is repeated any more.
     ended: CancellationToken,
 }
@@ -71,8 +77,16 @@ impl Client {
             next: AtomicUsize::new(0),
             token: Mutex::default(),
             lease: OnceLock::new(),
+            opening: Mutex::default(),
             ended: CancellationToken::new(),
         }
+    }
+
+    /// A session is being opened, or is open now. Meanwhile servers out of reach are told when each
+    /// was tried, and an answer takes no longer than a connection may: somebody waits for it, who
+    /// can try again.
+    pub(crate) fn opens(&self, opens: bool) {
+        *lock(&self.opening) = opens.then(|| Moment::now() + OPENING);
     }
 
     /// The session that the connection is for.
@@ -131,18 +145,27 @@ impl Client {
         arguments: &A,
         method: Method<A, T>,
     ) -> Result<(Answer<T>, Arc<Line>)> {
+        let opening = *lock(&self.opening);
         let until = Moment::now() + self.config.patience;
-        let (mut again, mut refused) = (false, 0);
+        let until = opening.map_or(until, |opening| opening.min(until));
+        let mut limit = self.config.response_timeout;
+        if opening.is_some() {
+            limit = limit.min(self.config.connect_timeout);
+        }
+        let (mut again, mut refused, mut out_of_reach) = (false, 0, 0);
         let mut pause = PAUSE.0;
         loop {
             let sent = Moment::now();
-            let failure = match self.attempt_once(arguments, method).await {
+            let failure = match self.attempt_once(arguments, method, limit).await {
                 Ok((value, line)) => return Ok((Answer { value, sent, again }, line)),
                 Err(failure) => failure,
             };
             again |= failure.may_have_been_applied();
             refused += u32::from(failure.remedy() == Remedy::Authenticate);
-            let hopeless = failure.remedy() == Remedy::None || refused > 2;
+            out_of_reach += usize::from(failure.is_out_of_reach());
+            let hopeless = failure.remedy() == Remedy::None
+                || refused > 2
+                || opening.is_some() && out_of_reach >= self.config.endpoints.len();
             // A lease that the request was to make is there if an earlier attempt made it.
             if hopeless || until.has_passed() || self.ended.is_cancelled() {
                 return Err(failure.into_error(again).on(self.config.backend));
@@ -162,17 +185,19 @@ impl Client {
         &self,
         arguments: &A,
         method: Method<A, T>,
+        limit: Duration,
     ) -> Result<(T, Arc<Line>), Failure> {
         let line = self.line().await?;
-        let token = self.token(&line).await?;
+        let server = || self.config.endpoints[line.endpoint].authority();
+        let token = self.token(&line, limit).await.map_err(|failure| failure.at(server()))?;
         let call = method(&*line.transport, token.as_deref(), arguments);
-        let result = self.within(self.config.response_timeout, call).await;
-        match result {
+        match self.within(limit, call).await {
             Ok(value) => {
                 line.silences.store(0, Ordering::Relaxed);
                 Ok((value, line))
             }
             Err(failure) => {
+                let failure = failure.at(server());
                 match failure.remedy() {
                     Remedy::Elsewhere if self.bears(&line, &failure) => self.suspend(),
                     Remedy::Elsewhere => self.leave(&line),
@@ -218,7 +243,7 @@ impl Client {
                     *lock(&self.line) = Some(line.clone());
                     return Ok(line);
                 }
-                Err(failure) => last = Some(failure),
+                Err(failure) => last = Some(failure.at(endpoints[endpoint].authority())),
             }
         }
         self.suspend();
@@ -258,13 +283,13 @@ impl Client {
 
     // ---- The user.
 
-    async fn token(&self, line: &Arc<Line>) -> Result<Option<Arc<str>>, Failure> {
+    async fn token(&self, line: &Arc<Line>, limit: Duration) -> Result<Option<Arc<str>>, Failure> {
         let Some((user, password)) = &self.config.login else { return Ok(None) };
         if let Some(token) = lock(&self.token).clone() {
             return Ok(Some(token));
         }
         let login = line.transport.authenticate(user, password.expose());
-        match self.within(self.config.response_timeout, login).await {
+        match self.within(limit, login).await {
             Ok(token) => {
                 let token: Arc<str> = token.into();
                 *lock(&self.token) = Some(token.clone());

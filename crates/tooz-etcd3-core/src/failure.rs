@@ -25,6 +25,8 @@ pub mod code {
 pub struct Failure {
     what: What,
     message: String,
+    /// The server that was asked.
+    server: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -58,7 +60,7 @@ pub(crate) enum Remedy {
 impl Failure {
     /// The request never left, because there is no connection.
     pub fn unreachable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::new(What::Unreachable, "no connection came about").caused_by(source)
+        Self::new(What::Unreachable, "could not connect").caused_by(source)
     }
 
     /// The request left, or may have, and no whole answer came.
@@ -99,7 +101,13 @@ impl Failure {
     }
 
     fn new(what: What, message: impl Into<String>) -> Self {
-        Self { what, message: message.into(), source: None }
+        Self { what, message: message.into(), server: None, source: None }
+    }
+
+    /// The server that was asked.
+    pub(crate) fn at(mut self, server: String) -> Self {
+        self.server.get_or_insert(server);
+        self
     }
 
     /// What was underneath.
@@ -119,6 +127,11 @@ impl Failure {
 
     pub(crate) fn is_timeout(&self) -> bool {
         self.what == What::TimedOut
+    }
+
+    /// Whether the server cannot be reached or does not speak.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        matches!(self.what, What::Unreachable | What::TimedOut)
     }
 
     pub(crate) fn remedy(&self) -> Remedy {
@@ -155,7 +168,7 @@ impl Failure {
         use code::*;
         let backend = ErrorKind::Backend;
         let (kind, message) = match self.what {
-            What::Unreachable => (ErrorKind::Connection, "no connection came about"),
+            What::Unreachable => (ErrorKind::Connection, "could not connect"),
             What::Broken => (ErrorKind::Connection, "the connection broke before the answer"),
             What::TimedOut => (ErrorKind::TimedOut, "no answer came in time"),
             What::Untrusted => {
@@ -199,6 +212,9 @@ impl Failure {
             What::Status(_) => (backend, "the server answered with an error"),
         };
         let mut error = Error::new(kind, message);
+        if let Some(server) = &self.server {
+            error = error.with("server", server);
+        }
         if matches!(self.what, What::Status(_)) {
             error = error.with("answer", &self.message);
         }
@@ -208,15 +224,23 @@ impl Failure {
     }
 }
 
+/// What the error of a call does not say by itself: the server's answer, or what was underneath.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match (&self.what, &self.source) {
+            (What::Status(_), _) | (_, None) => f.write_str(&self.message),
+            (_, Some(source)) => source.fmt(f),
+        }
     }
 }
 
 impl StdError for Failure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+        let source = self.source.as_deref().map(|source| source as &(dyn StdError + 'static));
+        match self.what {
+            What::Status(_) => source,
+            _ => source.and_then(StdError::source),
+        }
     }
 }
 

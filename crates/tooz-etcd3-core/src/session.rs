@@ -57,6 +57,7 @@ impl EtcdSession {
     ) -> Result<Self> {
         keys::check_member(&member)?;
         let client = Client::new(config.clone(), connector);
+        client.opens(true);
         let id = random_lease();
         // At least what is asked for is granted, so that much can be relied on.
         let granted = client.grant(id, config.ttl).await;
@@ -89,6 +90,7 @@ impl EtcdSession {
         };
         match watch {
             Ok(watch) => {
+                life.client.opens(false);
                 tokio::spawn(life.clone().tend(watch));
                 Ok(Self(life))
             }

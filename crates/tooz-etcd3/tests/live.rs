@@ -99,6 +99,69 @@ async fn a_wait_that_is_over_leaves_no_watch() -> Result<()> {
 
 // ---- Errors and users.
 
+/// A server that takes connections and says nothing, and one to which no connection comes about:
+/// its queue of those is full.
+async fn black_holes() -> (tokio::net::TcpListener, [tokio::net::TcpStream; 2], [String; 2]) {
+    let local = "127.0.0.1:0".parse().unwrap();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind(local).unwrap();
+    let full = full.listen(1).unwrap();
+    let at = full.local_addr().unwrap();
+    let waiting = [
+        tokio::net::TcpStream::connect(at).await.unwrap(),
+        tokio::net::TcpStream::connect(at).await.unwrap(),
+    ];
+    let hosts = [silent.local_addr().unwrap().to_string(), at.to_string()];
+    // Never accepted from, and open until the test ends.
+    std::mem::forget(full);
+    (silent, waiting, hosts)
+}
+
+#[tokio::test]
+async fn servers_out_of_reach_are_told_soon_with_address_and_cause() -> Result<()> {
+    let (_silent, _waiting, [silent, full]) = black_holes().await;
+    let mut cases = tokio::task::JoinSet::new();
+    for scheme in SCHEMES {
+        // Nobody listens at the port 1.
+        for (host, cause, limit) in [
+            ("127.0.0.1:1", "refused", 2),
+            ("no-such-host.invalid:1", "lookup", 5),
+            ("127.0.0.1:1,localhost:1", "refused", 2),
+            (&full, "in time|deadline", 5),
+            (&silent, "in time|deadline", 5),
+        ] {
+            let (host, may_be_silent) = (host.to_owned(), host == silent);
+            cases.spawn(async move {
+                let begin = Instant::now();
+                let url = format!("{scheme}://{host}");
+                let error = build(&url, "a").unwrap().start().await.unwrap_err();
+                let (took, told) = (begin.elapsed(), causes(&error));
+                println!("{url}: {took:?}: {told}");
+                let is_silent = error.kind() == ErrorKind::TimedOut && may_be_silent;
+                assert!(is_silent || error.kind() == ErrorKind::Connection, "{url}: {error:?}");
+                assert!(took < Duration::from_secs(limit), "{url}: {took:?}");
+                let address = host.rsplit(',').next().unwrap();
+                assert!(error.to_string().contains(address), "{url}: {error}");
+                assert!(cause.split('|').any(|text| told.contains(text)), "{url}: {told}");
+            });
+        }
+    }
+    cases.join_all().await;
+    Ok(())
+}
+
+/// An error and what is underneath, as a person is shown it.
+fn causes(error: &tooz_core::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
 #[tokio::test]
 async fn refusals_are_clear_and_soon() -> Result<()> {
     if_asked_for!();
