@@ -20,6 +20,18 @@ pub mod code {
     pub const UNAUTHENTICATED: i32 = 16;
 }
 
+/// What the server says of a token that is worth nothing any more. Which code comes with it depends
+/// on the version and on the way: UNAUTHENTICATED, INVALID_ARGUMENT, or UNKNOWN where the server
+/// forgot to translate its own error; a watch is ended with the text alone.
+const OLD_TOKEN: [&str; 3] = [
+    // It has expired, or the server was started since.
+    "invalid auth token",
+    // With JWT, users or roles were changed since; with simple tokens, while the request was under
+    // way. The second is what 3.3 and the first servers of 3.4 say.
+    "revision of auth store is old",
+    "revision in header is old",
+];
+
 /// A call that failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -85,9 +97,15 @@ impl Failure {
         if compact_revision > 0 {
             return Self::status(code::OUT_OF_RANGE, "the watched revision was compacted");
         }
-        // It says so of a token that has expired, too.
-        let denied = reason.contains("permission denied");
-        Self::status(if denied { code::UNAUTHENTICATED } else { code::UNAVAILABLE }, reason)
+        // Before 3.5 it says "permission denied" of a token that has expired, too.
+        let code = if is_old_token(&reason) || reason.contains("permission denied") {
+            code::UNAUTHENTICATED
+        } else if reason.contains("user name is empty") {
+            code::INVALID_ARGUMENT
+        } else {
+            code::UNAVAILABLE
+        };
+        Self::status(code, reason)
     }
 
     /// The server's answer makes no sense.
@@ -140,9 +158,7 @@ impl Failure {
             What::Unreachable | What::Broken | What::TimedOut => Remedy::Elsewhere,
             What::Untrusted => Remedy::None,
             What::Status(UNAUTHENTICATED) => Remedy::Authenticate,
-            What::Status(INVALID_ARGUMENT) if self.says("revision in header is old") => {
-                Remedy::Authenticate
-            }
+            What::Status(_) if is_old_token(&self.message) => Remedy::Authenticate,
             What::Status(RESOURCE_EXHAUSTED) if self.says("too many requests") => Remedy::Wait,
             What::Status(
                 INVALID_ARGUMENT | NOT_FOUND | PERMISSION_DENIED | RESOURCE_EXHAUSTED
@@ -186,7 +202,7 @@ impl Failure {
             What::Status(INVALID_ARGUMENT) if self.says("user name is empty") => {
                 (ErrorKind::Authentication, "the server demands a user and a password")
             }
-            What::Status(UNAUTHENTICATED) => {
+            What::Status(_) if self.remedy() == Remedy::Authenticate => {
                 (ErrorKind::Authentication, "the server refused the token of the user")
             }
             What::Status(INVALID_ARGUMENT) if self.says("authentication failed") => {
@@ -222,6 +238,10 @@ impl Failure {
         let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
         error.outcome_is(outcome).caused_by(self)
     }
+}
+
+fn is_old_token(message: &str) -> bool {
+    OLD_TOKEN.iter().any(|text| message.contains(text))
 }
 
 /// What the error of a call does not say by itself: the server's answer, or what was underneath.
@@ -261,6 +281,15 @@ mod tests {
             (8, "etcdserver: too many requests", Remedy::Wait, Connection, false),
             (3, "etcdserver: request is too large", Remedy::None, InvalidInput, false),
             (3, "etcdserver: user name is empty", Remedy::None, Authentication, false),
+            (
+                3,
+                "etcdserver: revision of auth store is old",
+                Remedy::Authenticate,
+                Authentication,
+                false,
+            ),
+            (2, "auth: revision in header is old", Remedy::Authenticate, Authentication, false),
+            (2, "auth: invalid auth token", Remedy::Authenticate, Authentication, false),
         ] {
             let failure = Failure::status(code, message);
             assert_eq!(failure.remedy(), remedy, "{message}");
@@ -268,6 +297,18 @@ mod tests {
             assert_eq!(error.kind(), kind, "{message}");
             assert_eq!(error.outcome() == Outcome::Unknown, outcome, "{message}");
             assert_eq!(error.context("answer"), Some(message));
+        }
+        for (reason, remedy) in [
+            ("etcdserver: permission denied", Remedy::Authenticate),
+            (
+                "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old",
+                Remedy::Authenticate,
+            ),
+            ("etcdserver: invalid auth token", Remedy::Authenticate),
+            ("etcdserver: user name is empty", Remedy::None),
+            ("", Remedy::Elsewhere),
+        ] {
+            assert_eq!(Failure::watch_cancelled(0, reason).remedy(), remedy, "{reason}");
         }
         let error = Failure::unreachable("refused").into_error(true);
         assert_eq!(error.outcome(), Outcome::Unknown, "an earlier attempt may have been applied");

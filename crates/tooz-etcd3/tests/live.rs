@@ -163,6 +163,36 @@ fn causes(error: &tooz_core::Error) -> String {
 }
 
 #[tokio::test]
+async fn tokens_that_a_change_of_users_made_old_are_renewed() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::with_jwt();
+    let root = ["--user", "root:secret", "user", "add"];
+    for scheme in SCHEMES {
+        let port = server.nodes[0].port;
+        let options = format!("timeout=6&namespace={}/", space(scheme));
+        let a = start(&format!("{scheme}://root:secret@127.0.0.1:{port}?{options}"), "a").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        a.join_group_create("group", &()).await?;
+
+        server.ctl(&[&root[..], &[&format!("{scheme}-1:x")]].concat());
+        assert!(guard.verify().await?, "{scheme}");
+        guard.release().await?;
+        let guard = a.lock("it")?.acquire().await?;
+
+        // A watch with an old token.
+        server.ctl(&[&root[..], &[&format!("{scheme}-2:x")]].concat());
+        let mut events = a.watch_group("group").await?;
+        let first = timeout(LONG, events.next()).await.expect("a snapshot");
+        assert!(matches!(first, Some(GroupEvent::Snapshot(all)) if all.len() == 1), "{scheme}");
+
+        guard.check()?;
+        guard.release().await?;
+        a.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn refusals_are_clear_and_soon() -> Result<()> {
     if_asked_for!();
     let server = Cluster::start(1);
