@@ -35,6 +35,9 @@ pub(crate) struct Client {
     /// The endpoint to try next.
     next: AtomicUsize,
     token: Mutex<Option<Arc<str>>>,
+    /// Locked while somebody logs in for all, and how that failed last. A login is dear: the server
+    /// hashes the password.
+    login: tokio::sync::Mutex<Option<(Moment, Failure)>>,
     /// The session's, which is in doubt while there is no connection.
     lease: OnceLock<Lease>,
     /// When to give up on the session that is being opened; `None` once it is.
@@ -76,6 +79,7 @@ impl Client {
             dialing: tokio::sync::Mutex::default(),
             next: AtomicUsize::new(0),
             token: Mutex::default(),
+            login: tokio::sync::Mutex::default(),
             lease: OnceLock::new(),
             opening: Mutex::default(),
             ended: CancellationToken::new(),
@@ -285,8 +289,17 @@ impl Client {
 
     async fn token(&self, line: &Arc<Line>, limit: Duration) -> Result<Option<Arc<str>>, Failure> {
         let Some((user, password)) = &self.config.login else { return Ok(None) };
-        if let Some(token) = lock(&self.token).clone() {
+        let asked = Moment::now();
+        let mut last = match self.present_token() {
+            Some(token) => return Ok(Some(token)),
+            None => self.login.lock().await,
+        };
+        if let Some(token) = self.present_token() {
             return Ok(Some(token));
+        }
+        if let Some((_, failure)) = last.as_ref().filter(|(failed, _)| *failed > asked) {
+            // Somebody else's login, which we waited for: ours would fail too.
+            return Err(failure.clone());
         }
         let login = line.transport.authenticate(user, password.expose());
         match self.within(limit, login).await {
@@ -299,9 +312,14 @@ impl Client {
                 if failure.remedy() == Remedy::Elsewhere {
                     self.leave(line);
                 }
+                *last = Some((Moment::now(), failure.clone()));
                 Err(failure)
             }
         }
+    }
+
+    fn present_token(&self) -> Option<Arc<str>> {
+        lock(&self.token).clone()
     }
 
     fn forget_token(&self, refused: Option<&Arc<str>>) {

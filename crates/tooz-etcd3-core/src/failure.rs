@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use tooz_core::{Error, ErrorKind, Outcome};
 
@@ -33,13 +34,13 @@ const OLD_TOKEN: [&str; 3] = [
 ];
 
 /// A call that failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     what: What,
     message: String,
     /// The server that was asked.
     server: Option<String>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +132,7 @@ impl Failure {
     /// What was underneath.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 

@@ -163,7 +163,7 @@ fn causes(error: &tooz_core::Error) -> String {
 }
 
 #[tokio::test]
-async fn tokens_that_a_change_of_users_made_old_are_renewed() -> Result<()> {
+async fn tokens_that_a_change_of_users_made_old_are_renewed_by_one_login() -> Result<()> {
     if_asked_for!();
     let server = Cluster::with_jwt();
     let root = ["--user", "root:secret", "user", "add"];
@@ -185,11 +185,31 @@ async fn tokens_that_a_change_of_users_made_old_are_renewed() -> Result<()> {
         let first = timeout(LONG, events.next()).await.expect("a snapshot");
         assert!(matches!(first, Some(GroupEvent::Snapshot(all)) if all.len() == 1), "{scheme}");
 
+        // Many calls at once.
+        server.ctl(&[&root[..], &[&format!("{scheme}-3:x")]].concat());
+        let before = logins(&server);
+        let calls = (0..200).map(|n| {
+            let lock = a.lock(format!("l{n}"));
+            tokio::spawn(async move { lock?.acquire().await?.release().await })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            assert_eq!(timeout(LONG, call).await.unwrap().unwrap()?, Release::Released);
+        }
+        // The watch of the session may need another.
+        let logins = logins(&server) - before;
+        assert!(logins <= 3.0, "{scheme}: {logins} logins");
         guard.check()?;
         guard.release().await?;
         a.stop().await?;
     }
     Ok(())
+}
+
+/// How many there have been.
+fn logins(server: &Cluster) -> f64 {
+    let labels =
+        r#"{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}"#;
+    server.nodes[0].metric(&format!("grpc_server_started_total{labels}"))
 }
 
 #[tokio::test]
