@@ -16,9 +16,11 @@ use crate::transport::{Attached, Connector, Event, Events, Range, Transport, Txn
 /// The pauses between attempts double from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(300));
 
-/// How many answers in a row may fail to come in time over the connection to an only server. It may
-/// just be slow, and a new connection with new watches would be more to do for it.
-const SILENCES: u32 = 3;
+/// How many answers in a row may fail to come in time over the connection to an only server, the
+/// last of which costs the connection. It may just be slow, and a new connection with new watches
+/// would be more to do for it; but that two heartbeats go unanswered and a third is answered over a
+/// new connection must fit into a time to live: see [`Config::heartbeat_timeout`].
+const SILENCES: u32 = 2;
 
 /// How long the opening of a session goes on. With what is under way then, it is over before the
 /// engine gives up, which would not know why.
@@ -115,7 +117,9 @@ impl Client {
     }
 
     pub(crate) async fn keep_alive(&self, lease: i64) -> Result<Answer<u64>> {
-        self.call(&lease, |to, token, lease| to.keep_alive(token, lease)).await
+        let limit = self.config.heartbeat_timeout();
+        let renewed = self.attempt(&lease, |to, token, lease| to.keep_alive(token, lease), limit);
+        Ok(renewed.await?.0)
     }
 
     /// What is gone already counts as revoked.
@@ -133,30 +137,33 @@ impl Client {
     /// Watches a range from now on. What is read after this returned and changes later comes as an
     /// event.
     pub(crate) async fn watch(&self, range: Range) -> Result<Watch> {
-        let watched = self.attempt(&range, |to, token, range| to.watch(token, range));
+        let limit = self.config.response_timeout;
+        let watched = self.attempt(&range, |to, token, range| to.watch(token, range), limit);
         let (events, line) = watched.await?;
         let (broken, ended) = (line.broken.clone(), self.ended.clone());
         Ok(Watch { events: events.value, broken, ended })
     }
 
     async fn call<A, T>(&self, arguments: &A, method: Method<A, T>) -> Result<Answer<T>> {
-        Ok(self.attempt(arguments, method).await?.0)
+        Ok(self.attempt(arguments, method, self.config.response_timeout).await?.0)
     }
 
     /// Repeats a call for as long as that can help and there is time; which connection answered.
+    /// `limit` is how long an answer may take; when the silences of a connection are over, it is
+    /// no less than what any answer may take.
     async fn attempt<A, T>(
         &self,
         arguments: &A,
         method: Method<A, T>,
+        mut limit: Duration,
     ) -> Result<(Answer<T>, Arc<Line>)> {
         let opening = *lock(&self.opening);
         let until = Moment::now() + self.config.patience;
         let until = opening.map_or(until, |opening| opening.min(until));
-        let mut limit = self.config.response_timeout;
         if opening.is_some() {
             limit = limit.min(self.config.connect_timeout);
         }
-        let (mut again, mut refused, mut out_of_reach) = (false, 0, 0);
+        let (mut again, mut refused, mut out_of_reach, mut silences) = (false, 0, 0, 0);
         let mut pause = PAUSE.0;
         loop {
             let sent = Moment::now();
@@ -167,6 +174,11 @@ impl Client {
             again |= failure.may_have_been_applied();
             refused += u32::from(failure.remedy() == Remedy::Authenticate);
             out_of_reach += usize::from(failure.is_out_of_reach());
+            silences += u32::from(failure.is_timeout());
+            if silences >= SILENCES && opening.is_none() {
+                // A server that is slow rather than out of reach gets its chance.
+                limit = limit.max(self.config.response_timeout);
+            }
             let hopeless = failure.remedy() == Remedy::None
                 || refused > 2
                 || opening.is_some() && out_of_reach >= self.config.endpoints.len();

@@ -84,7 +84,6 @@ impl Config {
         // One lease has it all, so the shorter time counts; a started second is a second.
         let ttl = membership.min(lock);
         let ttl = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        // Two unanswered heartbeats fit into a time to live, and with them a reconnection.
         let third = Duration::from_secs(ttl) / 3;
 
         let tls = Tls::read(options, defaults, &invalid)?;
@@ -118,6 +117,13 @@ impl Config {
 
     pub(crate) fn heartbeat_interval(&self) -> Duration {
         self.session_ttl() / 3
+    }
+
+    /// How long the answer to a heartbeat may take. The first one that goes unanswered is sent a
+    /// third of a time to live after the last that was answered, so two of them are over after two
+    /// thirds; a new connection and a third have the rest, until a tenth before the end.
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        self.session_ttl() / 6
     }
 }
 
@@ -225,6 +231,16 @@ mod tests {
     fn a_started_second_counts() {
         assert_eq!(read("etcd3://?timeout=1.2").unwrap().ttl, 2);
         assert_eq!(read("etcd3://?timeout=0.5").unwrap().ttl, 1);
+    }
+
+    #[test]
+    fn two_unanswered_heartbeats_and_a_reconnection_fit() {
+        for ttl in (1..=60).chain([3_600]) {
+            let config = read(&format!("etcd3://?timeout={ttl}")).unwrap();
+            let silent = config.heartbeat_interval() + config.heartbeat_timeout() * 2;
+            let left = config.session_ttl() * 9 / 10 - silent;
+            assert!(left >= config.session_ttl() / 5, "{left:?} of {ttl} s for the reconnection");
+        }
     }
 
     #[test]

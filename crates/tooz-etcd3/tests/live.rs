@@ -97,6 +97,46 @@ async fn a_wait_that_is_over_leaves_no_watch() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_goes_silent_costs_nothing() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    let mut holders = Vec::new();
+    for scheme in SCHEMES {
+        let proxy = Proxy::of(server.nodes[0].port).await;
+        let options = format!("timeout=3&namespace={}/", space(scheme));
+        let a = start(&format!("{scheme}://127.0.0.1:{}?{options}", proxy.port), "a").await?;
+        // Several requests at a time, each of which leaves the gateway's client a connection.
+        let busy = (0..8).map(|n| {
+            let lock = a.lock(format!("busy-{n}"));
+            tokio::spawn(async move { lock?.acquire().await?.release().await })
+        });
+        for busy in busy.collect::<Vec<_>>() {
+            busy.await.unwrap()?;
+        }
+        let guard = a.lock("it")?.acquire().await?;
+        a.join_group_create("group", &()).await?;
+        let mut events = a.watch_group("group").await?;
+        assert!(matches!(events.next().await, Some(GroupEvent::Snapshot(_))));
+        holders.push((scheme, proxy, a, guard, events));
+    }
+    for (_, proxy, ..) in &holders {
+        proxy.silence();
+    }
+    // Longer than it lives without a renewal.
+    sleep(Duration::from_secs(4)).await;
+    for (scheme, _proxy, a, guard, mut events) in holders {
+        assert!(guard.check().is_ok(), "{scheme}: {:?}", guard.check());
+        assert!(guard.verify().await?, "{scheme}");
+        // Neither do watches stay on the old connection.
+        let gap = async { while !matches!(events.next().await, Some(GroupEvent::Gap)) {} };
+        timeout(LONG, gap).await.expect("the watch goes on over another connection");
+        guard.release().await?;
+        a.stop().await?;
+    }
+    Ok(())
+}
+
 // ---- Errors and users.
 
 /// A server that takes connections and says nothing, and one to which no connection comes about:
