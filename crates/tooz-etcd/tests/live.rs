@@ -8,12 +8,17 @@
     reason = "a test fails by panicking"
 )]
 
+/// The same for all drivers of etcd.
+#[path = "../../tooz-etcd3/tests/server/proxy.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod proxy;
+
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tooz_core::{
-    Capabilities, Coordinator, CoordinatorUrl, ErrorKind, JoinRequest, Options, Registry, Release,
-    Result, SessionEvent,
+    Capabilities, Coordinator, CoordinatorUrl, ErrorKind, GroupEvent, JoinRequest, Options,
+    Registry, Release, Result, SessionEvent,
 };
 use tooz_etcd::inspect::Inspector;
 
@@ -58,6 +63,37 @@ async fn the_next_server_is_asked_when_one_is_dead() -> Result<()> {
     let guard = coordinator.lock("it")?.acquire().await?;
     assert_eq!(guard.release().await?, Release::Released);
     coordinator.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_goes_silent_costs_nothing() -> Result<()> {
+    let Some(url) = url("timeout=3") else { return Ok(()) };
+    let parsed: CoordinatorUrl = url.parse()?;
+    let proxy = proxy::Proxy::of(parsed.hosts()[0].port.unwrap()).await;
+    let (_, options) = url.split_once('?').unwrap();
+    let a = start(&format!("etcd://127.0.0.1:{}?{options}", proxy.port), "a").await?;
+    // Several requests at a time, each of which leaves the client a connection.
+    let busy = (0..8).map(|n| {
+        let lock = a.lock(format!("busy-{n}"));
+        tokio::spawn(async move { lock?.acquire().await?.release().await })
+    });
+    for busy in busy.collect::<Vec<_>>() {
+        busy.await.unwrap()?;
+    }
+    let guard = a.lock("it")?.acquire().await?;
+    a.join_group_create("g", &()).await?;
+    let mut events = a.watch_group("g").await?;
+    assert!(matches!(events.next().await, Some(GroupEvent::Snapshot(_))));
+    proxy.silence();
+    // Longer than it lives without a renewal.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(guard.check().is_ok(), "{:?}", guard.check());
+    assert!(guard.verify().await?);
+    // Neither does the watch stay on the old connection.
+    let gap = async { while !matches!(events.next().await, Some(GroupEvent::Gap)) {} };
+    tokio::time::timeout(Duration::from_secs(10), gap).await.expect("the watch goes on");
+    guard.release().await?;
+    a.stop().await
 }
 
 #[tokio::test]
@@ -156,7 +192,6 @@ async fn a_join_that_outlives_its_session_leaves_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn a_standing_watch_misses_nothing_however_much_the_server_forgets() -> Result<()> {
-    use tooz_core::GroupEvent;
     let Some(url) = url("timeout=10") else { return Ok(()) };
     let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
     a.join_group_create("g", &1).await?;
