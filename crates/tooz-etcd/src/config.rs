@@ -80,8 +80,14 @@ impl Config {
         if tls {
             http = http.tls(files);
         }
-        if let (Some(user), Some(password)) = (url.user(), url.password()) {
-            http = http.basic_auth(user, password)?;
+        match (url.user(), url.password()) {
+            (Some(user), Some(password)) => http = http.basic_auth(user, password)?,
+            (None, None) => {}
+            _ => {
+                return Err(Error::invalid(
+                    "etcd: a user needs a password, and a password a user: etcd://USER:PASSWORD@HOST",
+                ));
+            }
         }
         let (membership_timeout, lock_timeout) = (Ttl(membership_timeout), Ttl(lock_timeout));
         Ok(Self { http, keys, membership_timeout, lock_timeout })
@@ -150,6 +156,7 @@ mod tests {
             ("etcd://h?ca_cert=/nowhere", "cannot be read"),
             ("etcd://h?namespace=a//b", "namespace"),
             ("etcd://h?tiemout=1", "tiemout"),
+            ("etcd://u@h", "a user needs a password"),
         ] {
             let error = read(url).unwrap_err().to_string();
             assert!(error.contains(expected), "{url}: {error}");

@@ -109,7 +109,21 @@ impl Client {
     // ---- Calls.
 
     pub(crate) async fn txn(&self, txn: &Txn) -> Result<Answer<TxnReply>> {
+        self.fits(txn)?;
         self.call(txn, |to, token, txn| to.txn(token, txn)).await
+    }
+
+    /// Refuses a transaction that the server would refuse for its size. Nothing of it is sent: the
+    /// connection has other things to carry.
+    pub(crate) fn fits(&self, txn: &Txn) -> Result<()> {
+        let (size, limit) = (txn.size(), self.config.max_request_bytes);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Error::invalid("the name or the capabilities are too large for a request to etcd")
+            .with("bytes", size)
+            .with("max_request_bytes", limit)
+            .on(self.config.backend))
     }
 
     pub(crate) async fn grant(&self, lease: i64, ttl: u64) -> Result<Answer<()>> {

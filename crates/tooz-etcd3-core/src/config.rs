@@ -11,6 +11,9 @@ const PORT: u16 = 2379;
 /// hangs must not keep us long from the next. One that cannot be reached is told within 5 s.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
 
+/// What etcd takes of a request unless its `--max-request-bytes` says otherwise.
+const MAX_REQUEST_BYTES: usize = 1_572_864;
+
 /// What the URL says, but for the options of one transport alone.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -30,6 +33,8 @@ pub struct Config {
     pub(crate) ttl: u64,
     /// How long a request is repeated.
     pub(crate) patience: Duration,
+    /// How many bytes of a request the server takes.
+    pub(crate) max_request_bytes: usize,
 }
 
 /// One server.
@@ -92,6 +97,9 @@ impl Config {
             (None, None) => None,
             _ => return Err(invalid("a user needs a password, and a password a user")),
         };
+        let max_request_bytes = options
+            .parse("max_request_bytes", "a whole number, as of the server's --max-request-bytes")?
+            .unwrap_or(MAX_REQUEST_BYTES);
         let namespace = options.text("namespace").unwrap_or_default();
         let layout = match options.text("layout").as_deref() {
             None | Some("gateway") => Layout::Gateway,
@@ -108,6 +116,7 @@ impl Config {
             keys: Keys::new(&namespace, layout),
             ttl,
             patience,
+            max_request_bytes,
         })
     }
 
@@ -206,11 +215,12 @@ mod tests {
     fn every_option_is_known() {
         let config = read(
             "etcd3://u:hush@a,[::1]:1?timeout=9&membership_timeout=8.5&lock_timeout=7\
-             &namespace=n&layout=etcd3&ssl=yes",
+             &namespace=n&layout=etcd3&ssl=yes&max_request_bytes=9",
         )
         .unwrap();
         assert_eq!((config.patience.as_secs(), config.ttl), (9, 7));
         assert_eq!(config.heartbeat_interval(), Duration::from_secs(7) / 3);
+        assert_eq!(config.max_request_bytes, 9);
         let authorities: Vec<_> = config.endpoints.iter().map(Endpoint::authority).collect();
         assert_eq!(authorities, ["a:2379", "[::1]:1"]);
         assert_eq!(config.login.as_ref().map(|(user, _)| &user[..]), Some("u"));

@@ -222,8 +222,14 @@ impl Failure {
             What::Status(RESOURCE_EXHAUSTED) if self.says("too many requests") => {
                 (ErrorKind::Connection, "the server has too much to do")
             }
-            What::Status(INVALID_ARGUMENT) if self.says("too large") => {
-                (ErrorKind::InvalidInput, "the request is larger than the server accepts")
+            // The second where it is even too large for the server's gRPC.
+            What::Status(INVALID_ARGUMENT | RESOURCE_EXHAUSTED)
+                if self.says("too large") || self.says("message larger than max") =>
+            {
+                (
+                    ErrorKind::InvalidInput,
+                    "the name or the capabilities are larger than the server's --max-request-bytes",
+                )
             }
             What::Status(UNIMPLEMENTED) => (backend, "the server does not know the request"),
             What::Status(_) => (backend, "the server answered with an error"),
@@ -281,6 +287,13 @@ mod tests {
             (8, "etcdserver: mvcc: database space exceeded", Remedy::None, Backend, false),
             (8, "etcdserver: too many requests", Remedy::Wait, Connection, false),
             (3, "etcdserver: request is too large", Remedy::None, InvalidInput, false),
+            (
+                8,
+                "grpc: received message larger than max (3 vs. 2)",
+                Remedy::None,
+                InvalidInput,
+                false,
+            ),
             (3, "etcdserver: user name is empty", Remedy::None, Authentication, false),
             (
                 3,

@@ -74,6 +74,9 @@ impl Attempt {
     }
 
     async fn run(&self, life: &Arc<Life>) -> Result<Option<Arc<EtcdHold>>> {
+        // The largest request of its life is that of one who has waited: refused now, not then.
+        let place = Place { revision: i64::MAX, is_first: false };
+        life.client.fits(&self.txn(life, Some(place), true))?;
         let mut place = None;
         let mut watched: Option<(Vec<u8>, Watch)> = None;
         loop {

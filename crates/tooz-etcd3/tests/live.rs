@@ -368,6 +368,55 @@ async fn each_version_of_the_gateway_is_found_or_named() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_is_too_large_is_refused_and_costs_nothing_else() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for scheme in SCHEMES {
+        let options = format!("timeout=5&namespace={}/", space(scheme));
+        let a = start(&server.url(scheme, &options), "a").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        for name in ["n".repeat(150_000), "/".repeat(60_000)] {
+            let error = a.lock(name)?.acquire().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+            assert!(error.to_string().contains("max_request_bytes=1572864"), "{error}");
+        }
+        // What can be acquired, after a wait too, can be released.
+        for name in ["n".repeat(105_000), "/".repeat(44_000)] {
+            for mode in [Mode::Exclusive, Mode::Shared] {
+                let (lock, next) = (a.lock(name.clone())?, a.lock(name.clone())?);
+                let held = lock.acquire_with(mode, Wait::Forever).await?.expect("no limit");
+                let waiter = tokio::spawn(async move { next.acquire().await });
+                assert_eq!(held.release().await?, Release::Released);
+                let held = timeout(LONG, waiter).await.unwrap().unwrap()?;
+                assert_eq!(held.release().await?, Release::Released);
+            }
+        }
+
+        // Measured: the server takes 1,572,864 bytes.
+        let capable = "c".repeat(1_572_000);
+        a.join_group_create("group", &capable).await?;
+        let member = a.member("group", "a").await?;
+        assert_eq!(member.capabilities.decode::<String>()?, capable);
+        let error = a.update_capabilities("group", &"c".repeat(1_573_000)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+        assert!(error.to_string().contains("max_request_bytes=1572864"), "{error}");
+
+        // Who is told of a limit that the server does not have hears it from the server.
+        let unaware = format!("{options}&max_request_bytes=99999999");
+        let b = start(&server.url(scheme, &unaware), "b").await?;
+        for size in [1_600_000, 3_000_000] {
+            let error = b.join_group("group", &"c".repeat(size)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+        }
+        guard.check()?;
+        guard.release().await?;
+        a.stop().await?;
+        b.stop().await?;
+    }
+    Ok(())
+}
+
 // ---- Loss.
 
 #[tokio::test]
