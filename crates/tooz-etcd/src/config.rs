@@ -7,6 +7,9 @@ use crate::keys::Keys;
 
 const PORT: u16 = 2379;
 
+/// How long any answer may take.
+const LONGEST_ANSWER: Duration = Duration::from_secs(10);
+
 /// What the URL says.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -70,24 +73,40 @@ impl Config {
         if endpoints.is_empty() {
             endpoints.push(Endpoint::new("localhost", PORT));
         }
-        // Two unanswered heartbeats fit into a time to live.
         let patience = shortest / 3;
         let mut http = Settings::new(endpoints)
             .connect_timeout(patience.min(Duration::from_secs(5)))
-            .response_timeout(patience.min(Duration::from_secs(10)));
+            .response_timeout(patience.min(LONGEST_ANSWER));
         if tls {
             http = http.tls(files);
         }
-        if let (Some(user), Some(password)) = (url.user(), url.password()) {
-            http = http.basic_auth(user, password)?;
+        match (url.user(), url.password()) {
+            (Some(user), Some(password)) => http = http.basic_auth(user, password)?,
+            (None, None) => {}
+            _ => {
+                return Err(Error::invalid(
+                    "etcd: a user needs a password, and a password a user: etcd://USER:PASSWORD@HOST",
+                ));
+            }
         }
         let (membership_timeout, lock_timeout) = (Ttl(membership_timeout), Ttl(lock_timeout));
         Ok(Self { http, keys, membership_timeout, lock_timeout })
     }
 
+    fn shortest_ttl(&self) -> Duration {
+        self.membership_timeout.0.min(self.lock_timeout.0)
+    }
+
     /// How often everything is renewed.
     pub(crate) fn heartbeat_interval(&self) -> Duration {
-        self.membership_timeout.0.min(self.lock_timeout.0) / 3
+        self.shortest_ttl() / 3
+    }
+
+    /// How long the answer to a renewal may take. The first one that goes unanswered is sent a
+    /// third of a time to live after the last that was answered, so two of them are over after two
+    /// thirds; a new connection and a third have the rest, until a tenth before the end.
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        (self.shortest_ttl() / 6).min(LONGEST_ANSWER)
     }
 }
 
@@ -119,6 +138,16 @@ mod tests {
     }
 
     #[test]
+    fn two_unanswered_heartbeats_and_a_reconnection_fit() {
+        for ttl in (1..=120).chain([3_600]) {
+            let config = read(&format!("etcd://h?timeout={ttl}")).unwrap();
+            let silent = config.heartbeat_interval() + config.heartbeat_timeout() * 2;
+            let left = config.shortest_ttl() * 9 / 10 - silent;
+            assert!(left >= config.shortest_ttl() / 5, "{left:?} of {ttl} s for the reconnection");
+        }
+    }
+
+    #[test]
     fn mistakes_are_told() {
         for (url, expected) in [
             ("etcd://h?timeout=0.5", "too short"),
@@ -127,6 +156,7 @@ mod tests {
             ("etcd://h?ca_cert=/nowhere", "cannot be read"),
             ("etcd://h?namespace=a//b", "namespace"),
             ("etcd://h?tiemout=1", "tiemout"),
+            ("etcd://u@h", "a user needs a password"),
         ] {
             let error = read(url).unwrap_err().to_string();
             assert!(error.contains(expected), "{url}: {error}");

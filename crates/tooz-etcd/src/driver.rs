@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use tooz_core::{CoordinatorUrl, Driver, MemberId, Options, Result, Session, async_trait};
-use tooz_http::Http;
 
 use crate::config::Config;
 use crate::session::EtcdSession;
@@ -9,7 +8,7 @@ use crate::store::Store;
 
 pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Driver>> {
     let config = Config::read(url, options)?;
-    let store = Store::new(Http::new(config.http.clone())?);
+    let store = Store::new(&config)?;
     Ok(Arc::new(EtcdDriver { config: Arc::new(config), store }))
 }
 

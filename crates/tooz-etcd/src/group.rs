@@ -17,9 +17,13 @@ use tooz_core::{
     OperationId, Result,
 };
 
-use crate::keys::last_part;
+use crate::keys::{self, last_part};
 use crate::session::{Life, Membership, unexpected};
 use crate::store::{Event, If, Node, Refusal, Watched};
+
+/// As etcd's own limit for v3. The server would take 10 MiB over v2, but repeats the value in the
+/// answer to each renewal.
+const MAX_VALUE: usize = 1_572_864;
 
 const THERE: &str = "group:";
 const DELETING: &str = "deleting:";
@@ -54,6 +58,7 @@ async fn see(life: &Life, group: &GroupId) -> Result<Seen> {
 }
 
 pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
+    check(life, group, &life.member)?;
     let (key, mark) = (life.keys().mark(group), mark(THERE));
     let answer = life.store.put(&key, &mark, None, Some(If::Absent)).await?;
     match answer.result {
@@ -69,6 +74,7 @@ pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
 }
 
 pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
+    check(life, group, &life.member)?;
     let key = life.keys().mark(group);
     let deleting = mark(DELETING);
     loop {
@@ -111,13 +117,14 @@ pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
 
 pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
     let JoinRequest { group, capabilities, again, .. } = request;
+    check(life, &group, &life.member)?;
     let mark = life.keys().mark(&group);
     // Looked at before too: a member of no group would be seen by those who watch it.
     if life.store.get(&mark).await?.result.is_err() {
         return Err(Error::group_not_created(&group));
     }
     let (key, ttl) = (life.keys().member(&group, &life.member), life.config.membership_timeout);
-    let value = value(life, &capabilities);
+    let value = value(life, &capabilities)?;
     // What an earlier session of ours left is replaced.
     let condition = if again { None } else { Some(If::Absent) };
     let written = life.store.put(&key, &value, Some(ttl), condition).await?;
@@ -131,7 +138,7 @@ pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
         Err(refusal) => return Err(unexpected("a member", refusal)),
     };
     if !is_there(life, &group).await? {
-        life.store.delete(&key, Some(If::Value(&value))).await?;
+        life.store.delete(&key, Some(If::Index(index))).await?;
         return Err(Error::group_not_created(&group));
     }
     let lease = Lease::timed(ttl.0, written.sent);
@@ -184,7 +191,7 @@ pub(crate) async fn update(
 ) -> Result<()> {
     let (key, ttl) = (life.keys().member(group, &life.member), life.config.membership_timeout);
     let Some(membership) = life.membership(group) else { return not_joined(life, group).await };
-    let value = value(life, capabilities);
+    let value = value(life, capabilities)?;
     loop {
         let answer = life.store.put(&key, &value, Some(ttl), Some(membership.proof())).await?;
         match answer.result {
@@ -198,6 +205,33 @@ pub(crate) async fn update(
                 // Told before the call fails: it may be joined again.
                 membership.lease.lose(Loss::Taken);
                 return not_joined(life, group).await;
+            }
+        }
+    }
+}
+
+/// Removes somebody's membership, and makes that session look.
+pub(crate) async fn remove_member(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    check(life, group, member)?;
+    let key = life.keys().member(group, member);
+    loop {
+        if life.store.get(&life.keys().mark(group)).await?.result.is_err() {
+            return Err(Error::group_not_created(group));
+        }
+        let Ok(Event { node, .. }) = life.store.get(&key).await?.result else {
+            return Err(Error::member_not_joined(group, member));
+        };
+        let removed = life.store.delete(&key, Some(If::Index(node.modified))).await?;
+        match removed.result {
+            // Renewed or updated meanwhile.
+            Err(Refusal::Differs) => {}
+            Err(_) if !removed.again => return Err(Error::member_not_joined(group, member)),
+            // What a repeated request finds undone was done by the first.
+            Ok(_) | Err(_) => {
+                if let Some((session, _)) = node.value.split_once(':') {
+                    life.tell(session).await;
+                }
+                return Ok(());
             }
         }
     }
@@ -222,11 +256,13 @@ async fn not_joined(life: &Life, group: &GroupId) -> Result<()> {
 }
 
 pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
+    check(life, group, &life.member)?;
     let seen = see(life, group).await?;
     if seen.mark.is_some() { Ok(seen.members) } else { Err(Error::group_not_created(group)) }
 }
 
 pub(crate) async fn watch(life: &Life, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+    check(life, group, &life.member)?;
     let key = life.keys().group(group);
     loop {
         let seen = see(life, group).await?;
@@ -266,8 +302,19 @@ fn mark(state: &str) -> String {
 }
 
 /// A member's value: `SESSION:CAPABILITIES`, these in base64.
-fn value(life: &Life, capabilities: &Capabilities) -> String {
-    format!("{}:{}", life.id, URL_SAFE.encode(capabilities.as_msgpack()))
+fn value(life: &Life, capabilities: &Capabilities) -> Result<String> {
+    let value = format!("{}:{}", life.id, URL_SAFE.encode(capabilities.as_msgpack()));
+    match value.len() {
+        ..=MAX_VALUE => Ok(value),
+        size => Err(Error::invalid("etcd: the capabilities are too large in base64")
+            .with("bytes", size)
+            .with("most", MAX_VALUE)),
+    }
+}
+
+/// Refuses ids that are too long for the requests which name them.
+fn check(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    keys::check(&life.keys().member(group, member), &life.member, "id of the group")
 }
 
 /// Whether a member's key is our session's.

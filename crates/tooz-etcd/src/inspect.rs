@@ -1,7 +1,6 @@
 //! A look at a namespace from the server's side, for tests and for a person in trouble.
 
 use tooz_core::{CoordinatorUrl, Error, MemberId, Options, Result};
-use tooz_http::Http;
 
 use crate::config::Config;
 use crate::keys::{member_in, session_in};
@@ -27,7 +26,7 @@ impl Inspector {
         if root.is_empty() {
             return Err(Error::invalid("etcd: without a namespace, the keys may be anybody's"));
         }
-        Ok(Self { store: Store::new(Http::new(config.http)?), root })
+        Ok(Self { store: Store::new(&config)?, root })
     }
 
     /// What coordinators have in the namespace beside groups: sessions, members, locks held and

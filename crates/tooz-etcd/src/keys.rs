@@ -124,6 +124,27 @@ pub(crate) fn claim(id: OperationId, session: OperationId, member: &MemberId) ->
     format!("{id}:{session}:{}", URL_SAFE.encode(member.as_bytes()))
 }
 
+/// The longest line of a request, with its end: the server reads no more of the first one that comes
+/// over a connection before it knows that it is HTTP.
+const LONGEST_LINE: usize = 4096;
+/// What a line has beside the path and a claim: the method, `/v2/keys`, the version, and the rest of
+/// the query, in which numbers have up to 20 digits.
+const BESIDE: usize = 112;
+
+/// Refuses a path that is too long for some request of its life: those that release a lock name the
+/// claim too.
+pub(crate) fn check(path: &str, member: &MemberId, what: &'static str) -> Result<()> {
+    let claim = 76 + base64(member.as_bytes()).len();
+    let line = path.len() + BESIDE + claim;
+    if line <= LONGEST_LINE {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "etcd: the {what} is too long: with those of the member and the namespace it makes a line of \
+         {line} bytes, and the server reads 4096"
+    )))
+}
+
 /// The session in a [`claim`], if it is one.
 pub(crate) fn session_in(claim: &str) -> Option<&str> {
     let mut parts = claim.split(':');

@@ -8,6 +8,7 @@
 //! the guarantees, the costs and the layout.
 
 mod config;
+mod connection;
 mod driver;
 mod election;
 mod group;

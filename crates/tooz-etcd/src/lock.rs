@@ -11,7 +11,7 @@ use tooz_core::{
 };
 use tracing::debug;
 
-use crate::keys::{Prize, session_in};
+use crate::keys::{self, Prize, session_in};
 use crate::session::{Life, PAUSE, lease_of_lock, unexpected};
 use crate::shared;
 use crate::store::{Event, If, Refusal, Watched};
@@ -36,6 +36,7 @@ enum Look {
 
 /// One round trip for a free exclusive lock, three for a shared one.
 pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option<Arc<dyn Hold>>> {
+    keys::check(&attempt.prize.reader(attempt.id), &life.member, "name")?;
     let mut queued = false;
     match attempt.run(life, &mut queued).await {
         Ok(Some(hold)) => {
@@ -63,6 +64,7 @@ pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option
 }
 
 pub(crate) async fn take_away(life: &Life, prize: &Prize) -> Result<bool> {
+    keys::check(&prize.readers, &life.member, "name")?;
     let held = match life.store.get(&prize.key).await?.result {
         Ok(event) => event.node.value,
         Err(Refusal::Missing) => return Ok(false),
@@ -76,12 +78,8 @@ pub(crate) async fn take_away(life: &Life, prize: &Prize) -> Result<bool> {
     if shared::is_marker(&held) {
         life.store.delete_tree(&prize.readers).await?;
     }
-    // A change of a session's key makes it look at what it has.
-    let ttl = Some(life.config.membership_timeout);
-    for claim in &claims {
-        let Some(session) = session_in(claim) else { continue };
-        let key = life.keys().session_named(session);
-        life.store.put(&key, claim, ttl, Some(If::Present)).await?;
+    for session in claims.iter().filter_map(|claim| session_in(claim)) {
+        life.tell(session).await;
     }
     Ok(true)
 }

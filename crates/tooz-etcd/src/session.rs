@@ -12,10 +12,10 @@ use tooz_core::{
 };
 use tracing::debug;
 
-use crate::config::Config;
+use crate::config::{Config, Ttl};
 use crate::keys::{Keys, claim};
 use crate::lock::{self, Attempt, EtcdHold};
-use crate::store::{If, Refusal, Store, Watched};
+use crate::store::{Event, If, Refusal, Store, Watched};
 use crate::{election, group, heartbeat};
 
 /// The pause before something is tried again that failed because of the connection.
@@ -137,6 +137,28 @@ impl Life {
                     debug!(%error, "watching the session again");
                     tokio::time::sleep(PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// Makes another session look at what it has: that its own key changes wakes it. Where that
+    /// fails, it looks with its next heartbeat.
+    pub(crate) async fn tell(&self, session: &str) {
+        if let Err(error) = self.touch(&self.keys().session_named(session)).await {
+            debug!(%error, "a session is not told of its loss");
+        }
+    }
+
+    async fn touch(&self, key: &str) -> Result<()> {
+        loop {
+            let Ok(Event { node, .. }) = self.store.get(key).await?.result else { return Ok(()) };
+            // It lives on for as long as it has: its own options say how long that is, not ours.
+            let ttl = Ttl(Duration::from_secs(node.ttl.max(1)));
+            let unchanged = Some(If::Index(node.modified));
+            match self.store.put(key, &node.value, Some(ttl), unchanged).await?.result {
+                // Renewed meanwhile.
+                Err(Refusal::Differs) => {}
+                _ => return Ok(()),
             }
         }
     }
@@ -298,8 +320,8 @@ impl Session for EtcdSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove_member(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

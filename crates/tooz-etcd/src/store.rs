@@ -4,21 +4,25 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
-use tooz_http::{Http, Request, Response};
+use tooz_http::{Request, Response};
 
-use crate::config::Ttl;
+use crate::config::{Config, Ttl};
+use crate::connection::Connection;
 
 /// How often a write is repeated of which nobody knows what became of it.
 const REPEATS: u32 = 3;
 /// The pause before that.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How many of the requests of a renewal are to be answered in the time of a heartbeat.
+const HEARTBEATS: u32 = 2;
 /// A long poll ends when something happens, or with its connection.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The store of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    http: Http,
+    connection: Connection,
+    heartbeat_timeout: Duration,
 }
 
 /// A key as the server shows it.
@@ -36,6 +40,9 @@ pub(crate) struct Node {
     pub(crate) modified: u64,
     #[serde(rename = "createdIndex", default)]
     pub(crate) created: u64,
+    /// The seconds that it has to live, rounded up.
+    #[serde(default)]
+    pub(crate) ttl: u64,
 }
 
 /// What was done, or what happened.
@@ -103,8 +110,9 @@ pub(crate) enum If<'a> {
 }
 
 impl Store {
-    pub(crate) fn new(http: Http) -> Self {
-        Self { http }
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let connection = Connection::new(config.http.clone())?;
+        Ok(Self { connection, heartbeat_timeout: config.heartbeat_timeout() })
     }
 
     /// A key, or a directory with what is directly in it. The newest, as most of the servers know
@@ -131,27 +139,33 @@ impl Store {
         if !ttl.is_empty() {
             fields.push(("ttl", &ttl));
         }
-        self.write(|| condition.iter().fold(Request::put(path(key)).form(&fields), given)).await
+        self.write(|_| condition.iter().fold(Request::put(path(key)).form(&fields), given)).await
     }
 
     /// Renews the time to live of a key. It wakes nobody.
     pub(crate) async fn refresh(&self, key: &str, ttl: Ttl, condition: If<'_>) -> Result<Answer> {
         let fields = [("refresh", "true"), ("ttl", &*ttl.seconds().to_string())];
-        self.write(|| given(Request::put(path(key)).form(&fields), &condition)).await
+        self.write(|repeats| {
+            let request = given(Request::put(path(key)).form(&fields), &condition);
+            // A server that is slow rather than out of reach gets its chance then.
+            let is_urgent = repeats < HEARTBEATS;
+            if is_urgent { request.within(self.heartbeat_timeout) } else { request }
+        })
+        .await
     }
 
     pub(crate) async fn delete(&self, key: &str, condition: Option<If<'_>>) -> Result<Answer> {
-        self.write(|| condition.iter().fold(Request::delete(path(key)), given)).await
+        self.write(|_| condition.iter().fold(Request::delete(path(key)), given)).await
     }
 
     /// Deletes a directory if it is empty.
     pub(crate) async fn delete_empty(&self, key: &str) -> Result<Answer> {
-        self.write(|| Request::delete(path(key)).query("dir", "true")).await
+        self.write(|_| Request::delete(path(key)).query("dir", "true")).await
     }
 
     /// Deletes a directory with all that is in it.
     pub(crate) async fn delete_tree(&self, key: &str) -> Result<Answer> {
-        self.write(|| Request::delete(path(key)).query("dir", "true").query("recursive", "true"))
+        self.write(|_| Request::delete(path(key)).query("dir", "true").query("recursive", "true"))
             .await
     }
 
@@ -162,7 +176,7 @@ impl Store {
         if recursive {
             request = request.query("recursive", "true");
         }
-        let response = self.http.send(&request).await?;
+        let response = self.connection.poll(&request).await?;
         if response.is_success() {
             // A server that is being stopped ends the poll with nothing.
             return response.json().map(Watched::Event).map_err(|e| {
@@ -176,15 +190,16 @@ impl Store {
     }
 
     async fn read(&self, request: Request) -> Result<Answer> {
-        answer(&self.http.send(&request).await?)
+        answer(&self.connection.send(&request).await?)
     }
 
     /// Sends a write, again while it is unknown what became of it. Each is made so that it does
     /// no harm to be done twice.
-    async fn write(&self, request: impl Fn() -> Request) -> Result<Answer> {
+    async fn write(&self, request: impl Fn(u32) -> Request) -> Result<Answer> {
         let (sent, mut repeats) = (Moment::now(), 0);
         loop {
-            let failed = match self.http.send(&request()).await.and_then(|r| answer(&r)) {
+            let answer = self.connection.send(&request(repeats)).await.and_then(|r| answer(&r));
+            let failed = match answer {
                 Ok(answer) => return Ok(Answer { sent, again: repeats > 0, ..answer }),
                 Err(error) => error,
             };

@@ -16,9 +16,15 @@ use crate::transport::{Attached, Connector, Event, Events, Range, Transport, Txn
 /// The pauses between attempts double from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(300));
 
-/// How many answers in a row may fail to come in time over the connection to an only server. It may
-/// just be slow, and a new connection with new watches would be more to do for it.
-const SILENCES: u32 = 3;
+/// How many answers in a row may fail to come in time over the connection to an only server, the
+/// last of which costs the connection. It may just be slow, and a new connection with new watches
+/// would be more to do for it; but that two heartbeats go unanswered and a third is answered over a
+/// new connection must fit into a time to live: see [`Config::heartbeat_timeout`].
+const SILENCES: u32 = 2;
+
+/// How long the opening of a session goes on. With what is under way then, it is over before the
+/// engine gives up, which would not know why.
+const OPENING: Duration = Duration::from_secs(15);
 
 /// The way to a cluster.
 #[derive(Debug)]
@@ -31,8 +37,13 @@ pub(crate) struct Client {
     /// The endpoint to try next.
     next: AtomicUsize,
     token: Mutex<Option<Arc<str>>>,
+    /// Locked while somebody logs in for all, and how that failed last. A login is dear: the server
+    /// hashes the password.
+    login: tokio::sync::Mutex<Option<(Moment, Failure)>>,
     /// The session's, which is in doubt while there is no connection.
     lease: OnceLock<Lease>,
+    /// When to give up on the session that is being opened; `None` once it is.
+    opening: Mutex<Option<Moment>>,
     /// Nothing is repeated any more.
     ended: CancellationToken,
 }
@@ -70,9 +81,18 @@ impl Client {
             dialing: tokio::sync::Mutex::default(),
             next: AtomicUsize::new(0),
             token: Mutex::default(),
+            login: tokio::sync::Mutex::default(),
             lease: OnceLock::new(),
+            opening: Mutex::default(),
             ended: CancellationToken::new(),
         }
+    }
+
+    /// A session is being opened, or is open now. Meanwhile servers out of reach are told when each
+    /// was tried, and an answer takes no longer than a connection may: somebody waits for it, who
+    /// can try again.
+    pub(crate) fn opens(&self, opens: bool) {
+        *lock(&self.opening) = opens.then(|| Moment::now() + OPENING);
     }
 
     /// The session that the connection is for.
@@ -89,7 +109,21 @@ impl Client {
     // ---- Calls.
 
     pub(crate) async fn txn(&self, txn: &Txn) -> Result<Answer<TxnReply>> {
+        self.fits(txn)?;
         self.call(txn, |to, token, txn| to.txn(token, txn)).await
+    }
+
+    /// Refuses a transaction that the server would refuse for its size. Nothing of it is sent: the
+    /// connection has other things to carry.
+    pub(crate) fn fits(&self, txn: &Txn) -> Result<()> {
+        let (size, limit) = (txn.size(), self.config.max_request_bytes);
+        if size <= limit {
+            return Ok(());
+        }
+        Err(Error::invalid("the name or the capabilities are too large for a request to etcd")
+            .with("bytes", size)
+            .with("max_request_bytes", limit)
+            .on(self.config.backend))
     }
 
     pub(crate) async fn grant(&self, lease: i64, ttl: u64) -> Result<Answer<()>> {
@@ -97,7 +131,9 @@ impl Client {
     }
 
     pub(crate) async fn keep_alive(&self, lease: i64) -> Result<Answer<u64>> {
-        self.call(&lease, |to, token, lease| to.keep_alive(token, lease)).await
+        let limit = self.config.heartbeat_timeout();
+        let renewed = self.attempt(&lease, |to, token, lease| to.keep_alive(token, lease), limit);
+        Ok(renewed.await?.0)
     }
 
     /// What is gone already counts as revoked.
@@ -115,34 +151,51 @@ impl Client {
     /// Watches a range from now on. What is read after this returned and changes later comes as an
     /// event.
     pub(crate) async fn watch(&self, range: Range) -> Result<Watch> {
-        let watched = self.attempt(&range, |to, token, range| to.watch(token, range));
+        let limit = self.config.response_timeout;
+        let watched = self.attempt(&range, |to, token, range| to.watch(token, range), limit);
         let (events, line) = watched.await?;
         let (broken, ended) = (line.broken.clone(), self.ended.clone());
         Ok(Watch { events: events.value, broken, ended })
     }
 
     async fn call<A, T>(&self, arguments: &A, method: Method<A, T>) -> Result<Answer<T>> {
-        Ok(self.attempt(arguments, method).await?.0)
+        Ok(self.attempt(arguments, method, self.config.response_timeout).await?.0)
     }
 
     /// Repeats a call for as long as that can help and there is time; which connection answered.
+    /// `limit` is how long an answer may take; when the silences of a connection are over, it is
+    /// no less than what any answer may take.
     async fn attempt<A, T>(
         &self,
         arguments: &A,
         method: Method<A, T>,
+        mut limit: Duration,
     ) -> Result<(Answer<T>, Arc<Line>)> {
+        let opening = *lock(&self.opening);
         let until = Moment::now() + self.config.patience;
-        let (mut again, mut refused) = (false, 0);
+        let until = opening.map_or(until, |opening| opening.min(until));
+        if opening.is_some() {
+            limit = limit.min(self.config.connect_timeout);
+        }
+        let (mut again, mut refused, mut out_of_reach, mut silences) = (false, 0, 0, 0);
         let mut pause = PAUSE.0;
         loop {
             let sent = Moment::now();
-            let failure = match self.attempt_once(arguments, method).await {
+            let failure = match self.attempt_once(arguments, method, limit).await {
                 Ok((value, line)) => return Ok((Answer { value, sent, again }, line)),
                 Err(failure) => failure,
             };
             again |= failure.may_have_been_applied();
             refused += u32::from(failure.remedy() == Remedy::Authenticate);
-            let hopeless = failure.remedy() == Remedy::None || refused > 2;
+            out_of_reach += usize::from(failure.is_out_of_reach());
+            silences += u32::from(failure.is_timeout());
+            if silences >= SILENCES && opening.is_none() {
+                // A server that is slow rather than out of reach gets its chance.
+                limit = limit.max(self.config.response_timeout);
+            }
+            let hopeless = failure.remedy() == Remedy::None
+                || refused > 2
+                || opening.is_some() && out_of_reach >= self.config.endpoints.len();
             // A lease that the request was to make is there if an earlier attempt made it.
             if hopeless || until.has_passed() || self.ended.is_cancelled() {
                 return Err(failure.into_error(again).on(self.config.backend));
@@ -162,17 +215,19 @@ impl Client {
         &self,
         arguments: &A,
         method: Method<A, T>,
+        limit: Duration,
     ) -> Result<(T, Arc<Line>), Failure> {
         let line = self.line().await?;
-        let token = self.token(&line).await?;
+        let server = || self.config.endpoints[line.endpoint].authority();
+        let token = self.token(&line, limit).await.map_err(|failure| failure.at(server()))?;
         let call = method(&*line.transport, token.as_deref(), arguments);
-        let result = self.within(self.config.response_timeout, call).await;
-        match result {
+        match self.within(limit, call).await {
             Ok(value) => {
                 line.silences.store(0, Ordering::Relaxed);
                 Ok((value, line))
             }
             Err(failure) => {
+                let failure = failure.at(server());
                 match failure.remedy() {
                     Remedy::Elsewhere if self.bears(&line, &failure) => self.suspend(),
                     Remedy::Elsewhere => self.leave(&line),
@@ -218,7 +273,7 @@ impl Client {
                     *lock(&self.line) = Some(line.clone());
                     return Ok(line);
                 }
-                Err(failure) => last = Some(failure),
+                Err(failure) => last = Some(failure.at(endpoints[endpoint].authority())),
             }
         }
         self.suspend();
@@ -258,13 +313,22 @@ impl Client {
 
     // ---- The user.
 
-    async fn token(&self, line: &Arc<Line>) -> Result<Option<Arc<str>>, Failure> {
+    async fn token(&self, line: &Arc<Line>, limit: Duration) -> Result<Option<Arc<str>>, Failure> {
         let Some((user, password)) = &self.config.login else { return Ok(None) };
-        if let Some(token) = lock(&self.token).clone() {
+        let asked = Moment::now();
+        let mut last = match self.present_token() {
+            Some(token) => return Ok(Some(token)),
+            None => self.login.lock().await,
+        };
+        if let Some(token) = self.present_token() {
             return Ok(Some(token));
         }
+        if let Some((_, failure)) = last.as_ref().filter(|(failed, _)| *failed > asked) {
+            // Somebody else's login, which we waited for: ours would fail too.
+            return Err(failure.clone());
+        }
         let login = line.transport.authenticate(user, password.expose());
-        match self.within(self.config.response_timeout, login).await {
+        match self.within(limit, login).await {
             Ok(token) => {
                 let token: Arc<str> = token.into();
                 *lock(&self.token) = Some(token.clone());
@@ -274,9 +338,14 @@ impl Client {
                 if failure.remedy() == Remedy::Elsewhere {
                     self.leave(line);
                 }
+                *last = Some((Moment::now(), failure.clone()));
                 Err(failure)
             }
         }
+    }
+
+    fn present_token(&self) -> Option<Arc<str>> {
+        lock(&self.token).clone()
     }
 
     fn forget_token(&self, refused: Option<&Arc<str>>) {

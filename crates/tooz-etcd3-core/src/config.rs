@@ -8,8 +8,11 @@ use crate::keys::Keys;
 const PORT: u16 = 2379;
 
 /// The bounds of the time that a connection may take: a TLS handshake must fit, and a server that
-/// hangs must not keep us long from the next.
-const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+/// hangs must not keep us long from the next. One that cannot be reached is told within 5 s.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
+
+/// What etcd takes of a request unless its `--max-request-bytes` says otherwise.
+const MAX_REQUEST_BYTES: usize = 1_572_864;
 
 /// What the URL says, but for the options of one transport alone.
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ pub struct Config {
     pub(crate) ttl: u64,
     /// How long a request is repeated.
     pub(crate) patience: Duration,
+    /// How many bytes of a request the server takes.
+    pub(crate) max_request_bytes: usize,
 }
 
 /// One server.
@@ -84,7 +89,6 @@ impl Config {
         // One lease has it all, so the shorter time counts; a started second is a second.
         let ttl = membership.min(lock);
         let ttl = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        // Two unanswered heartbeats fit into a time to live, and with them a reconnection.
         let third = Duration::from_secs(ttl) / 3;
 
         let tls = Tls::read(options, defaults, &invalid)?;
@@ -93,6 +97,9 @@ impl Config {
             (None, None) => None,
             _ => return Err(invalid("a user needs a password, and a password a user")),
         };
+        let max_request_bytes = options
+            .parse("max_request_bytes", "a whole number, as of the server's --max-request-bytes")?
+            .unwrap_or(MAX_REQUEST_BYTES);
         let namespace = options.text("namespace").unwrap_or_default();
         let layout = match options.text("layout").as_deref() {
             None | Some("gateway") => Layout::Gateway,
@@ -109,6 +116,7 @@ impl Config {
             keys: Keys::new(&namespace, layout),
             ttl,
             patience,
+            max_request_bytes,
         })
     }
 
@@ -118,6 +126,13 @@ impl Config {
 
     pub(crate) fn heartbeat_interval(&self) -> Duration {
         self.session_ttl() / 3
+    }
+
+    /// How long the answer to a heartbeat may take. The first one that goes unanswered is sent a
+    /// third of a time to live after the last that was answered, so two of them are over after two
+    /// thirds; a new connection and a third have the rest, until a tenth before the end.
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        self.session_ttl() / 6
     }
 }
 
@@ -200,11 +215,12 @@ mod tests {
     fn every_option_is_known() {
         let config = read(
             "etcd3://u:hush@a,[::1]:1?timeout=9&membership_timeout=8.5&lock_timeout=7\
-             &namespace=n&layout=etcd3&ssl=yes",
+             &namespace=n&layout=etcd3&ssl=yes&max_request_bytes=9",
         )
         .unwrap();
         assert_eq!((config.patience.as_secs(), config.ttl), (9, 7));
         assert_eq!(config.heartbeat_interval(), Duration::from_secs(7) / 3);
+        assert_eq!(config.max_request_bytes, 9);
         let authorities: Vec<_> = config.endpoints.iter().map(Endpoint::authority).collect();
         assert_eq!(authorities, ["a:2379", "[::1]:1"]);
         assert_eq!(config.login.as_ref().map(|(user, _)| &user[..]), Some("u"));
@@ -225,6 +241,16 @@ mod tests {
     fn a_started_second_counts() {
         assert_eq!(read("etcd3://?timeout=1.2").unwrap().ttl, 2);
         assert_eq!(read("etcd3://?timeout=0.5").unwrap().ttl, 1);
+    }
+
+    #[test]
+    fn two_unanswered_heartbeats_and_a_reconnection_fit() {
+        for ttl in (1..=60).chain([3_600]) {
+            let config = read(&format!("etcd3://?timeout={ttl}")).unwrap();
+            let silent = config.heartbeat_interval() + config.heartbeat_timeout() * 2;
+            let left = config.session_ttl() * 9 / 10 - silent;
+            assert!(left >= config.session_ttl() / 5, "{left:?} of {ttl} s for the reconnection");
+        }
     }
 
     #[test]

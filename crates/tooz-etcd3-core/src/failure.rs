@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use tooz_core::{Error, ErrorKind, Outcome};
 
@@ -20,12 +21,26 @@ pub mod code {
     pub const UNAUTHENTICATED: i32 = 16;
 }
 
+/// What the server says of a token that is worth nothing any more. Which code comes with it depends
+/// on the version and on the way: UNAUTHENTICATED, INVALID_ARGUMENT, or UNKNOWN where the server
+/// forgot to translate its own error; a watch is ended with the text alone.
+const OLD_TOKEN: [&str; 3] = [
+    // It has expired, or the server was started since.
+    "invalid auth token",
+    // With JWT, users or roles were changed since; with simple tokens, while the request was under
+    // way. The second is what 3.3 and the first servers of 3.4 say.
+    "revision of auth store is old",
+    "revision in header is old",
+];
+
 /// A call that failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     what: What,
     message: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    /// The server that was asked.
+    server: Option<String>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +73,7 @@ pub(crate) enum Remedy {
 impl Failure {
     /// The request never left, because there is no connection.
     pub fn unreachable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::new(What::Unreachable, "no connection came about").caused_by(source)
+        Self::new(What::Unreachable, "could not connect").caused_by(source)
     }
 
     /// The request left, or may have, and no whole answer came.
@@ -83,9 +98,15 @@ impl Failure {
         if compact_revision > 0 {
             return Self::status(code::OUT_OF_RANGE, "the watched revision was compacted");
         }
-        // It says so of a token that has expired, too.
-        let denied = reason.contains("permission denied");
-        Self::status(if denied { code::UNAUTHENTICATED } else { code::UNAVAILABLE }, reason)
+        // Before 3.5 it says "permission denied" of a token that has expired, too.
+        let code = if is_old_token(&reason) || reason.contains("permission denied") {
+            code::UNAUTHENTICATED
+        } else if reason.contains("user name is empty") {
+            code::INVALID_ARGUMENT
+        } else {
+            code::UNAVAILABLE
+        };
+        Self::status(code, reason)
     }
 
     /// The server's answer makes no sense.
@@ -99,13 +120,19 @@ impl Failure {
     }
 
     fn new(what: What, message: impl Into<String>) -> Self {
-        Self { what, message: message.into(), source: None }
+        Self { what, message: message.into(), server: None, source: None }
+    }
+
+    /// The server that was asked.
+    pub(crate) fn at(mut self, server: String) -> Self {
+        self.server.get_or_insert(server);
+        self
     }
 
     /// What was underneath.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -121,15 +148,18 @@ impl Failure {
         self.what == What::TimedOut
     }
 
+    /// Whether the server cannot be reached or does not speak.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        matches!(self.what, What::Unreachable | What::TimedOut)
+    }
+
     pub(crate) fn remedy(&self) -> Remedy {
         use code::*;
         match self.what {
             What::Unreachable | What::Broken | What::TimedOut => Remedy::Elsewhere,
             What::Untrusted => Remedy::None,
             What::Status(UNAUTHENTICATED) => Remedy::Authenticate,
-            What::Status(INVALID_ARGUMENT) if self.says("revision in header is old") => {
-                Remedy::Authenticate
-            }
+            What::Status(_) if is_old_token(&self.message) => Remedy::Authenticate,
             What::Status(RESOURCE_EXHAUSTED) if self.says("too many requests") => Remedy::Wait,
             What::Status(
                 INVALID_ARGUMENT | NOT_FOUND | PERMISSION_DENIED | RESOURCE_EXHAUSTED
@@ -155,7 +185,7 @@ impl Failure {
         use code::*;
         let backend = ErrorKind::Backend;
         let (kind, message) = match self.what {
-            What::Unreachable => (ErrorKind::Connection, "no connection came about"),
+            What::Unreachable => (ErrorKind::Connection, "could not connect"),
             What::Broken => (ErrorKind::Connection, "the connection broke before the answer"),
             What::TimedOut => (ErrorKind::TimedOut, "no answer came in time"),
             What::Untrusted => {
@@ -173,7 +203,7 @@ impl Failure {
             What::Status(INVALID_ARGUMENT) if self.says("user name is empty") => {
                 (ErrorKind::Authentication, "the server demands a user and a password")
             }
-            What::Status(UNAUTHENTICATED) => {
+            What::Status(_) if self.remedy() == Remedy::Authenticate => {
                 (ErrorKind::Authentication, "the server refused the token of the user")
             }
             What::Status(INVALID_ARGUMENT) if self.says("authentication failed") => {
@@ -192,13 +222,22 @@ impl Failure {
             What::Status(RESOURCE_EXHAUSTED) if self.says("too many requests") => {
                 (ErrorKind::Connection, "the server has too much to do")
             }
-            What::Status(INVALID_ARGUMENT) if self.says("too large") => {
-                (ErrorKind::InvalidInput, "the request is larger than the server accepts")
+            // The second where it is even too large for the server's gRPC.
+            What::Status(INVALID_ARGUMENT | RESOURCE_EXHAUSTED)
+                if self.says("too large") || self.says("message larger than max") =>
+            {
+                (
+                    ErrorKind::InvalidInput,
+                    "the name or the capabilities are larger than the server's --max-request-bytes",
+                )
             }
             What::Status(UNIMPLEMENTED) => (backend, "the server does not know the request"),
             What::Status(_) => (backend, "the server answered with an error"),
         };
         let mut error = Error::new(kind, message);
+        if let Some(server) = &self.server {
+            error = error.with("server", server);
+        }
         if matches!(self.what, What::Status(_)) {
             error = error.with("answer", &self.message);
         }
@@ -208,15 +247,27 @@ impl Failure {
     }
 }
 
+fn is_old_token(message: &str) -> bool {
+    OLD_TOKEN.iter().any(|text| message.contains(text))
+}
+
+/// What the error of a call does not say by itself: the server's answer, or what was underneath.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match (&self.what, &self.source) {
+            (What::Status(_), _) | (_, None) => f.write_str(&self.message),
+            (_, Some(source)) => source.fmt(f),
+        }
     }
 }
 
 impl StdError for Failure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+        let source = self.source.as_deref().map(|source| source as &(dyn StdError + 'static));
+        match self.what {
+            What::Status(_) => source,
+            _ => source.and_then(StdError::source),
+        }
     }
 }
 
@@ -236,7 +287,23 @@ mod tests {
             (8, "etcdserver: mvcc: database space exceeded", Remedy::None, Backend, false),
             (8, "etcdserver: too many requests", Remedy::Wait, Connection, false),
             (3, "etcdserver: request is too large", Remedy::None, InvalidInput, false),
+            (
+                8,
+                "grpc: received message larger than max (3 vs. 2)",
+                Remedy::None,
+                InvalidInput,
+                false,
+            ),
             (3, "etcdserver: user name is empty", Remedy::None, Authentication, false),
+            (
+                3,
+                "etcdserver: revision of auth store is old",
+                Remedy::Authenticate,
+                Authentication,
+                false,
+            ),
+            (2, "auth: revision in header is old", Remedy::Authenticate, Authentication, false),
+            (2, "auth: invalid auth token", Remedy::Authenticate, Authentication, false),
         ] {
             let failure = Failure::status(code, message);
             assert_eq!(failure.remedy(), remedy, "{message}");
@@ -244,6 +311,18 @@ mod tests {
             assert_eq!(error.kind(), kind, "{message}");
             assert_eq!(error.outcome() == Outcome::Unknown, outcome, "{message}");
             assert_eq!(error.context("answer"), Some(message));
+        }
+        for (reason, remedy) in [
+            ("etcdserver: permission denied", Remedy::Authenticate),
+            (
+                "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old",
+                Remedy::Authenticate,
+            ),
+            ("etcdserver: invalid auth token", Remedy::Authenticate),
+            ("etcdserver: user name is empty", Remedy::None),
+            ("", Remedy::Elsewhere),
+        ] {
+            assert_eq!(Failure::watch_cancelled(0, reason).remedy(), remedy, "{reason}");
         }
         let error = Failure::unreachable("refused").into_error(true);
         assert_eq!(error.outcome(), Outcome::Unknown, "an earlier attempt may have been applied");

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tooz_core::{
-    Capabilities, Error, GroupFeed, GroupId, JoinRequest, Lease, Loss, Member, MemberId,
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Member, MemberId,
     OperationId, Result,
 };
 
 use crate::keys;
+use crate::lock::notice;
 use crate::session::Life;
 use crate::transport::{Event, KeyValue, Op, Range, Test, Txn};
 
@@ -165,10 +166,41 @@ async fn change_own(
         && let Some(membership) = membership
     {
         // Told before the call fails, which may be before the watch tells: it may be joined again.
-        life.remove_membership(group);
-        membership.lease.lose(Loss::Taken);
+        life.lost_membership(group, &membership);
     }
     Ok((own, answer.again))
+}
+
+/// Removes somebody's membership, and tells that session.
+pub(crate) async fn remove_member(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    keys::check_group(group)?;
+    keys::check_member(member)?;
+    let of_group = Range::key(life.keys().group(group));
+    let key = Range::key(life.keys().member(group, member));
+    let read = Txn::read(vec![of_group.get(), key.clone().get()]);
+    let mut again = false;
+    loop {
+        let mut reply = life.txn(&read).await?.value;
+        match (reply.got(0).is_empty(), reply.first(1)) {
+            (_, None) if again => return Ok(()),
+            (true, _) => return Err(Error::group_not_created(group)),
+            (false, None) => return Err(Error::member_not_joined(group, member)),
+            (false, Some(found)) => {
+                let mut then = vec![key.clone().delete()];
+                then.extend(notice(life, found.lease, &found.create_revision.to_string()).await?);
+                let when = vec![key.clone().is(Test::CreatedAt(found.create_revision))];
+                // Not on behalf of our own session: a lease that has ended is the member's.
+                match life.client.txn(&Txn { when, then, or: Vec::new() }).await {
+                    Ok(answer) if answer.value.succeeded => return Ok(()),
+                    // It left or joined again meanwhile, or our own earlier request did it.
+                    Ok(answer) => again |= answer.again,
+                    // Its session ended in between.
+                    Err(error) if error.kind() == ErrorKind::SessionLost => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
 }
 
 fn exists(key: Range) -> crate::Compare {

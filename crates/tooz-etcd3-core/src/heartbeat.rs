@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::JoinSet;
 use tooz_core::{Hold, Loss, Moment, Result};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::hold::EtcdHold;
 use crate::keys;
@@ -99,11 +99,8 @@ async fn compare(
         let read = Txn::read(vec![Range::key(key).get()]);
         let Ok(mut answer) = life.client.txn(&read).await else { continue };
         let is_there = answer.value.first(0).map(|found| found.create_revision);
-        let still = life.membership(group).is_some_and(|now| now.revision == membership.revision);
-        if still && is_there != Some(membership.revision) {
-            warn!(%group, member = %life.member, "the membership was deleted");
-            life.remove_membership(group);
-            membership.lease.lose(Loss::Taken);
+        if is_there != Some(membership.revision) {
+            life.lost_membership(group, membership);
         }
     }
     let session = life.keys().session(life.id);

@@ -93,9 +93,10 @@ impl Keys {
         Range::prefix(self.named(&[b"tooz-ext/sessions/"]))
     }
 
-    /// Tells a session that what this operation acquired was taken away.
-    pub(crate) fn notice(&self, lease: i64, operation: &str) -> Vec<u8> {
-        [&self.session(lease), &b"/"[..], operation.as_bytes()].concat()
+    /// Tells a session that something was taken away: what an operation acquired, by its id, or a
+    /// membership, by the revision that created it.
+    pub(crate) fn notice(&self, lease: i64, what: &str) -> Vec<u8> {
+        [&self.session(lease), &b"/"[..], what.as_bytes()].concat()
     }
 
     // ---- Locks and terms.

@@ -74,6 +74,9 @@ impl Attempt {
     }
 
     async fn run(&self, life: &Arc<Life>) -> Result<Option<Arc<EtcdHold>>> {
+        // The largest request of its life is that of one who has waited: refused now, not then.
+        let place = Place { revision: i64::MAX, is_first: false };
+        life.client.fits(&self.txn(life, Some(place), true))?;
         let mut place = None;
         let mut watched: Option<(Vec<u8>, Watch)> = None;
         loop {
@@ -348,10 +351,11 @@ pub(crate) async fn take_away(life: &Arc<Life>, prize: &Prize) -> Result<bool> {
     }
 }
 
-/// What tells a session that it lost a lock; nothing if the lease is not that of a session of ours.
-async fn notice(life: &Life, lease: i64, operation: &str) -> Result<Option<Op>, Error> {
+/// What tells a session of its [loss](crate::keys::Keys::notice); nothing if the lease is not that
+/// of a session of ours.
+pub(crate) async fn notice(life: &Life, lease: i64, what: &str) -> Result<Option<Op>, Error> {
     let session = Txn::read(vec![Range::key(life.keys().session(lease)).get()]);
     let is_ours = !life.client.txn(&session).await?.value.got(0).is_empty();
-    let key = life.keys().notice(lease, operation);
+    let key = life.keys().notice(lease, what);
     Ok(is_ours.then_some(Op::Put { key, value: Vec::new(), lease }))
 }

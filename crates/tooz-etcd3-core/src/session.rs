@@ -57,6 +57,7 @@ impl EtcdSession {
     ) -> Result<Self> {
         keys::check_member(&member)?;
         let client = Client::new(config.clone(), connector);
+        client.opens(true);
         let id = random_lease();
         // At least what is asked for is granted, so that much can be relied on.
         let granted = client.grant(id, config.ttl).await;
@@ -89,6 +90,7 @@ impl EtcdSession {
         };
         match watch {
             Ok(watch) => {
+                life.client.opens(false);
                 tokio::spawn(life.clone().tend(watch));
                 Ok(Self(life))
             }
@@ -187,12 +189,28 @@ impl Life {
         }
     }
 
-    /// What the operation acquired was taken away.
-    fn was_taken(&self, operation: &[u8]) {
+    /// What the operation acquired was taken away, or the membership of that revision.
+    fn was_taken(&self, what: &[u8]) {
         let holds = self.holds();
-        for hold in holds.iter().filter(|hold| hold.id().to_string().as_bytes() == operation) {
+        for hold in holds.iter().filter(|hold| hold.id().to_string().as_bytes() == what) {
             warn!(member = %self.member, "a lock was broken");
             hold.lease().lose(Loss::Taken);
+        }
+        let memberships = self.memberships();
+        let removed = |membership: &Membership| membership.revision.to_string().as_bytes() == what;
+        for (group, membership) in memberships.iter().filter(|(_, one)| removed(one)) {
+            self.lost_membership(group, membership);
+        }
+    }
+
+    /// Somebody else ended the membership.
+    pub(crate) fn lost_membership(&self, group: &GroupId, membership: &Membership) {
+        let mut memberships = lock_of(&self.memberships);
+        // Quietly if it was left meanwhile; one that was joined since is not meant.
+        if memberships.get(group).is_some_and(|now| now.revision == membership.revision) {
+            warn!(%group, member = %self.member, "the membership was deleted");
+            memberships.remove(group);
+            membership.lease.lose(Loss::Taken);
         }
     }
 
@@ -370,8 +388,8 @@ impl Session for EtcdSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove_member(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

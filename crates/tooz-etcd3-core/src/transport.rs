@@ -232,6 +232,28 @@ impl Txn {
     pub(crate) fn read(ops: Vec<Op>) -> Self {
         Self { then: ops, ..Self::default() }
     }
+
+    /// How many bytes the server counts, or a few more.
+    pub(crate) fn size(&self) -> usize {
+        // The codes and lengths of the parts of one operation, a few numbers among them.
+        const FRAME: usize = 64;
+        let of_range = |range: &Range| FRAME + range.key.len() + range.end.len();
+        let of_op = |op: &Op| match op {
+            Op::Get(range, _) | Op::Delete(range) => of_range(range),
+            Op::Put { key, value, .. } => FRAME + key.len() + value.len(),
+        };
+        let of_compare = |compare: &Compare| {
+            of_range(&compare.range)
+                + match &compare.test {
+                    Test::Value(value) | Test::ValueAbove(value) | Test::ValueBelow(value) => {
+                        value.len()
+                    }
+                    _ => 0,
+                }
+        };
+        let ops = self.then.iter().chain(&self.or).map(of_op);
+        FRAME + self.when.iter().map(of_compare).sum::<usize>() + ops.sum::<usize>()
+    }
 }
 
 impl TxnReply {

@@ -16,20 +16,17 @@ use crate::failure::{StreamError, from_error, from_response};
 use crate::json::{self, Bytes, JsonEvent, JsonTxnReply, Number};
 
 /// The gateway of each server. Their order and failover are the shared part's, so each has a client
-/// of its own.
+/// of its own; and a new one when it is connected again, since the old one's idle connections may
+/// be dead too.
 #[derive(Debug)]
-pub(crate) struct Gateway {
-    servers: Vec<(Endpoint, Http)>,
-    api_version: Option<String>,
-}
+pub(crate) struct Gateway(GatewayConfig);
 
 impl Gateway {
     /// Fails if a certificate or key cannot be used.
     pub(crate) fn new(config: &GatewayConfig) -> CoreResult<Self> {
         let shared = &config.shared;
-        let client = |endpoint: &Endpoint| Ok((endpoint.clone(), client(shared, endpoint)?));
-        let servers = shared.endpoints.iter().map(client).collect::<CoreResult<_>>()?;
-        Ok(Self { servers, api_version: config.api_version.clone() })
+        shared.endpoints.iter().try_for_each(|server| client(shared, server).map(drop))?;
+        Ok(Self(config.clone()))
     }
 }
 
@@ -48,18 +45,12 @@ fn client(config: &Config, endpoint: &Endpoint) -> CoreResult<Http> {
 #[async_trait]
 impl Connector for Gateway {
     async fn connect(&self, endpoint: &Endpoint) -> Result<Arc<dyn Transport>, Failure> {
-        let server = self.servers.iter().find(|(server, _)| server == endpoint);
-        let (_, http) = server.ok_or_else(|| Failure::unreachable("there is no such server"))?;
-        let found;
-        let version = match &self.api_version {
-            Some(version) => version,
-            None => {
-                found = api_version(http).await?;
-                &found
-            }
+        let http = client(&self.0.shared, endpoint).map_err(from_error)?;
+        let version = match &self.0.api_version {
+            Some(version) => version.clone(),
+            None => api_version(&http).await?,
         };
-        let path = format!("/{version}");
-        Ok(Arc::new(Connection { http: http.clone(), path }))
+        Ok(Arc::new(Connection { http, path: format!("/{version}") }))
     }
 }
 

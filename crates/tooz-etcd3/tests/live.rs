@@ -12,7 +12,7 @@ mod server;
 use std::time::{Duration, Instant};
 
 use server::proxy::Proxy;
-use server::{Cluster, SCHEMES, asked_for, build, start};
+use server::{Cluster, SCHEMES, asked_for, build, builder, start};
 use tokio::time::{sleep, timeout};
 use tooz_core::{ErrorKind, GroupEvent, Loss, Mode, Outcome, Release, Result, SessionEvent, Wait};
 
@@ -97,7 +97,160 @@ async fn a_wait_that_is_over_leaves_no_watch() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_goes_silent_costs_nothing() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    let mut holders = Vec::new();
+    for scheme in SCHEMES {
+        let proxy = Proxy::of(server.nodes[0].port).await;
+        let options = format!("timeout=3&namespace={}/", space(scheme));
+        let a = start(&format!("{scheme}://127.0.0.1:{}?{options}", proxy.port), "a").await?;
+        // Several requests at a time, each of which leaves the gateway's client a connection.
+        let busy = (0..8).map(|n| {
+            let lock = a.lock(format!("busy-{n}"));
+            tokio::spawn(async move { lock?.acquire().await?.release().await })
+        });
+        for busy in busy.collect::<Vec<_>>() {
+            busy.await.unwrap()?;
+        }
+        let guard = a.lock("it")?.acquire().await?;
+        a.join_group_create("group", &()).await?;
+        let mut events = a.watch_group("group").await?;
+        assert!(matches!(events.next().await, Some(GroupEvent::Snapshot(_))));
+        holders.push((scheme, proxy, a, guard, events));
+    }
+    for (_, proxy, ..) in &holders {
+        proxy.silence();
+    }
+    // Longer than it lives without a renewal.
+    sleep(Duration::from_secs(4)).await;
+    for (scheme, _proxy, a, guard, mut events) in holders {
+        assert!(guard.check().is_ok(), "{scheme}: {:?}", guard.check());
+        assert!(guard.verify().await?, "{scheme}");
+        // Neither do watches stay on the old connection.
+        let gap = async { while !matches!(events.next().await, Some(GroupEvent::Gap)) {} };
+        timeout(LONG, gap).await.expect("the watch goes on over another connection");
+        guard.release().await?;
+        a.stop().await?;
+    }
+    Ok(())
+}
+
 // ---- Errors and users.
+
+/// A server that takes connections and says nothing, and one to which no connection comes about:
+/// its queue of those is full.
+async fn black_holes() -> (tokio::net::TcpListener, [tokio::net::TcpStream; 2], [String; 2]) {
+    let local = "127.0.0.1:0".parse().unwrap();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind(local).unwrap();
+    let full = full.listen(1).unwrap();
+    let at = full.local_addr().unwrap();
+    let waiting = [
+        tokio::net::TcpStream::connect(at).await.unwrap(),
+        tokio::net::TcpStream::connect(at).await.unwrap(),
+    ];
+    let hosts = [silent.local_addr().unwrap().to_string(), at.to_string()];
+    // Never accepted from, and open until the test ends.
+    std::mem::forget(full);
+    (silent, waiting, hosts)
+}
+
+#[tokio::test]
+async fn servers_out_of_reach_are_told_soon_with_address_and_cause() -> Result<()> {
+    let (_silent, _waiting, [silent, full]) = black_holes().await;
+    let mut cases = tokio::task::JoinSet::new();
+    for scheme in SCHEMES {
+        // Nobody listens at the port 1.
+        for (host, cause, limit) in [
+            ("127.0.0.1:1", "refused", 2),
+            ("no-such-host.invalid:1", "lookup", 5),
+            ("127.0.0.1:1,localhost:1", "refused", 2),
+            (&full, "in time|deadline", 5),
+            (&silent, "in time|deadline", 5),
+        ] {
+            let (host, may_be_silent) = (host.to_owned(), host == silent);
+            cases.spawn(async move {
+                let begin = Instant::now();
+                let url = format!("{scheme}://{host}");
+                let error = build(&url, "a").unwrap().start().await.unwrap_err();
+                let (took, told) = (begin.elapsed(), causes(&error));
+                println!("{url}: {took:?}: {told}");
+                let is_silent = error.kind() == ErrorKind::TimedOut && may_be_silent;
+                assert!(is_silent || error.kind() == ErrorKind::Connection, "{url}: {error:?}");
+                assert!(took < Duration::from_secs(limit), "{url}: {took:?}");
+                let address = host.rsplit(',').next().unwrap();
+                assert!(error.to_string().contains(address), "{url}: {error}");
+                assert!(cause.split('|').any(|text| told.contains(text)), "{url}: {told}");
+            });
+        }
+    }
+    cases.join_all().await;
+    Ok(())
+}
+
+/// An error and what is underneath, as a person is shown it.
+fn causes(error: &tooz_core::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn tokens_that_a_change_of_users_made_old_are_renewed_by_one_login() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::with_jwt();
+    let root = ["--user", "root:secret", "user", "add"];
+    for scheme in SCHEMES {
+        let port = server.nodes[0].port;
+        let options = format!("timeout=6&namespace={}/", space(scheme));
+        let a = start(&format!("{scheme}://root:secret@127.0.0.1:{port}?{options}"), "a").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        a.join_group_create("group", &()).await?;
+
+        server.ctl(&[&root[..], &[&format!("{scheme}-1:x")]].concat());
+        assert!(guard.verify().await?, "{scheme}");
+        guard.release().await?;
+        let guard = a.lock("it")?.acquire().await?;
+
+        // A watch with an old token.
+        server.ctl(&[&root[..], &[&format!("{scheme}-2:x")]].concat());
+        let mut events = a.watch_group("group").await?;
+        let first = timeout(LONG, events.next()).await.expect("a snapshot");
+        assert!(matches!(first, Some(GroupEvent::Snapshot(all)) if all.len() == 1), "{scheme}");
+
+        // Many calls at once.
+        server.ctl(&[&root[..], &[&format!("{scheme}-3:x")]].concat());
+        let before = logins(&server);
+        let calls = (0..200).map(|n| {
+            let lock = a.lock(format!("l{n}"));
+            tokio::spawn(async move { lock?.acquire().await?.release().await })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            assert_eq!(timeout(LONG, call).await.unwrap().unwrap()?, Release::Released);
+        }
+        // The watch of the session may need another.
+        let logins = logins(&server) - before;
+        assert!(logins <= 3.0, "{scheme}: {logins} logins");
+        guard.check()?;
+        guard.release().await?;
+        a.stop().await?;
+    }
+    Ok(())
+}
+
+/// How many there have been.
+fn logins(server: &Cluster) -> f64 {
+    let labels =
+        r#"{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}"#;
+    server.nodes[0].metric(&format!("grpc_server_started_total{labels}"))
+}
 
 #[tokio::test]
 async fn refusals_are_clear_and_soon() -> Result<()> {
@@ -215,6 +368,55 @@ async fn each_version_of_the_gateway_is_found_or_named() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_is_too_large_is_refused_and_costs_nothing_else() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for scheme in SCHEMES {
+        let options = format!("timeout=5&namespace={}/", space(scheme));
+        let a = start(&server.url(scheme, &options), "a").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        for name in ["n".repeat(150_000), "/".repeat(60_000)] {
+            let error = a.lock(name)?.acquire().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+            assert!(error.to_string().contains("max_request_bytes=1572864"), "{error}");
+        }
+        // What can be acquired, after a wait too, can be released.
+        for name in ["n".repeat(105_000), "/".repeat(44_000)] {
+            for mode in [Mode::Exclusive, Mode::Shared] {
+                let (lock, next) = (a.lock(name.clone())?, a.lock(name.clone())?);
+                let held = lock.acquire_with(mode, Wait::Forever).await?.expect("no limit");
+                let waiter = tokio::spawn(async move { next.acquire().await });
+                assert_eq!(held.release().await?, Release::Released);
+                let held = timeout(LONG, waiter).await.unwrap().unwrap()?;
+                assert_eq!(held.release().await?, Release::Released);
+            }
+        }
+
+        // Measured: the server takes 1,572,864 bytes.
+        let capable = "c".repeat(1_572_000);
+        a.join_group_create("group", &capable).await?;
+        let member = a.member("group", "a").await?;
+        assert_eq!(member.capabilities.decode::<String>()?, capable);
+        let error = a.update_capabilities("group", &"c".repeat(1_573_000)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+        assert!(error.to_string().contains("max_request_bytes=1572864"), "{error}");
+
+        // Who is told of a limit that the server does not have hears it from the server.
+        let unaware = format!("{options}&max_request_bytes=99999999");
+        let b = start(&server.url(scheme, &unaware), "b").await?;
+        for size in [1_600_000, 3_000_000] {
+            let error = b.join_group("group", &"c".repeat(size)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+        }
+        guard.check()?;
+        guard.release().await?;
+        a.stop().await?;
+        b.stop().await?;
+    }
+    Ok(())
+}
+
 // ---- Loss.
 
 #[tokio::test]
@@ -249,6 +451,40 @@ async fn a_revoked_lease_is_told_at_once_and_the_group_joined_again() -> Result<
         let member = a.member("group", "a").await?;
         assert_eq!(member.capabilities.decode::<String>()?, "able");
         a.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_member_is_told_before_its_next_heartbeat() -> Result<()> {
+    if_asked_for!();
+    let server = Cluster::start(1);
+    for scheme in SCHEMES {
+        let url = server.url(scheme, "timeout=60");
+        let removed = builder(&url, "removed")?.rejoin_when_removed(false).build()?;
+        removed.start().await?;
+        removed.join_group_create("group", &1).await?;
+        removed.join_group_create("other", &1).await?;
+        removed.update_capabilities("group", &2).await?;
+        let mut events = removed.session_events();
+        let operator = start(&url, "operator").await?;
+        operator.remove_member("group", "removed").await?;
+        // A third of 60 s is left to the next heartbeat.
+        let told = timeout(LONG / 2, events.next()).await.expect("it is pushed");
+        assert_eq!(told, Some(SessionEvent::Removed("group".into())));
+        assert_eq!(operator.members("other").await?.len(), 1, "the other group is another's");
+
+        // A member of Python's is no session of ours, so there is nobody to tell.
+        let lease = server.ctl(&["lease", "grant", "60"]);
+        let lease = lease.split(' ').nth(1).unwrap();
+        server.ctl(&["put", "--lease", lease, "tooz/groups/group/python", ""]);
+        operator.remove_member("group", "python").await?;
+        assert!(operator.members("group").await?.is_empty());
+        let attached = server.ctl(&["lease", "timetolive", lease, "--keys"]);
+        assert!(attached.contains("attached keys([])"), "{attached}");
+        removed.stop().await?;
+        operator.stop().await?;
+        server.ctl(&["del", "", "--prefix"]);
     }
     Ok(())
 }

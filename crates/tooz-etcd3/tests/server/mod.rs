@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tooz_core::{Coordinator, Registry, Result};
+use tooz_core::{Builder, Coordinator, Registry, Result};
 
 /// The schemes of both transports: most of what is tested here is to hold over each.
 pub(crate) const SCHEMES: [&str; 2] = ["etcd3", "etcd3+http"];
@@ -40,16 +40,37 @@ pub(crate) struct Node {
 
 impl Cluster {
     pub(crate) fn start(size: usize) -> Self {
+        Self::start_with(size, &[])
+    }
+
+    /// With more options than are needed.
+    pub(crate) fn start_with(size: usize, options: &[&str]) -> Self {
         // Somebody else may take a port between our look and the server's start.
         for _ in 0..5 {
-            if let Some(cluster) = Self::try_start(size) {
+            if let Some(cluster) = Self::try_start(size, options) {
                 return cluster;
             }
         }
         panic!("the servers do not start");
     }
 
-    fn try_start(size: usize) -> Option<Self> {
+    /// One node with users, whose tokens are JWT: each change of users or roles makes all of them
+    /// old. A login costs what it does by default.
+    pub(crate) fn with_jwt() -> Self {
+        let keys = tempfile::tempdir().unwrap();
+        let file = |name: &str| keys.path().join(name).display().to_string();
+        let (key, public) = (file("key.pem"), file("public.pem"));
+        openssl(&["genrsa", "-out", &key, "2048"]);
+        openssl(&["rsa", "-in", &key, "-pubout", "-out", &public]);
+        let tokens = format!("jwt,pub-key={public},priv-key={key},sign-method=RS256,ttl=10m");
+        // The server reads the keys when it starts.
+        let server = Self::start_with(1, &["--auth-token", &tokens]);
+        server.ctl(&["user", "add", "root:secret"]);
+        server.ctl(&["auth", "enable"]);
+        server
+    }
+
+    fn try_start(size: usize, options: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let clients: Vec<_> = (0..size).map(|_| free_port()).collect();
         let peers: Vec<_> = (0..size).map(|_| free_port()).collect();
@@ -72,7 +93,8 @@ impl Cluster {
                 ["--heartbeat-interval", "50"],
                 ["--election-timeout", "500"],
             ];
-            let arguments: Vec<_> = arguments.iter().flatten().map(|a| (*a).to_owned()).collect();
+            let arguments = arguments.iter().flatten().chain(options);
+            let arguments: Vec<_> = arguments.map(|a| (*a).to_owned()).collect();
             Node { port: clients[n], process: spawn(&arguments), arguments }
         };
         let mut cluster = Self { nodes: (0..size).map(node).collect(), _folder: folder };
@@ -200,6 +222,12 @@ fn spawn(arguments: &[String]) -> Child {
         .expect("etcd is installed")
 }
 
+pub(crate) fn openssl(arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).output().expect("openssl is installed");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {arguments:?}: {error}");
+}
+
 /// Below the range of outgoing connections.
 fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -211,9 +239,13 @@ fn free_port() -> u16 {
         .expect("a free port")
 }
 
-pub(crate) fn build(url: &str, member: &str) -> Result<Coordinator> {
+pub(crate) fn builder(url: &str, member: &str) -> Result<Builder> {
     let registry = Registry::new().with(tooz_etcd3::DRIVER)?.with(tooz_etcd3_http::DRIVER)?;
-    registry.builder(url, member)?.build()
+    registry.builder(url, member)
+}
+
+pub(crate) fn build(url: &str, member: &str) -> Result<Coordinator> {
+    builder(url, member)?.build()
 }
 
 pub(crate) async fn start(url: &str, member: &str) -> Result<Coordinator> {

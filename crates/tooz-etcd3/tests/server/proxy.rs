@@ -1,4 +1,4 @@
-//! A proxy that can lose answers, and counts connections.
+//! A proxy that can lose answers, can go silent, and counts connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     losing: watch::Sender<bool>,
+    silence: watch::Sender<()>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -20,16 +21,28 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let losing = watch::Sender::new(false);
-        let changes = losing.subscribe();
+        let silence = watch::Sender::new(());
+        let (changes, silenced) = (losing.subscribe(), silence.clone());
         let connections = Arc::new(AtomicUsize::new(0));
         let count = connections.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(pass(client, server, changes.clone()));
+                let (changes, mut silenced) = (changes.clone(), silenced.subscribe());
+                tokio::spawn(async move {
+                    // Kept open, so that nobody is told of an end.
+                    let (mut client, mut server) = connect(client, server).await;
+                    let deaf = tokio::select! {
+                        () = pass(&mut client, &mut server, changes) => false,
+                        _ = silenced.changed() => true,
+                    };
+                    if deaf {
+                        std::future::pending::<()>().await;
+                    }
+                });
             }
         });
-        Self { port, losing, connections }
+        Self { port, losing, silence, connections }
     }
 
     /// How many there have been.
@@ -41,12 +54,21 @@ impl Proxy {
     pub(crate) fn lose(&self, losing: bool) {
         self.losing.send_replace(losing);
     }
+
+    /// Nothing passes the connections that there are any more, and nobody is told. New ones work.
+    pub(crate) fn silence(&self) {
+        self.silence.send_replace(());
+    }
 }
 
-async fn pass(mut client: TcpStream, server: u16, mut losing: watch::Receiver<bool>) {
-    let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+async fn connect(client: TcpStream, server: u16) -> (TcpStream, TcpStream) {
+    let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
+    (client, server)
+}
+
+async fn pass(client: &mut TcpStream, server: &mut TcpStream, mut losing: watch::Receiver<bool>) {
     let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
     losing.mark_unchanged();
     loop {
