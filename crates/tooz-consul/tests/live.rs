@@ -16,7 +16,7 @@ use server::{asked_for, build, client, fresh, start};
 use tokio::time::timeout;
 use tooz_consul::inspect::Inspector;
 use tooz_core::{
-    Coordinator, ErrorKind, Heartbeat, Loss, Mode, Outcome, Registry, Release, Result,
+    Coordinator, ErrorKind, GroupEvent, Heartbeat, Loss, Mode, Outcome, Registry, Release, Result,
     SessionEvent, Wait,
 };
 use tooz_http::Request;
@@ -159,6 +159,22 @@ async fn shared_holders_that_died_are_cleared_away() -> Result<()> {
     let next = timeout(Duration::from_secs(5), waiting).await.expect("freed").unwrap()?;
     assert!(next.verify().await? && guard.check().is_err());
     next.release().await?;
+    a.stop().await?;
+    b.stop().await
+}
+
+/// Its next heartbeat, which would tell it as well, comes after 20 s.
+#[tokio::test]
+async fn a_removed_member_that_watches_its_group_is_told_at_once() -> Result<()> {
+    let url = fresh(&asked_for!("CONSUL"), "ttl=60");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    a.join_group_create("g", &7).await?;
+    let mut events = a.watch_group("g").await?;
+    b.remove_member("g", "a").await?;
+    let rejoined =
+        async { while !matches!(events.next().await, Some(GroupEvent::Rejoined) | None) {} };
+    timeout(Duration::from_secs(5), rejoined).await.expect("joined again within 5 s");
+    assert_eq!(b.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
     a.stop().await?;
     b.stop().await
 }
