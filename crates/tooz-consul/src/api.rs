@@ -1,22 +1,24 @@
 //! Consul's HTTP API, as far as it is needed.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tooz_core::{Error, ErrorKind, Outcome, Result};
-use tooz_http::{Http, Request, Response};
+use tooz_http::{Request, Response};
 
+use crate::agent::{Access, Agent, Lane};
 use crate::keys::path;
 use crate::transaction::{self, Done, Entry, Op, RawEntry, RawOutcome, Refusal};
 
 /// The servers of a URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    http: Http,
-    /// Datacenter and, with Consul Enterprise, namespace.
-    scope: Vec<(&'static str, String)>,
-    response_timeout: Duration,
+    agent: Arc<Agent>,
+    lane: Lane,
 }
 
 /// A blocking query's answer.
@@ -28,30 +30,53 @@ pub(crate) struct Polled<T> {
 }
 
 impl Api {
-    pub(crate) fn new(
-        http: Http,
-        scope: Vec<(&'static str, String)>,
-        response_timeout: Duration,
-    ) -> Self {
-        Self { http, scope, response_timeout }
+    pub(crate) fn new(access: Access) -> Result<Self> {
+        Ok(Self { agent: Arc::new(Agent::new(access)?), lane: Lane::Requests })
+    }
+
+    /// The same, sharing its connections with all who use the servers alike.
+    pub(crate) fn shared(self) -> Self {
+        Self { agent: self.agent.shared(), lane: self.lane }
+    }
+
+    /// For heartbeats, which have connections of their own.
+    pub(crate) fn of_heartbeats(&self) -> Self {
+        Self { agent: self.agent.clone(), lane: Lane::Heartbeats }
+    }
+
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// What all keys begin with.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.agent.access.namespace
     }
 
     /// How many servers there are to choose from.
     pub(crate) fn servers(&self) -> usize {
-        self.http.endpoints().len()
+        self.agent.servers()
     }
 
     /// Sends a request; the answer if its status is 2xx or one of `expected`.
     pub(crate) async fn call(&self, request: Request, expected: &[u16]) -> Result<Response> {
-        let request =
-            self.scope.iter().fold(request, |request, (name, value)| request.query(name, value));
-        let response = self.http.send(&request).await?;
+        self.call_by(self.lane, request, expected).await
+    }
+
+    async fn call_by(&self, lane: Lane, request: Request, expected: &[u16]) -> Result<Response> {
+        let Access { scope, token, .. } = &self.agent.access;
+        let mut request =
+            scope.iter().fold(request, |request, (name, value)| request.query(name, value));
+        if let Some(token) = token {
+            request = request.header("x-consul-token", &token.current())?;
+        }
+        let response = self.agent.send(lane, &request).await?;
         if response.is_success() || expected.contains(&response.status()) {
             return Ok(response);
         }
         if response.status() >= 500 {
             // It may be cut off from the others, and another one not.
-            self.http.avoid(response.endpoint());
+            self.agent.avoid(response.endpoint());
         }
         Err(Self::failure(&response))
     }
@@ -100,6 +125,31 @@ impl Api {
         Ok(self.entries(request).await?.pop())
     }
 
+    /// Those of the keys that are there, as they are now.
+    pub(crate) async fn get_each(&self, keys: &[&str]) -> Result<HashMap<String, Entry>> {
+        let chunks = keys.chunks(transaction::LIMIT).map(|chunk| self.get_some(chunk));
+        Ok(try_join_all(chunks).await?.into_iter().flatten().map(|e| (e.key.clone(), e)).collect())
+    }
+
+    async fn get_some(&self, keys: &[&str]) -> Result<Vec<Entry>> {
+        let mut present = keys.to_owned();
+        // A key that is missing hides the others: once more without it.
+        while !present.is_empty() {
+            let ops: Vec<_> = present.iter().map(|key| Op::get(key)).collect();
+            match self.read(&ops).await? {
+                transaction::Outcome::Done(done) => return Ok(done.entries),
+                transaction::Outcome::Refused(refusal) if refusal.failed.is_empty() => {
+                    return Err(odd_answer());
+                }
+                transaction::Outcome::Refused(refusal) => {
+                    let mut positions = 0..;
+                    present.retain(|_| !positions.next().is_some_and(|p| refusal.has(p)));
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
     /// All keys that begin so, as they are now.
     pub(crate) async fn tree(&self, prefix: &str) -> Result<Vec<Entry>> {
         let request = Request::get(path(prefix)).query("recurse", "").query("consistent", "");
@@ -145,15 +195,28 @@ impl Api {
         Ok(Polled { value: response.json()?, index: next_index(&response, index) })
     }
 
+    /// Where a blocking query goes on whose answer does not matter.
+    pub(crate) async fn poll_any(
+        &self,
+        request: Request,
+        index: u64,
+        wait: Duration,
+    ) -> Result<u64> {
+        Ok(next_index(&self.block(request, index, wait).await?, index))
+    }
+
     async fn block(&self, request: Request, index: u64, wait: Duration) -> Result<Response> {
-        // The server adds up to a sixteenth of the time.
-        let limit = wait + wait / 16 + self.response_timeout;
-        let wait = format!("{}ms", wait.as_millis());
-        let request = match index {
-            0 => request,
-            index => request.query("index", index).query("wait", wait),
+        let blocking = || {
+            // The server adds up to a sixteenth of the time.
+            let limit = wait + wait / 16 + self.agent.access.response_timeout;
+            let wait = format!("{}ms", wait.as_millis());
+            request.clone().query("index", index).query("wait", wait).within(limit)
         };
-        self.call(request.within(limit), &[404]).await.map_err(nothing_changed)
+        let response = match index {
+            0 => self.call(request, &[404]).await,
+            _ => self.call_by(Lane::Polls, blocking(), &[404]).await,
+        };
+        response.map_err(nothing_changed)
     }
 }
 
@@ -199,6 +262,11 @@ fn refused() -> Error {
     Error::new(ErrorKind::Authentication, "the token lacks a permission, or is unknown")
 }
 
+/// That there is no such step in the protocol.
+pub(crate) fn odd_answer() -> Error {
+    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
+}
+
 pub(crate) fn session_lost() -> Error {
     Error::new(ErrorKind::SessionLost, "the servers know the session no more")
 }
@@ -211,4 +279,6 @@ pub(crate) struct SessionInfo {
     pub(crate) id: String,
     #[serde(default)]
     pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) node: String,
 }

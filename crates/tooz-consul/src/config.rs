@@ -1,10 +1,12 @@
 use std::time::Duration;
 
 use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
-use tooz_http::{Endpoint, Http, Settings, Tls};
+use tooz_http::{Endpoint, Settings, Tls};
 
+use crate::agent::Access;
 use crate::api::Api;
 use crate::keys::Keys;
+use crate::token::Token;
 
 const PORT: u16 = 8500;
 
@@ -83,14 +85,14 @@ impl Config {
         if let Some(tls) = tls {
             settings = settings.tls(tls);
         }
-        if let Some(token) = token(&mut options, env)? {
-            settings = settings.header("x-consul-token", &token)?;
-        }
+        let token = token(&mut options, env)?;
         if let Some((user, password)) = login(url, env) {
             settings = settings.basic_auth(&user, &password)?;
         }
         options.finish()?;
-        let api = Api::new(Http::new(settings)?, scope, response_timeout);
+        let namespace = keys.namespace().to_owned();
+        let access = Access { http: settings, token, scope, namespace, response_timeout };
+        let api = Api::new(access)?;
         Ok(Self { api, keys, ttl, lock_delay, check, response_timeout })
     }
 
@@ -126,22 +128,14 @@ fn text(
     options.text(name).or_else(|| env(&format!("CONSUL_{variable}")))
 }
 
-fn token(options: &mut Options, env: Environment<'_>) -> Result<Option<Secret>> {
+fn token(options: &mut Options, env: Environment<'_>) -> Result<Option<Token>> {
     if let Some(token) = options.secret("acl_token") {
-        return Ok(Some(token));
+        return Ok(Some(Token::new(token)));
     }
     if let Some(token) = env("CONSUL_HTTP_TOKEN") {
-        return Ok(Some(Secret::new(token)));
+        return Ok(Some(Token::new(Secret::new(token))));
     }
-    let Some(path) = text(options, "acl_token_file", env, "HTTP_TOKEN_FILE") else {
-        return Ok(None);
-    };
-    let token = std::fs::read_to_string(&path).map_err(|e| {
-        Error::invalid("consul: the file of the token cannot be read")
-            .with("path", path)
-            .caused_by(e)
-    })?;
-    Ok(Some(Secret::new(token.trim())))
+    text(options, "acl_token_file", env, "HTTP_TOKEN_FILE").map(Token::of_file).transpose()
 }
 
 fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Option<(String, Secret)> {

@@ -10,8 +10,8 @@ use tooz_core::{
 };
 use tooz_http::Request;
 
+use crate::api::odd_answer;
 use crate::keys::path;
-use crate::lock::odd_answer;
 use crate::poll::{KeyWatch, TreeWatch};
 use crate::session::Life;
 use crate::transaction::{Entry, Op, Outcome};

@@ -64,6 +64,11 @@ impl Keys {
         }
     }
 
+    /// What the keys of all who queue begin with.
+    pub(crate) fn queues(&self) -> String {
+        format!("{}-ext/queue/", self.namespace)
+    }
+
     /// What the keys of all groups begin with.
     pub(crate) fn groups(&self) -> String {
         format!("{}/groups/", self.namespace)

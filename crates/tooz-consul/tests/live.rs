@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use server::proxy::Proxy;
 use server::{asked_for, build, client, fresh, start};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tooz_consul::inspect::Inspector;
 use tooz_core::{
-    Coordinator, ErrorKind, GroupEvent, Heartbeat, Loss, Mode, Outcome, Registry, Release, Result,
-    SessionEvent, Wait,
+    Coordinator, ErrorKind, GroupEvent, Heartbeat, LockGuard, Loss, Mode, Outcome, Registry,
+    Release, Result, SessionEvent, Wait,
 };
 use tooz_http::Request;
 
@@ -177,6 +178,88 @@ async fn a_removed_member_that_watches_its_group_is_told_at_once() -> Result<()>
     assert_eq!(b.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
     a.stop().await?;
     b.stop().await
+}
+
+// ---- Connections.
+
+/// How many a process may have to an agent, which takes 200 from one host by default.
+const MOST_CONNECTIONS: usize = 70;
+
+/// As when 256 partitions are handed over, by a server with its own defaults.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_wait_need_few_connections() -> Result<()> {
+    let url = asked_for!("CONSUL");
+    let proxy = Proxy::of(address(&url)).await;
+    let url = fresh(&proxy.url(), "ttl=20&lock_delay=0");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    let names: Vec<_> = (0..256).map(|n| format!("partition-{n}")).collect();
+    let acquire = async |coordinator: &Coordinator| {
+        let mut tasks = Vec::new();
+        for name in &names {
+            let lock = coordinator.lock(name.clone())?;
+            tasks.push(tokio::spawn(async move { lock.acquire().await }));
+        }
+        Ok::<_, tooz_core::Error>(tasks)
+    };
+    let all = async |tasks: Vec<JoinHandle<Result<LockGuard>>>| {
+        let mut guards = Vec::new();
+        for task in tasks {
+            let granted = timeout(Duration::from_secs(30), task).await.expect("granted in time");
+            guards.push(granted.unwrap()?);
+        }
+        Ok::<_, tooz_core::Error>(guards)
+    };
+    let held = all(acquire(&a).await?).await?;
+    let waiting = acquire(&b).await?;
+    let inspector = Inspector::new(&url)?;
+    let begin = Instant::now();
+    while inspector.queued().await? < names.len() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "all stand in their queues");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let begin = Instant::now();
+    b.heartbeat().await?;
+    assert!(begin.elapsed() < Duration::from_secs(2), "heartbeats have a way of their own");
+    let releases: Vec<_> = held.into_iter().map(|guard| tokio::spawn(guard.release())).collect();
+    for release in releases {
+        assert_eq!(release.await.unwrap()?, Release::Released);
+    }
+    for guard in all(waiting).await? {
+        guard.check()?;
+        guard.release().await?;
+    }
+    assert!(proxy.most_open() <= MOST_CONNECTIONS, "{} connections", proxy.most_open());
+    a.stop().await?;
+    b.stop().await
+}
+
+/// The limit is for a process, whatever the number of its coordinators.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_coordinators_share_their_connections() -> Result<()> {
+    let url = asked_for!("CONSUL");
+    let proxy = Proxy::of(address(&url)).await;
+    let url = fresh(&proxy.url(), "ttl=20");
+    let mut coordinators = Vec::new();
+    for n in 0..60 {
+        coordinators.push(start(&url, &format!("member-{n}")).await?);
+    }
+    coordinators[0].create_group("g").await?;
+    let mut guards = Vec::new();
+    for (n, coordinator) in coordinators.iter().enumerate() {
+        coordinator.join_group("g", &()).await?;
+        guards.push(coordinator.lock(format!("lock-{n}"))?.acquire().await?);
+    }
+    // A loss is told at once all the same.
+    Inspector::new(&url)?.destroy_sessions(&"member-7".into()).await?;
+    timeout(Duration::from_secs(3), guards[7].lost()).await.expect("told within 3 s");
+    for guard in &guards[8..] {
+        guard.check()?;
+    }
+    assert!(proxy.most_open() <= MOST_CONNECTIONS, "{} connections", proxy.most_open());
+    for coordinator in coordinators {
+        coordinator.stop().await?;
+    }
+    Ok(())
 }
 
 // ---- Lost replies.

@@ -67,6 +67,7 @@ impl Http {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(settings.most_idle)
             .build(connector);
         Ok(Self(Arc::new(Inner { settings, client, preferred: AtomicUsize::new(0) })))
     }

@@ -7,7 +7,7 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use tooz_core::{Error, Result, Secret};
 
 /// Where to connect, and as whom.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) tls: Option<Tls>,
@@ -15,6 +15,7 @@ pub struct Settings {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
+    pub(crate) most_idle: usize,
 }
 
 /// One server.
@@ -25,7 +26,7 @@ pub struct Endpoint {
 }
 
 /// Certificates in PEM form.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     /// The authorities trusted instead of those of the system.
     pub authorities: Option<Vec<u8>>,
@@ -44,6 +45,7 @@ impl Settings {
             headers: Vec::new(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(10),
+            most_idle: usize::MAX,
         }
     }
 
@@ -66,6 +68,13 @@ impl Settings {
     #[must_use]
     pub fn response_timeout(mut self, limit: Duration) -> Self {
         self.response_timeout = limit;
+        self
+    }
+
+    /// How many connections to each endpoint are kept while nobody uses them; all by default.
+    #[must_use]
+    pub fn most_idle(mut self, connections: usize) -> Self {
+        self.most_idle = connections;
         self
     }
 

@@ -16,6 +16,8 @@ struct Shared {
     requests: Mutex<Vec<String>>,
     lose: AtomicBool,
     lost: AtomicUsize,
+    open: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Proxy {
@@ -28,13 +30,20 @@ impl Proxy {
             requests: Mutex::default(),
             lose: AtomicBool::new(false),
             lost: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
         };
         let proxy = Self(Arc::new(shared));
         let accepting = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let proxy = accepting.clone();
-                tokio::spawn(async move { proxy.pass(client).await });
+                tokio::spawn(async move {
+                    let open = proxy.0.open.fetch_add(1, SeqCst) + 1;
+                    proxy.0.most.fetch_max(open, SeqCst);
+                    proxy.pass(client).await;
+                    proxy.0.open.fetch_sub(1, SeqCst);
+                });
             }
         });
         proxy
@@ -54,15 +63,22 @@ impl Proxy {
         self.0.lost.load(SeqCst)
     }
 
-    /// The requests so far but for blocking queries and renewals, which come in their own time.
+    /// How many connections were open at once, at the most.
+    pub(crate) fn most_open(&self) -> usize {
+        self.0.most.load(SeqCst)
+    }
+
+    /// The requests so far but for blocking queries, renewals, and looks at which sessions live, which
+    /// come in their own time.
     pub(crate) fn take_requests(&self) -> Vec<String> {
         let mut requests = std::mem::take(&mut *self.0.requests.lock().unwrap());
-        requests.retain(|r| !["index=", "/renew/", "/check/pass/"].iter().any(|x| r.contains(x)));
+        let own_time = ["index=", "/renew/", "/check/pass/", "/session/info/", "/session/node/"];
+        requests.retain(|request| !own_time.iter().any(|part| request.contains(part)));
         requests
     }
 
     async fn pass(&self, mut client: TcpStream) {
-        let mut server = TcpStream::connect(&self.0.upstream).await.unwrap();
+        let Ok(mut server) = TcpStream::connect(&self.0.upstream).await else { return };
         let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
         let mut losing = false;
         loop {
