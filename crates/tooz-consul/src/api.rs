@@ -7,11 +7,12 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tooz_core::{Error, ErrorKind, Outcome, Result};
+use tooz_core::{Error, ErrorKind, Outcome, Result, Secret};
 use tooz_http::{Request, Response};
 
 use crate::agent::{Access, Agent, Lane};
 use crate::keys::path;
+use crate::token::Token;
 use crate::transaction::{self, Done, Entry, Op, RawEntry, RawOutcome, Refusal};
 
 /// The servers of a URL.
@@ -65,12 +66,12 @@ impl Api {
 
     async fn call_by(&self, lane: Lane, request: Request, expected: &[u16]) -> Result<Response> {
         let Access { scope, token, .. } = &self.agent.access;
-        let mut request =
+        let request =
             scope.iter().fold(request, |request, (name, value)| request.query(name, value));
-        if let Some(token) = token {
-            request = request.header("x-consul-token", &token.current())?;
-        }
-        let response = self.agent.send(lane, &request).await?;
+        let response = match token {
+            None => self.agent.send(lane, &request).await?,
+            Some(token) => self.send_with(lane, &request, token).await?,
+        };
         if response.is_success() || expected.contains(&response.status()) {
             return Ok(response);
         }
@@ -79,6 +80,20 @@ impl Api {
             self.agent.avoid(response.endpoint());
         }
         Err(Self::failure(&response))
+    }
+
+    /// Once more if the file of the token has another one by now than was refused.
+    async fn send_with(&self, lane: Lane, request: &Request, token: &Token) -> Result<Response> {
+        let current = token.current();
+        let send = async |token: &Secret| {
+            let request = request.clone().header("x-consul-token", token)?;
+            self.agent.send(lane, &request).await
+        };
+        let response = send(&current).await?;
+        if is_refusal(&response) && token.reread(&current).await {
+            return send(&token.current()).await;
+        }
+        Ok(response)
     }
 
     /// What an answer means that was not expected.
@@ -105,7 +120,7 @@ impl Api {
             if error.what.contains("invalid session") {
                 return Err(session_lost());
             }
-            if error.what.contains("Permission denied") {
+            if is_denied(&error.what) {
                 return Err(refused().with("answer", &error.what));
             }
         }
@@ -245,7 +260,7 @@ fn translate(response: &Response) -> Error {
         return Error::new(ErrorKind::Connection, "the servers have no leader at the moment")
             .outcome_is(Outcome::NotApplied);
     }
-    if text.contains("Permission denied") || text.contains("ACL not found") {
+    if is_denied(&text) {
         return refused().with("answer", text);
     }
     if text.contains("Invalid Session TTL") {
@@ -256,6 +271,15 @@ fn translate(response: &Response) -> Error {
         return session_lost();
     }
     response.error()
+}
+
+/// Whether the server did nothing because of the token. Transactions say so in their own way.
+fn is_refusal(response: &Response) -> bool {
+    response.status() == 403 || (!response.is_success() && is_denied(&response.text()))
+}
+
+fn is_denied(text: &str) -> bool {
+    text.contains("Permission denied") || text.contains("ACL not found")
 }
 
 fn refused() -> Error {

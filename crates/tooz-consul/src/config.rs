@@ -1,7 +1,8 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
-use tooz_http::{Endpoint, Settings, Tls};
+use tooz_http::{Endpoint, Settings, Tls, TlsFiles};
 
 use crate::agent::Access;
 use crate::api::Api;
@@ -78,12 +79,12 @@ impl Config {
         let scope =
             [("dc", options.text("dc")), ("ns", text(&mut options, "ns", env, "NAMESPACE"))];
         let scope = scope.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        let (endpoints, tls) = servers(url, &mut options, env)?;
+        let (endpoints, tls, files) = servers(url, &mut options, env)?;
         let mut settings = Settings::new(endpoints)
             .connect_timeout(connect_timeout)
             .response_timeout(response_timeout);
         if let Some(tls) = tls {
-            settings = settings.tls(tls);
+            settings = settings.tls(tls).tls_files(files);
         }
         let token = token(&mut options, env)?;
         if let Some((user, password)) = login(url, env) {
@@ -148,12 +149,12 @@ fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Option<(String, Secret)>
     Some((user.to_owned(), Secret::new(password)))
 }
 
-/// The servers, and how to speak TLS with them if that is wanted.
+/// The servers, and how to speak TLS with them if that is wanted, with the files that say so.
 fn servers(
     url: &CoordinatorUrl,
     options: &mut Options,
     env: Environment<'_>,
-) -> Result<(Vec<Endpoint>, Option<Tls>)> {
+) -> Result<(Vec<Endpoint>, Option<Tls>, TlsFiles)> {
     let mut https = url.scheme() == "consul+https";
     let endpoint = |host: &Host| Endpoint::new(host.name.clone(), host.port.unwrap_or(PORT));
     let mut endpoints: Vec<_> = url.hosts().iter().map(endpoint).collect();
@@ -179,22 +180,23 @@ fn servers(
     https |= truth("CONSUL_HTTP_SSL") == Some(true);
     let mut file = |name, variable| match text(options, name, env, variable) {
         None => Ok(None),
-        Some(path) => std::fs::read(&path).map(Some).map_err(|e| {
-            Error::invalid("consul: a certificate or key cannot be read")
+        Some(path) => match std::fs::read(&path) {
+            Ok(pem) => Ok(Some((pem, PathBuf::from(path)))),
+            Err(e) => Err(Error::invalid("consul: a certificate or key cannot be read")
                 .with("option", name)
                 .with("path", path)
-                .caused_by(e)
-        }),
+                .caused_by(e)),
+        },
     };
-    let authorities = file("ca_cert", "CACERT")?;
+    let (authorities, authorities_file) = file("ca_cert", "CACERT")?.unzip();
     let identity = match (file("client_cert", "CLIENT_CERT")?, file("client_key", "CLIENT_KEY")?) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (Some((certificate, its)), Some((key, file))) => Some(((certificate, key), (its, file))),
         (None, None) => None,
         _ => return Err(Error::invalid("consul: client_cert and client_key go together")),
     };
     let server_name = text(options, "tls_server_name", env, "TLS_SERVER_NAME");
     if !https {
-        return Ok((endpoints, None));
+        return Ok((endpoints, None, TlsFiles::default()));
     }
     if truth("CONSUL_HTTP_SSL_VERIFY") == Some(false) {
         return Err(Error::invalid(
@@ -202,7 +204,9 @@ fn servers(
              CONSUL_CACERT rather than setting CONSUL_HTTP_SSL_VERIFY=false",
         ));
     }
-    Ok((endpoints, Some(Tls { authorities, identity, server_name })))
+    let (identity, identity_files) = identity.unzip();
+    let files = TlsFiles { authorities: authorities_file, identity: identity_files };
+    Ok((endpoints, Some(Tls { authorities, identity, server_name }), files))
 }
 
 #[cfg(test)]

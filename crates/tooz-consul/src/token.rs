@@ -1,9 +1,10 @@
-//! The token, which may be in a file.
+//! The token, which may be in a file that somebody changes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use tooz_core::{Error, Result, Secret};
+use tracing::debug;
 
 use crate::agent::lock;
 
@@ -29,6 +30,19 @@ impl Token {
 
     pub(crate) fn current(&self) -> Secret {
         lock(&self.0.current).clone()
+    }
+
+    /// Reads the file again; whether there is another token now than the one that was refused.
+    pub(crate) async fn reread(&self, refused: &Secret) -> bool {
+        let Some(path) = self.0.path.clone() else { return false };
+        // Files may be far away.
+        match tokio::task::spawn_blocking(move || read(&path)).await {
+            Ok(Ok(new)) => *lock(&self.0.current) = new,
+            // What the server said is the better error.
+            Ok(Err(error)) => debug!(%error, "the old token stays"),
+            Err(error) => debug!(%error, "the old token stays"),
+        }
+        self.current() != *refused
     }
 }
 

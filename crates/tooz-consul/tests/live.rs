@@ -12,7 +12,7 @@ mod server;
 use std::time::{Duration, Instant};
 
 use server::proxy::Proxy;
-use server::{asked_for, build, client, fresh, start};
+use server::{Acl, Folder, asked_for, build, client, fresh, option, start};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tooz_consul::inspect::Inspector;
@@ -85,6 +85,63 @@ async fn a_server_that_is_not_there_is_passed_over() -> Result<()> {
     let url = fresh(&url.replace("consul://", "consul://127.0.0.1:1,"), "ttl=2");
     let a = start(&url, "a").await?;
     a.lock("it")?.acquire().await?.release().await?;
+    a.stop().await
+}
+
+// ---- Rotation.
+
+#[tokio::test]
+async fn a_rotated_token_costs_nothing() -> Result<()> {
+    let acl = Acl::of(&asked_for!("CONSUL_ACL"));
+    let (folder, first) = (Folder::new(), acl.make_token().await);
+    let file = folder.file("token");
+    std::fs::write(&file, &first.secret).unwrap();
+    let url = acl.url(&[("acl_token", &format!("acl_token_file={file}"))]);
+    let a = start(&fresh(&url, "ttl=4"), "a").await?;
+    a.join_group_create("g", &1).await?;
+    let guard = a.lock("it")?.acquire().await?;
+    let second = acl.make_token().await;
+    std::fs::write(&file, format!("{}\n", second.secret)).unwrap();
+    acl.delete_token(&first).await;
+    a.heartbeat().await?;
+    guard.check()?;
+    assert!(guard.verify().await?, "held by the new token");
+    assert_eq!(a.members("g").await?.len(), 1);
+    // With neither in the file, it is said what is wrong, and put right without a restart.
+    acl.delete_token(&second).await;
+    let error = a.members("g").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Authentication, "{error:?}");
+    let third = acl.make_token().await;
+    std::fs::write(&file, &third.secret).unwrap();
+    assert_eq!(guard.release().await?, Release::Released);
+    a.stop().await?;
+    acl.delete_token(&third).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn rotated_certificates_are_read_again() -> Result<()> {
+    let url = asked_for!("CONSUL_ACL");
+    let (acl, folder) = (Acl::of(&url), Folder::new());
+    let (file, good) = (folder.file("authority"), std::fs::read(option(&url, "ca_cert")).unwrap());
+    // A certificate, but not that of the server's authority.
+    std::fs::copy(option(&url, "client_cert"), &file).unwrap();
+    let url = fresh(&acl.url(&[("ca_cert", &format!("ca_cert={file}"))]), "ttl=3");
+    let a = build(&url, "a")?;
+    let error = a.start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Authentication, "{error:?}");
+    std::fs::write(&file, good).unwrap();
+    let begin = Instant::now();
+    while let Err(error) = a.start().await {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{error:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // What cannot be used is not taken.
+    std::fs::write(&file, "half a file").unwrap();
+    let guard = a.lock("it")?.acquire().await?;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(guard.verify().await?);
+    guard.release().await?;
     a.stop().await
 }
 

@@ -36,4 +36,4 @@ pub use client::Http;
 pub use lines::Lines;
 pub use request::{Request, encode};
 pub use response::Response;
-pub use settings::{Endpoint, Settings, Tls};
+pub use settings::{Endpoint, Settings, Tls, TlsFiles};
