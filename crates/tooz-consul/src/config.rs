@@ -87,7 +87,7 @@ impl Config {
             settings = settings.tls(tls).tls_files(files);
         }
         let token = token(&mut options, env)?;
-        if let Some((user, password)) = login(url, env) {
+        if let Some((user, password)) = login(url, env)? {
             settings = settings.basic_auth(&user, &password)?;
         }
         options.finish()?;
@@ -139,14 +139,19 @@ fn token(options: &mut Options, env: Environment<'_>) -> Result<Option<Token>> {
     text(options, "acl_token_file", env, "HTTP_TOKEN_FILE").map(Token::of_file).transpose()
 }
 
-fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Option<(String, Secret)> {
-    if let Some(user) = url.user() {
-        let password = url.password().cloned().unwrap_or_else(|| Secret::new(""));
-        return Some((user.to_owned(), password));
+fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Result<Option<(String, Secret)>> {
+    match (url.user(), url.password()) {
+        (Some(user), Some(password)) => Ok(Some((user.to_owned(), password.clone()))),
+        (None, None) => Ok(env("CONSUL_HTTP_AUTH").map(|login| {
+            // Without a password it is an empty one, as for Consul's own tools.
+            let (user, password) = login.split_once(':').unwrap_or((&login, ""));
+            (user.to_owned(), Secret::new(password))
+        })),
+        _ => Err(Error::invalid(
+            "consul: a user and a password go together, as in USER:PASSWORD@HOST; an empty \
+             password can be had by CONSUL_HTTP_AUTH=USER:",
+        )),
     }
-    let login = env("CONSUL_HTTP_AUTH")?;
-    let (user, password) = login.split_once(':').unwrap_or((&login, ""));
-    Some((user.to_owned(), Secret::new(password)))
 }
 
 /// The servers, and how to speak TLS with them if that is wanted, with the files that say so.
@@ -258,6 +263,15 @@ mod tests {
     }
 
     #[test]
+    fn half_a_login_is_refused_with_what_would_be_right() {
+        for url in ["consul://user@h", "consul://:hush@h"] {
+            let error = read(url).unwrap_err().to_string();
+            assert!(error.contains("USER:PASSWORD@HOST") && !error.contains("hush"), "{error}");
+        }
+        assert!(read("consul://user:hush@h").is_ok());
+    }
+
+    #[test]
     fn tls_is_asked_for_by_scheme_or_environment() {
         let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
         let wanted = [("CONSUL_HTTP_SSL", "true")];
@@ -287,6 +301,9 @@ mod tests {
             "consul://h?client_cert=/nowhere",
             "consul://h?acl_token_file=/nowhere",
             "consul://h?tttl=1",
+            "consul://user@h",
+            "consul://user:@h",
+            "consul://:hush@h",
         ] {
             assert!(read(refused).is_err(), "{refused}");
         }
