@@ -113,7 +113,15 @@ impl Api {
     }
 
     async fn transaction(&self, request: Request, ops: &[Op]) -> Result<transaction::Outcome> {
-        let response = self.call(request.json(&ops)?, &[409]).await?;
+        let request = request.json(&ops)?;
+        if request.length() > transaction::LARGEST {
+            return Err(Error::invalid(format!(
+                "consul: servers take {} bytes at once, names and capabilities in base64 included",
+                transaction::LARGEST
+            ))
+            .with("bytes", request.length()));
+        }
+        let response = self.call(request, &[409]).await?;
         let outcome: RawOutcome = response.json()?;
         let errors = outcome.errors.unwrap_or_default();
         for error in &errors {
@@ -142,7 +150,7 @@ impl Api {
 
     /// Those of the keys that are there, as they are now.
     pub(crate) async fn get_each(&self, keys: &[&str]) -> Result<HashMap<String, Entry>> {
-        let chunks = keys.chunks(transaction::LIMIT).map(|chunk| self.get_some(chunk));
+        let chunks = transaction::chunks(keys).map(|chunk| self.get_some(chunk));
         Ok(try_join_all(chunks).await?.into_iter().flatten().map(|e| (e.key.clone(), e)).collect())
     }
 

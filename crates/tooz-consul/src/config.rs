@@ -15,6 +15,9 @@ const PORT: u16 = 8500;
 /// does.
 const SESSION_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(86_400));
 
+/// The longest namespace, in bytes: it stands in each key.
+const NAMESPACE: usize = 512;
+
 /// The longest lock-delay that servers accept.
 const LOCK_DELAY: Duration = Duration::from_secs(60);
 
@@ -111,6 +114,9 @@ impl Config {
 
 fn namespace(options: &mut Options) -> Result<Keys> {
     let namespace = options.text("namespace").unwrap_or_else(|| "tooz".to_owned());
+    if namespace.len() > NAMESPACE {
+        return Err(Error::invalid(format!("consul: the namespace has at most {NAMESPACE} bytes")));
+    }
     if namespace.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
         return Err(Error::invalid(
             "consul: the namespace is what keys begin with, without empty path segments",

@@ -88,6 +88,81 @@ async fn a_server_that_is_not_there_is_passed_over() -> Result<()> {
     a.stop().await
 }
 
+/// How long a name or an id may be, in bytes.
+const NAME: usize = 8_192;
+
+/// What is too long for any request of its life is refused before the first, with the limit named.
+#[tokio::test]
+async fn what_is_too_long_is_refused_with_the_limit() -> Result<()> {
+    let url = fresh(&asked_for!("CONSUL"), "ttl=10&lock_delay=0");
+    let a = start(&url, "a").await?;
+    a.create_group("g").await?;
+    let refused = |error: tooz_core::Error, limit: &str| {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+        assert!(error.to_string().contains(limit), "it names the limit");
+    };
+    for length in [NAME + 1, 150_000, 500_000, 2_000_000] {
+        let name = "n".repeat(length);
+        refused(a.lock(name.clone())?.try_acquire().await.unwrap_err(), "8192");
+        refused(a.create_group(name.clone()).await.unwrap_err(), "8192");
+        refused(build(&url, &name)?.start().await.unwrap_err(), "8192");
+    }
+    let (large, larger) = ("x".repeat(390_000), "x".repeat(394_000));
+    refused(a.join_group("g", &larger).await.unwrap_err(), "524288");
+    a.join_group("g", &1).await?;
+    refused(a.update_capabilities("g", &larger).await.unwrap_err(), "524288");
+    a.update_capabilities("g", &large).await?;
+    assert_eq!(a.member("g", "a").await?.capabilities.decode::<String>()?, large);
+    a.stop().await?;
+    assert!(Inspector::new(&url)?.residue().await?.is_empty());
+    Ok(())
+}
+
+/// With the characters that take the most room in requests.
+#[tokio::test]
+async fn the_longest_names_live_a_whole_life() -> Result<()> {
+    let url = fresh(&asked_for!("CONSUL"), "ttl=20&lock_delay=0");
+    let name = |n: usize| format!("{n:02}{}", "\"".repeat(NAME - 2));
+    let (a, b) = (start(&url, &name(1)).await?, start(&url, &name(2)).await?);
+    for (mode, next) in [
+        (Mode::Exclusive, Mode::Exclusive),
+        (Mode::Exclusive, Mode::Shared),
+        (Mode::Shared, Mode::Exclusive),
+        (Mode::Shared, Mode::Shared),
+    ] {
+        let guard = a.lock(name(0))?.acquire_with(mode, Wait::Forever).await?.unwrap();
+        let lock = b.lock(name(0))?;
+        let waiting = tokio::spawn(async move { lock.acquire_with(next, Wait::Forever).await });
+        assert!(guard.verify().await?);
+        assert_eq!(guard.release().await?, Release::Released);
+        let guard = timeout(Duration::from_secs(10), waiting).await.expect("granted").unwrap()?;
+        assert!(a.lock(name(0))?.break_lock().await?);
+        assert_eq!(guard.unwrap().release().await?, Release::WasLost);
+    }
+    a.join_group_create(name(0), &1).await?;
+    b.join_group(name(0), &2).await?;
+    b.update_capabilities(name(0), &3).await?;
+    let term = a.campaign(name(0)).await?;
+    assert_eq!(b.leader(name(0)).await?, Some(name(1).into()));
+    // Together they are larger than a request may be.
+    let mut guards = Vec::new();
+    for n in 0..40 {
+        guards.push(a.lock(name(n))?.acquire().await?);
+    }
+    a.heartbeat().await?;
+    for guard in guards {
+        guard.check()?;
+        assert_eq!(guard.release().await?, Release::Released);
+    }
+    assert_eq!(term.stand_down().await?, Release::Released);
+    b.leave_group(name(0)).await?;
+    a.leave_group(name(0)).await?;
+    a.delete_group(name(0)).await?;
+    a.stop().await?;
+    b.stop().await
+}
+
 // ---- Rotation.
 
 #[tokio::test]
