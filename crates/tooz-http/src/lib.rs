@@ -10,6 +10,7 @@
 //!   sent) or may have been.
 //! - A request in flight has its connection for itself: a long poll holds up nobody, and dropping
 //!   it closes the connection.
+//! - An answer, or a line of one that comes line by line, has at most [`LARGEST_ANSWER`] bytes.
 //! - No password, token or key is in any `Debug`, error or trace.
 //!
 //! ```no_run
@@ -32,7 +33,7 @@ mod settings;
 #[cfg(feature = "tls")]
 mod tls;
 
-pub use client::Http;
+pub use client::{Http, LARGEST_ANSWER};
 pub use lines::Lines;
 pub use request::{Request, encode};
 pub use response::Response;

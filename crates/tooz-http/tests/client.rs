@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tooz_core::{ErrorKind, Outcome};
-use tooz_http::{Endpoint, Http, Request, Settings};
+use tooz_http::{Endpoint, Http, LARGEST_ANSWER, Request, Settings};
 
 const SHORT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(10);
@@ -23,6 +23,8 @@ enum Conduct {
     HangOnPolls(&'static str),
     Break,
     Hang,
+    /// Answers with more than anybody takes, without a line's end.
+    TooMuch,
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nX-Index: 7\r\nContent-Length: 4\r\n\r\ntrue";
@@ -66,6 +68,16 @@ async fn serve(mut stream: TcpStream, conduct: Conduct, seen: impl Fn(String)) {
                 stream.write_all(text.as_bytes()).await.unwrap();
             }
             Conduct::Break => return,
+            Conduct::TooMuch => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mebibyte = vec![b'x'; 1 << 20];
+                for _ in 0..=LARGEST_ANSWER >> 20 {
+                    if stream.write_all(&mebibyte).await.is_err() {
+                        return;
+                    }
+                }
+                return;
+            }
             Conduct::HangOnPolls(_) | Conduct::Hang => std::future::pending().await,
         }
     }
@@ -193,4 +205,17 @@ async fn a_status_tells_what_became_of_the_request() {
         assert_eq!((error.kind(), error.outcome()), (kind, outcome), "{status}");
         assert_eq!(error.context("answer"), Some("no luck"));
     }
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_cut_off() {
+    let (endpoint, _requests) = server(Conduct::TooMuch).await;
+    let http = client(&[&endpoint]);
+    let error = http.send(&Request::get("/")).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Backend, Outcome::Unknown));
+    assert!(error.to_string().contains("64 MiB"), "{error}");
+    let mut lines = http.open(&Request::get("/")).await.unwrap();
+    let error = lines.next().await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Backend);
+    assert!(error.to_string().contains("64 MiB"), "{error}");
 }
