@@ -36,6 +36,7 @@ pub(crate) struct Access {
     /// What all keys begin with.
     pub(crate) namespace: String,
     pub(crate) response_timeout: Duration,
+    pub(crate) heartbeat_timeout: Duration,
 }
 
 /// Which connections a request may use.
@@ -73,8 +74,9 @@ struct Limits {
 impl Agent {
     /// A way of one's own, whose connections live within the runtime that uses it.
     pub(crate) fn new(access: Access) -> Result<Self> {
-        let lane = || Http::new(access.http.clone().most_idle(IDLE));
-        let (requests, heartbeats, polls) = (lane()?, lane()?, lane()?);
+        let http = access.http.clone().most_idle(IDLE);
+        let heartbeats = Http::new(http.clone().response_timeout(access.heartbeat_timeout))?;
+        let (requests, polls) = (Http::new(http.clone())?, Http::new(http)?);
         let limits = Limits::of(requests.endpoints());
         let (rolls, lookout) = Default::default();
         Ok(Self { access, limits, requests, heartbeats, polls, rolls, lookout })
@@ -100,15 +102,24 @@ impl Agent {
 
     /// Sends a request as soon as its turn comes.
     pub(crate) async fn send(&self, lane: Lane, request: &Request) -> Result<Response> {
-        let (http, permits) = match lane {
+        let Access { response_timeout, heartbeat_timeout, .. } = self.access;
+        let Limits { requests, heartbeats, .. } = &*self.limits;
+        let (http, permits, limit) = match lane {
             Lane::Polls => return self.polls.send(request).await,
-            Lane::Requests => (&self.requests, &self.limits.requests),
-            Lane::Heartbeats => (&self.heartbeats, &self.limits.heartbeats),
+            Lane::Requests => (&self.requests, requests, response_timeout),
+            Lane::Heartbeats => (&self.heartbeats, heartbeats, heartbeat_timeout),
         };
         // Whoever is before us is through after this time, with an answer or without.
-        let turn = tokio::time::timeout(self.access.response_timeout, permits.acquire()).await;
+        let turn = tokio::time::timeout(limit, permits.acquire()).await;
         let Ok(Ok(_turn)) = turn else { return Err(busy()) };
-        http.send(request).await
+        let answer = http.send(request).await;
+        if matches!(lane, Lane::Heartbeats)
+            && answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::TimedOut)
+        {
+            // What heartbeats find dead costs nobody else the time to find out.
+            self.requests.reconnect();
+        }
+        answer
     }
 
     /// Asks another server first from now on.

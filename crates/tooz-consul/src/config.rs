@@ -73,7 +73,6 @@ impl Config {
             Some("no") => Check::No,
             Some(_) => return Err(Error::invalid("consul: check is yes, no or auto")),
         };
-        // Two unanswered heartbeats fit into a time to live.
         let patience = ttl / 3;
         let response_timeout = options.seconds("timeout", patience)?.min(patience);
         let connect_timeout = options.seconds("connect_timeout", patience)?.min(patience);
@@ -95,7 +94,9 @@ impl Config {
         }
         options.finish()?;
         let namespace = keys.namespace().to_owned();
-        let access = Access { http: settings, token, scope, namespace, response_timeout };
+        let heartbeat_timeout = response_timeout.min(heartbeat_timeout(ttl));
+        let access =
+            Access { http: settings, token, scope, namespace, response_timeout, heartbeat_timeout };
         let api = Api::new(access)?;
         Ok(Self { api, keys, ttl, lock_delay, check, response_timeout })
     }
@@ -110,6 +111,13 @@ impl Config {
     pub(crate) fn fallback_ttl(&self) -> Duration {
         self.ttl.max(SESSION_TTL.0)
     }
+}
+
+/// How long the answer to a heartbeat may take. Two unanswered ones and a third by a new connection
+/// fit between the last that was answered and the local deadline, which is after nine tenths of the
+/// time to live.
+fn heartbeat_timeout(ttl: Duration) -> Duration {
+    ttl / 6
 }
 
 fn namespace(options: &mut Options) -> Result<Keys> {
@@ -266,6 +274,15 @@ mod tests {
         assert!(!shown.contains("hush"), "{shown}");
         let shown = format!("{:?}", read_in("consul://h?ns=own", &environment).unwrap());
         assert!(shown.contains("\"h\"") && shown.contains("\"own\""), "{shown}");
+    }
+
+    #[test]
+    fn two_unanswered_heartbeats_and_a_reconnection_fit() {
+        for ttl in [1_000, 1_500, 15_000, 86_400_000].map(Duration::from_millis) {
+            let config = read(&format!("consul://h?ttl={}", ttl.as_secs_f64())).unwrap();
+            let silent = config.heartbeat_interval() + heartbeat_timeout(ttl) * 2;
+            assert!(silent + Duration::from_millis(200) < ttl * 9 / 10, "{ttl:?}");
+        }
     }
 
     #[test]

@@ -35,6 +35,10 @@ impl Token {
     /// Reads the file again; whether there is another token now than the one that was refused.
     pub(crate) async fn reread(&self, refused: &Secret) -> bool {
         let Some(path) = self.0.path.clone() else { return false };
+        if self.current() != *refused {
+            // Somebody else was refused, too, and has read it.
+            return true;
+        }
         // Files may be far away.
         match tokio::task::spawn_blocking(move || read(&path)).await {
             Ok(Ok(new)) => *lock(&self.0.current) = new,

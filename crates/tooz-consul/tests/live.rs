@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tooz_consul::inspect::Inspector;
 use tooz_core::{
-    Coordinator, ErrorKind, GroupEvent, Heartbeat, LockGuard, Loss, Mode, Outcome, Registry,
-    Release, Result, SessionEvent, Wait,
+    Coordinator, ErrorKind, Events, GroupEvent, Heartbeat, LockGuard, Loss, Mode, Outcome,
+    Registry, Release, Result, SessionEvent, Wait,
 };
 use tooz_http::Request;
 
@@ -392,6 +392,40 @@ async fn many_coordinators_share_their_connections() -> Result<()> {
         coordinator.stop().await?;
     }
     Ok(())
+}
+
+/// Two unanswered heartbeats and a reconnection fit into a time to live, however long that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_connections_cost_nothing() -> Result<()> {
+    let upstream = asked_for!("CONSUL");
+    let with = async |ttl: u32| {
+        let proxy = Proxy::of(address(&upstream)).await;
+        let url = fresh(&proxy.url(), &format!("ttl={ttl}&lock_delay=0"));
+        let a = start(&url, "a").await?;
+        a.join_group_create("g", &1).await?;
+        let guard = a.lock("it")?.acquire().await?;
+        let mut session = a.session_events();
+        let resumed = async |session: &mut Events<SessionEvent>| loop {
+            match session.next().await {
+                Some(SessionEvent::Resumed) => return,
+                Some(SessionEvent::Suspended) => {}
+                other => panic!("with a time to live of {ttl} s: {other:?}"),
+            }
+        };
+        proxy.silence();
+        let limit = Duration::from_secs(u64::from(ttl) * 2);
+        timeout(limit, resumed(&mut session)).await.expect("reconnected");
+        // Right after a heartbeat, so that the next is due as late as can be.
+        proxy.swallow(2);
+        timeout(limit, resumed(&mut session)).await.expect("reconnected");
+        assert_eq!(proxy.to_swallow(), 0);
+        guard.check()?;
+        assert!(guard.verify().await?);
+        guard.release().await?;
+        a.stop().await
+    };
+    let (short, longer) = tokio::join!(with(2), with(6));
+    short.and(longer)
 }
 
 // ---- Lost replies.

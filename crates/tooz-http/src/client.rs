@@ -52,6 +52,7 @@ struct Inner {
 
 /// With the certificates that were read last.
 struct Connections {
+    connector: Connector,
     client: Client<Connector, Full<Bytes>>,
     tls: Option<Tls>,
     /// When the files were looked at.
@@ -67,8 +68,9 @@ impl Http {
             return Err(Error::invalid("there is no server to connect to"));
         }
         let tls = settings.tls.clone();
-        let client = client(&settings, tls.as_ref())?;
-        let connections = Mutex::new(Connections { client, tls, looked: Moment::now() });
+        let connector = connector(&settings, tls.as_ref())?;
+        let (client, looked) = (client(&settings, &connector), Moment::now());
+        let connections = Mutex::new(Connections { connector, client, tls, looked });
         Ok(Self(Arc::new(Inner { settings, connections, preferred: AtomicUsize::new(0) })))
     }
 
@@ -91,7 +93,10 @@ impl Http {
                 let (status, headers) = (head.status.as_u16(), head.headers);
                 Ok(Response { status, headers, body, sent, endpoint })
             };
-            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(error::timed_out()))
+            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+                self.reconnect();
+                Err(error::timed_out())
+            })
         })
         .await
     }
@@ -111,7 +116,10 @@ impl Http {
                 let (status, headers) = (head.status.as_u16(), head.headers);
                 Err(Response { status, headers, body, sent, endpoint }.error())
             };
-            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(error::timed_out()))
+            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+                self.reconnect();
+                Err(error::timed_out())
+            })
         })
         .await
     }
@@ -123,6 +131,13 @@ impl Http {
         let order = Ordering::Relaxed;
         // Fails if somebody else has moved on already.
         let _ = self.0.preferred.compare_exchange(endpoint, next, order, order);
+    }
+
+    /// Uses no connection again that was used before: requests that come make new ones, and those
+    /// under way go on. One that does not answer may be dead, and the others with it.
+    pub fn reconnect(&self) {
+        let mut connections = self.connections();
+        connections.client = client(&self.0.settings, &connections.connector);
     }
 
     async fn try_each<T, F: Future<Output = Result<T>>>(
@@ -205,9 +220,10 @@ impl Http {
         let mut connections = self.connections();
         if let Ok(Ok(tls)) = read
             && connections.tls.as_ref().is_some_and(|old| *old != tls)
-            && let Ok(client) = client(settings, Some(&tls))
+            && let Ok(connector) = connector(settings, Some(&tls))
         {
-            (connections.client, connections.tls) = (client, Some(tls));
+            let client = client(settings, &connector);
+            *connections = Connections { connector, client, tls: Some(tls), ..*connections };
         }
         connections.client.clone()
     }
@@ -218,7 +234,15 @@ impl Http {
     }
 }
 
-fn client(settings: &Settings, tls: Option<&Tls>) -> Result<Client<Connector, Full<Bytes>>> {
+fn client(settings: &Settings, connector: &Connector) -> Client<Connector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(settings.most_idle)
+        .build(connector.clone())
+}
+
+fn connector(settings: &Settings, tls: Option<&Tls>) -> Result<Connector> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -227,17 +251,12 @@ fn client(settings: &Settings, tls: Option<&Tls>) -> Result<Client<Connector, Fu
     http.set_keepalive_interval(Some(KEEPALIVE.1));
     http.set_keepalive_retries(Some(KEEPALIVE.2));
     #[cfg(feature = "tls")]
-    let connector = crate::tls::connector(http, tls)?;
+    return crate::tls::connector(http, tls);
     #[cfg(not(feature = "tls"))]
-    let connector = match tls {
-        None => http,
-        Some(_) => return Err(Error::not_implemented("TLS (the feature tls of tooz-http)")),
-    };
-    Ok(Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(settings.most_idle)
-        .build(connector))
+    match tls {
+        None => Ok(http),
+        Some(_) => Err(Error::not_implemented("TLS (the feature tls of tooz-http)")),
+    }
 }
 
 async fn whole(body: Incoming) -> Result<Bytes> {

@@ -8,6 +8,7 @@
 //!   before its request was sent, which is what leases count from.
 //! - Errors are [`tooz_core::Error`]s that say whether the request was not applied (refused, never
 //!   sent) or may have been.
+//! - After an attempt without an answer, new connections are made: the others may be dead, too.
 //! - A request in flight has its connection for itself: a long poll holds up nobody, and dropping
 //!   it closes the connection.
 //! - An answer, or a line of one that comes line by line, has at most [`LARGEST_ANSWER`] bytes.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -161,6 +163,40 @@ async fn a_long_poll_holds_up_nobody() {
         _ = poll => panic!("nobody answered the poll"),
         () = others => {}
     }
+}
+
+/// Each would cost its own request the time to find out.
+#[tokio::test]
+async fn one_dead_connection_makes_all_suspect() {
+    let silent = Arc::new(AtomicBool::new(false));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::new("127.0.0.1", listener.local_addr().unwrap().port());
+    let is_silent = silent.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (is_silent, born_silent) = (is_silent.clone(), is_silent.load(SeqCst));
+            tokio::spawn(async move {
+                let mut head = vec![0; 1024];
+                while stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    // Those that come when others are dead are well.
+                    if is_silent.load(SeqCst) && !born_silent {
+                        return std::future::pending().await;
+                    }
+                    // So slow that another one that asks at the same time has its own connection.
+                    tokio::time::sleep(SHORT).await;
+                    stream.write_all(OK.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    let http = client(&[&endpoint]);
+    let request = Request::get("/").within(LONG);
+    let (a, b, c) = tokio::join!(http.send(&request), http.send(&request), http.send(&request));
+    assert!(a.and(b).and(c).is_ok());
+    silent.store(true, SeqCst);
+    let error = http.send(&request.clone().within(SHORT)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    http.send(&request).await.unwrap();
 }
 
 #[tokio::test]

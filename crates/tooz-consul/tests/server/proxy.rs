@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// Ends with its runtime.
 #[derive(Clone)]
@@ -15,6 +16,10 @@ struct Shared {
     upstream: String,
     requests: Mutex<Vec<String>>,
     lose: AtomicBool,
+    /// How often all connections were silenced.
+    silenced: watch::Sender<usize>,
+    /// How many renewals are yet to be swallowed.
+    swallow: AtomicUsize,
     lost: AtomicUsize,
     open: AtomicUsize,
     most: AtomicUsize,
@@ -29,6 +34,8 @@ impl Proxy {
             upstream: upstream.to_owned(),
             requests: Mutex::default(),
             lose: AtomicBool::new(false),
+            silenced: watch::Sender::new(0),
+            swallow: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
@@ -58,6 +65,21 @@ impl Proxy {
         self.0.lose.store(true, SeqCst);
     }
 
+    /// From now on nothing passes on the connections that there are, and nobody is told.
+    pub(crate) fn silence(&self) {
+        self.0.silenced.send_modify(|times| *times += 1);
+    }
+
+    /// Nothing passes any more on connections that one of the next so many renewals comes by.
+    pub(crate) fn swallow(&self, renewals: usize) {
+        self.0.swallow.store(renewals, SeqCst);
+    }
+
+    /// How many renewals are yet to be swallowed.
+    pub(crate) fn to_swallow(&self) -> usize {
+        self.0.swallow.load(SeqCst)
+    }
+
     /// How many answers were lost.
     pub(crate) fn lost(&self) -> usize {
         self.0.lost.load(SeqCst)
@@ -81,14 +103,23 @@ impl Proxy {
         let Ok(mut server) = TcpStream::connect(&self.0.upstream).await else { return };
         let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
         let mut losing = false;
+        let mut silenced = self.0.silenced.subscribe();
+        silenced.mark_unchanged();
         loop {
             tokio::select! {
+                _ = silenced.changed() => return std::future::pending().await,
                 read = client.read(&mut up) => {
                     let Ok(read @ 1..) = read else { return };
                     let text = String::from_utf8_lossy(&up[..read]);
                     for line in text.lines().filter(|line| line.ends_with(" HTTP/1.1")) {
                         let changes = line.starts_with("PUT /v1/txn ") || line.contains("cas=");
                         losing |= changes && self.0.lose.swap(false, SeqCst);
+                        let one_less = |left: usize| left.checked_sub(1);
+                        if line.contains("/renew/")
+                            && self.0.swallow.fetch_update(SeqCst, SeqCst, one_less).is_ok()
+                        {
+                            return std::future::pending().await;
+                        }
                         self.0.requests.lock().unwrap().push(line.to_owned());
                     }
                     if server.write_all(&up[..read]).await.is_err() { return }
