@@ -1,22 +1,25 @@
 //! Consul's HTTP API, as far as it is needed.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tooz_core::{Error, ErrorKind, Outcome, Result};
-use tooz_http::{Http, Request, Response};
+use tooz_core::{Error, ErrorKind, Outcome, Result, Secret};
+use tooz_http::{Request, Response};
 
+use crate::agent::{Access, Agent, Lane};
 use crate::keys::path;
+use crate::token::Token;
 use crate::transaction::{self, Done, Entry, Op, RawEntry, RawOutcome, Refusal};
 
 /// The servers of a URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    http: Http,
-    /// Datacenter and, with Consul Enterprise, namespace.
-    scope: Vec<(&'static str, String)>,
-    response_timeout: Duration,
+    agent: Arc<Agent>,
+    lane: Lane,
 }
 
 /// A blocking query's answer.
@@ -28,32 +31,69 @@ pub(crate) struct Polled<T> {
 }
 
 impl Api {
-    pub(crate) fn new(
-        http: Http,
-        scope: Vec<(&'static str, String)>,
-        response_timeout: Duration,
-    ) -> Self {
-        Self { http, scope, response_timeout }
+    pub(crate) fn new(access: Access) -> Result<Self> {
+        Ok(Self { agent: Arc::new(Agent::new(access)?), lane: Lane::Requests })
+    }
+
+    /// The same, sharing its connections with all who use the servers alike.
+    pub(crate) fn shared(self) -> Self {
+        Self { agent: self.agent.shared(), lane: self.lane }
+    }
+
+    /// For heartbeats, which have connections of their own.
+    pub(crate) fn of_heartbeats(&self) -> Self {
+        Self { agent: self.agent.clone(), lane: Lane::Heartbeats }
+    }
+
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// What all keys begin with.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.agent.access.namespace
     }
 
     /// How many servers there are to choose from.
     pub(crate) fn servers(&self) -> usize {
-        self.http.endpoints().len()
+        self.agent.servers()
     }
 
     /// Sends a request; the answer if its status is 2xx or one of `expected`.
     pub(crate) async fn call(&self, request: Request, expected: &[u16]) -> Result<Response> {
+        self.call_by(self.lane, request, expected).await
+    }
+
+    async fn call_by(&self, lane: Lane, request: Request, expected: &[u16]) -> Result<Response> {
+        let Access { scope, token, .. } = &self.agent.access;
         let request =
-            self.scope.iter().fold(request, |request, (name, value)| request.query(name, value));
-        let response = self.http.send(&request).await?;
+            scope.iter().fold(request, |request, (name, value)| request.query(name, value));
+        let response = match token {
+            None => self.agent.send(lane, &request).await?,
+            Some(token) => self.send_with(lane, &request, token).await?,
+        };
         if response.is_success() || expected.contains(&response.status()) {
             return Ok(response);
         }
         if response.status() >= 500 {
             // It may be cut off from the others, and another one not.
-            self.http.avoid(response.endpoint());
+            self.agent.avoid(response.endpoint());
         }
         Err(Self::failure(&response))
+    }
+
+    /// Once more if the file of the token has another one by now than was refused.
+    async fn send_with(&self, lane: Lane, request: &Request, token: &Token) -> Result<Response> {
+        let current = token.current();
+        let send = async |token: &Secret| {
+            let request = request.clone().header("x-consul-token", token)?;
+            self.agent.send(lane, &request).await
+        };
+        let response = send(&current).await?;
+        if is_refusal(&response) && token.reread(&current).await {
+            return send(&token.current()).await;
+        }
+        Ok(response)
     }
 
     /// What an answer means that was not expected.
@@ -73,14 +113,22 @@ impl Api {
     }
 
     async fn transaction(&self, request: Request, ops: &[Op]) -> Result<transaction::Outcome> {
-        let response = self.call(request.json(&ops)?, &[409]).await?;
+        let request = request.json(&ops)?;
+        if request.length() > transaction::LARGEST {
+            return Err(Error::invalid(format!(
+                "consul: servers take {} bytes at once, names and capabilities in base64 included",
+                transaction::LARGEST
+            ))
+            .with("bytes", request.length()));
+        }
+        let response = self.call(request, &[409]).await?;
         let outcome: RawOutcome = response.json()?;
         let errors = outcome.errors.unwrap_or_default();
         for error in &errors {
             if error.what.contains("invalid session") {
                 return Err(session_lost());
             }
-            if error.what.contains("Permission denied") {
+            if is_denied(&error.what) {
                 return Err(refused().with("answer", &error.what));
             }
         }
@@ -98,6 +146,31 @@ impl Api {
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>> {
         let request = Request::get(path(key)).query("consistent", "");
         Ok(self.entries(request).await?.pop())
+    }
+
+    /// Those of the keys that are there, as they are now.
+    pub(crate) async fn get_each(&self, keys: &[&str]) -> Result<HashMap<String, Entry>> {
+        let chunks = transaction::chunks(keys).map(|chunk| self.get_some(chunk));
+        Ok(try_join_all(chunks).await?.into_iter().flatten().map(|e| (e.key.clone(), e)).collect())
+    }
+
+    async fn get_some(&self, keys: &[&str]) -> Result<Vec<Entry>> {
+        let mut present = keys.to_owned();
+        // A key that is missing hides the others: once more without it.
+        while !present.is_empty() {
+            let ops: Vec<_> = present.iter().map(|key| Op::get(key)).collect();
+            match self.read(&ops).await? {
+                transaction::Outcome::Done(done) => return Ok(done.entries),
+                transaction::Outcome::Refused(refusal) if refusal.failed.is_empty() => {
+                    return Err(odd_answer());
+                }
+                transaction::Outcome::Refused(refusal) => {
+                    let mut positions = 0..;
+                    present.retain(|_| !positions.next().is_some_and(|p| refusal.has(p)));
+                }
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// All keys that begin so, as they are now.
@@ -145,15 +218,28 @@ impl Api {
         Ok(Polled { value: response.json()?, index: next_index(&response, index) })
     }
 
+    /// Where a blocking query goes on whose answer does not matter.
+    pub(crate) async fn poll_any(
+        &self,
+        request: Request,
+        index: u64,
+        wait: Duration,
+    ) -> Result<u64> {
+        Ok(next_index(&self.block(request, index, wait).await?, index))
+    }
+
     async fn block(&self, request: Request, index: u64, wait: Duration) -> Result<Response> {
-        // The server adds up to a sixteenth of the time.
-        let limit = wait + wait / 16 + self.response_timeout;
-        let wait = format!("{}ms", wait.as_millis());
-        let request = match index {
-            0 => request,
-            index => request.query("index", index).query("wait", wait),
+        let blocking = || {
+            // The server adds up to a sixteenth of the time.
+            let limit = wait + wait / 16 + self.agent.access.response_timeout;
+            let wait = format!("{}ms", wait.as_millis());
+            request.clone().query("index", index).query("wait", wait).within(limit)
         };
-        self.call(request.within(limit), &[404]).await.map_err(nothing_changed)
+        let response = match index {
+            0 => self.call(request, &[404]).await,
+            _ => self.call_by(Lane::Polls, blocking(), &[404]).await,
+        };
+        response.map_err(nothing_changed)
     }
 }
 
@@ -182,7 +268,7 @@ fn translate(response: &Response) -> Error {
         return Error::new(ErrorKind::Connection, "the servers have no leader at the moment")
             .outcome_is(Outcome::NotApplied);
     }
-    if text.contains("Permission denied") || text.contains("ACL not found") {
+    if is_denied(&text) {
         return refused().with("answer", text);
     }
     if text.contains("Invalid Session TTL") {
@@ -195,8 +281,22 @@ fn translate(response: &Response) -> Error {
     response.error()
 }
 
+/// Whether the server did nothing because of the token. Transactions say so in their own way.
+fn is_refusal(response: &Response) -> bool {
+    response.status() == 403 || (!response.is_success() && is_denied(&response.text()))
+}
+
+fn is_denied(text: &str) -> bool {
+    text.contains("Permission denied") || text.contains("ACL not found")
+}
+
 fn refused() -> Error {
     Error::new(ErrorKind::Authentication, "the token lacks a permission, or is unknown")
+}
+
+/// That there is no such step in the protocol.
+pub(crate) fn odd_answer() -> Error {
+    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
 }
 
 pub(crate) fn session_lost() -> Error {
@@ -211,4 +311,6 @@ pub(crate) struct SessionInfo {
     pub(crate) id: String,
     #[serde(default)]
     pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) node: String,
 }

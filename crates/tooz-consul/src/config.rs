@@ -1,16 +1,22 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
-use tooz_http::{Endpoint, Http, Settings, Tls};
+use tooz_http::{Endpoint, Settings, Tls, TlsFiles};
 
+use crate::agent::Access;
 use crate::api::Api;
 use crate::keys::Keys;
+use crate::token::Token;
 
 const PORT: u16 = 8500;
 
 /// The shortest time to live of a session that servers allow by default, and the longest that any
 /// does.
 const SESSION_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(86_400));
+
+/// The longest namespace, in bytes: it stands in each key.
+const NAMESPACE: usize = 512;
 
 /// The longest lock-delay that servers accept.
 const LOCK_DELAY: Duration = Duration::from_secs(60);
@@ -67,7 +73,6 @@ impl Config {
             Some("no") => Check::No,
             Some(_) => return Err(Error::invalid("consul: check is yes, no or auto")),
         };
-        // Two unanswered heartbeats fit into a time to live.
         let patience = ttl / 3;
         let response_timeout = options.seconds("timeout", patience)?.min(patience);
         let connect_timeout = options.seconds("connect_timeout", patience)?.min(patience);
@@ -76,21 +81,23 @@ impl Config {
         let scope =
             [("dc", options.text("dc")), ("ns", text(&mut options, "ns", env, "NAMESPACE"))];
         let scope = scope.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        let (endpoints, tls) = servers(url, &mut options, env)?;
+        let (endpoints, tls, files) = servers(url, &mut options, env)?;
         let mut settings = Settings::new(endpoints)
             .connect_timeout(connect_timeout)
             .response_timeout(response_timeout);
         if let Some(tls) = tls {
-            settings = settings.tls(tls);
+            settings = settings.tls(tls).tls_files(files);
         }
-        if let Some(token) = token(&mut options, env)? {
-            settings = settings.header("x-consul-token", &token)?;
-        }
-        if let Some((user, password)) = login(url, env) {
+        let token = token(&mut options, env)?;
+        if let Some((user, password)) = login(url, env)? {
             settings = settings.basic_auth(&user, &password)?;
         }
         options.finish()?;
-        let api = Api::new(Http::new(settings)?, scope, response_timeout);
+        let namespace = keys.namespace().to_owned();
+        let heartbeat_timeout = response_timeout.min(heartbeat_timeout(ttl));
+        let access =
+            Access { http: settings, token, scope, namespace, response_timeout, heartbeat_timeout };
+        let api = Api::new(access)?;
         Ok(Self { api, keys, ttl, lock_delay, check, response_timeout })
     }
 
@@ -106,8 +113,18 @@ impl Config {
     }
 }
 
+/// How long the answer to a heartbeat may take. Two unanswered ones and a third by a new connection
+/// fit between the last that was answered and the local deadline, which is after nine tenths of the
+/// time to live.
+fn heartbeat_timeout(ttl: Duration) -> Duration {
+    ttl / 6
+}
+
 fn namespace(options: &mut Options) -> Result<Keys> {
     let namespace = options.text("namespace").unwrap_or_else(|| "tooz".to_owned());
+    if namespace.len() > NAMESPACE {
+        return Err(Error::invalid(format!("consul: the namespace has at most {NAMESPACE} bytes")));
+    }
     if namespace.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
         return Err(Error::invalid(
             "consul: the namespace is what keys begin with, without empty path segments",
@@ -126,40 +143,37 @@ fn text(
     options.text(name).or_else(|| env(&format!("CONSUL_{variable}")))
 }
 
-fn token(options: &mut Options, env: Environment<'_>) -> Result<Option<Secret>> {
+fn token(options: &mut Options, env: Environment<'_>) -> Result<Option<Token>> {
     if let Some(token) = options.secret("acl_token") {
-        return Ok(Some(token));
+        return Ok(Some(Token::new(token)));
     }
     if let Some(token) = env("CONSUL_HTTP_TOKEN") {
-        return Ok(Some(Secret::new(token)));
+        return Ok(Some(Token::new(Secret::new(token))));
     }
-    let Some(path) = text(options, "acl_token_file", env, "HTTP_TOKEN_FILE") else {
-        return Ok(None);
-    };
-    let token = std::fs::read_to_string(&path).map_err(|e| {
-        Error::invalid("consul: the file of the token cannot be read")
-            .with("path", path)
-            .caused_by(e)
-    })?;
-    Ok(Some(Secret::new(token.trim())))
+    text(options, "acl_token_file", env, "HTTP_TOKEN_FILE").map(Token::of_file).transpose()
 }
 
-fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Option<(String, Secret)> {
-    if let Some(user) = url.user() {
-        let password = url.password().cloned().unwrap_or_else(|| Secret::new(""));
-        return Some((user.to_owned(), password));
+fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Result<Option<(String, Secret)>> {
+    match (url.user(), url.password()) {
+        (Some(user), Some(password)) => Ok(Some((user.to_owned(), password.clone()))),
+        (None, None) => Ok(env("CONSUL_HTTP_AUTH").map(|login| {
+            // Without a password it is an empty one, as for Consul's own tools.
+            let (user, password) = login.split_once(':').unwrap_or((&login, ""));
+            (user.to_owned(), Secret::new(password))
+        })),
+        _ => Err(Error::invalid(
+            "consul: a user and a password go together, as in USER:PASSWORD@HOST; an empty \
+             password can be had by CONSUL_HTTP_AUTH=USER:",
+        )),
     }
-    let login = env("CONSUL_HTTP_AUTH")?;
-    let (user, password) = login.split_once(':').unwrap_or((&login, ""));
-    Some((user.to_owned(), Secret::new(password)))
 }
 
-/// The servers, and how to speak TLS with them if that is wanted.
+/// The servers, and how to speak TLS with them if that is wanted, with the files that say so.
 fn servers(
     url: &CoordinatorUrl,
     options: &mut Options,
     env: Environment<'_>,
-) -> Result<(Vec<Endpoint>, Option<Tls>)> {
+) -> Result<(Vec<Endpoint>, Option<Tls>, TlsFiles)> {
     let mut https = url.scheme() == "consul+https";
     let endpoint = |host: &Host| Endpoint::new(host.name.clone(), host.port.unwrap_or(PORT));
     let mut endpoints: Vec<_> = url.hosts().iter().map(endpoint).collect();
@@ -185,22 +199,23 @@ fn servers(
     https |= truth("CONSUL_HTTP_SSL") == Some(true);
     let mut file = |name, variable| match text(options, name, env, variable) {
         None => Ok(None),
-        Some(path) => std::fs::read(&path).map(Some).map_err(|e| {
-            Error::invalid("consul: a certificate or key cannot be read")
+        Some(path) => match std::fs::read(&path) {
+            Ok(pem) => Ok(Some((pem, PathBuf::from(path)))),
+            Err(e) => Err(Error::invalid("consul: a certificate or key cannot be read")
                 .with("option", name)
                 .with("path", path)
-                .caused_by(e)
-        }),
+                .caused_by(e)),
+        },
     };
-    let authorities = file("ca_cert", "CACERT")?;
+    let (authorities, authorities_file) = file("ca_cert", "CACERT")?.unzip();
     let identity = match (file("client_cert", "CLIENT_CERT")?, file("client_key", "CLIENT_KEY")?) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (Some((certificate, its)), Some((key, file))) => Some(((certificate, key), (its, file))),
         (None, None) => None,
         _ => return Err(Error::invalid("consul: client_cert and client_key go together")),
     };
     let server_name = text(options, "tls_server_name", env, "TLS_SERVER_NAME");
     if !https {
-        return Ok((endpoints, None));
+        return Ok((endpoints, None, TlsFiles::default()));
     }
     if truth("CONSUL_HTTP_SSL_VERIFY") == Some(false) {
         return Err(Error::invalid(
@@ -208,7 +223,9 @@ fn servers(
              CONSUL_CACERT rather than setting CONSUL_HTTP_SSL_VERIFY=false",
         ));
     }
-    Ok((endpoints, Some(Tls { authorities, identity, server_name })))
+    let (identity, identity_files) = identity.unzip();
+    let files = TlsFiles { authorities: authorities_file, identity: identity_files };
+    Ok((endpoints, Some(Tls { authorities, identity, server_name }), files))
 }
 
 #[cfg(test)]
@@ -260,6 +277,24 @@ mod tests {
     }
 
     #[test]
+    fn two_unanswered_heartbeats_and_a_reconnection_fit() {
+        for ttl in [1_000, 1_500, 15_000, 86_400_000].map(Duration::from_millis) {
+            let config = read(&format!("consul://h?ttl={}", ttl.as_secs_f64())).unwrap();
+            let silent = config.heartbeat_interval() + heartbeat_timeout(ttl) * 2;
+            assert!(silent + Duration::from_millis(200) < ttl * 9 / 10, "{ttl:?}");
+        }
+    }
+
+    #[test]
+    fn half_a_login_is_refused_with_what_would_be_right() {
+        for url in ["consul://user@h", "consul://:hush@h"] {
+            let error = read(url).unwrap_err().to_string();
+            assert!(error.contains("USER:PASSWORD@HOST") && !error.contains("hush"), "{error}");
+        }
+        assert!(read("consul://user:hush@h").is_ok());
+    }
+
+    #[test]
     fn tls_is_asked_for_by_scheme_or_environment() {
         let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
         let wanted = [("CONSUL_HTTP_SSL", "true")];
@@ -289,6 +324,9 @@ mod tests {
             "consul://h?client_cert=/nowhere",
             "consul://h?acl_token_file=/nowhere",
             "consul://h?tttl=1",
+            "consul://user@h",
+            "consul://user:@h",
+            "consul://:hush@h",
         ] {
             assert!(read(refused).is_err(), "{refused}");
         }

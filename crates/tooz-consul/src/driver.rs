@@ -6,7 +6,9 @@ use crate::config::Config;
 use crate::session::ConsulSession;
 
 pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Driver>> {
-    Ok(Arc::new(ConsulDriver { config: Arc::new(Config::read(url, options)?) }))
+    let mut config = Config::read(url, options)?;
+    config.api = config.api.shared();
+    Ok(Arc::new(ConsulDriver { config: Arc::new(config) }))
 }
 
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use tooz_core::{
 };
 use tooz_http::Request;
 
+use crate::api::odd_answer;
 use crate::keys::path;
-use crate::lock::odd_answer;
 use crate::poll::{KeyWatch, TreeWatch};
 use crate::session::Life;
 use crate::transaction::{Entry, Op, Outcome};
@@ -104,6 +104,33 @@ pub(crate) async fn update(
         Outcome::Done(_) => Ok(()),
         Outcome::Refused(refusal) if refusal.has(0) => Err(Error::group_not_created(group)),
         Outcome::Refused(_) => Err(not_joined(life, group)),
+    }
+}
+
+/// Removes somebody's membership. The member hears of it by its next heartbeat, or by its watch of
+/// the group.
+pub(crate) async fn remove(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    let (own, key) = (life.keys().group(group)?, life.keys().member(group, member)?);
+    // The membership that an attempt may have removed whose reply was lost.
+    let mut aimed = None;
+    loop {
+        let entry = match life.api().read(&[Op::get(&own), Op::get(&key)]).await? {
+            Outcome::Done(done) => done.entry(&key).cloned().ok_or_else(odd_answer)?,
+            Outcome::Refused(_) if aimed.is_some() => return Ok(()),
+            Outcome::Refused(refusal) if refusal.has(0) => {
+                return Err(Error::group_not_created(group));
+            }
+            Outcome::Refused(_) => return Err(Error::member_not_joined(group, member)),
+        };
+        // It joined again meanwhile.
+        if aimed.is_some_and(|aimed| aimed != entry.created) {
+            return Ok(());
+        }
+        let ops = [Op::check_index(&key, entry.changed), Op::delete(&key)];
+        match life.transact(&ops).await? {
+            (Outcome::Done(_), _) => return Ok(()),
+            (Outcome::Refused(_), repeated) => aimed = aimed.or(repeated.then_some(entry.created)),
+        }
     }
 }
 
@@ -212,9 +239,16 @@ pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> R
 }
 
 pub(crate) async fn watch(life: &Life, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-    let own = life.keys().group(group)?;
+    let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
     let mut watch = TreeWatch::new(life.api(), &own);
     loop {
-        feed.snapshot(members_of(&own, watch.next().await?));
+        let entries = watch.next().await?;
+        let is_ours = |entry: &Entry| entry.key == ours && entry.is_of(&life.presence.members);
+        let is_missing = life.is_member(group) && !entries.iter().any(is_ours);
+        feed.snapshot(members_of(&own, entries));
+        // The look may be older than our joining, so it takes another one to know.
+        if is_missing && !life.api().get(&ours).await?.is_some_and(|entry| is_ours(&entry)) {
+            life.lose_membership(group);
+        }
     }
 }

@@ -59,6 +59,15 @@ impl Inspector {
         Ok(residue)
     }
 
+    /// How many acquisitions stand in the queues of the namespace.
+    ///
+    /// # Errors
+    /// When the servers cannot be asked.
+    pub async fn queued(&self) -> Result<usize> {
+        let places = self.config.api.tree(&self.config.keys.queues()).await?;
+        Ok(places.iter().filter(|place| place.session.is_some()).count())
+    }
+
     /// The ids of a member's sessions.
     ///
     /// # Errors

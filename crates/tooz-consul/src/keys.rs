@@ -3,6 +3,10 @@
 use tooz_core::{Error, GroupId, LockName, MemberId, OperationId, Result};
 use tooz_http::encode;
 
+/// The longest name or id, in bytes. As a key of a queue, each byte may take five in a URL, which has
+/// 65,534 at most; a transaction, which has eight times that, names it four times.
+const LONGEST: usize = 8_192;
+
 /// The keys of a namespace. What has the namespace itself in front is the original's; what has
 /// `NAMESPACE-ext` is ours alone.
 #[derive(Clone, Debug)]
@@ -33,6 +37,7 @@ impl Keys {
     }
 
     pub(crate) fn lock(&self, name: &LockName) -> Result<Prize> {
+        fits("a lock's name", name.as_bytes())?;
         let text = name.as_str().filter(|text| text.split('/').all(is_segment));
         let text = text.ok_or_else(|| {
             Error::invalid(
@@ -62,6 +67,11 @@ impl Keys {
             queue: format!("{}/", at("queue")),
             readers: format!("{}/", at("readers")),
         }
+    }
+
+    /// What the keys of all who queue begin with.
+    pub(crate) fn queues(&self) -> String {
+        format!("{}-ext/queue/", self.namespace)
     }
 
     /// What the keys of all groups begin with.
@@ -112,6 +122,7 @@ impl Prize {
 }
 
 fn group_text(group: &GroupId) -> Result<&str> {
+    fits("a group's id", group.as_bytes())?;
     let text = group.as_str().filter(|text| is_segment(text) && !text.contains('/'));
     text.ok_or_else(|| {
         Error::invalid("consul: a group's id is printable UTF-8 without a slash, and not . or ..")
@@ -120,11 +131,21 @@ fn group_text(group: &GroupId) -> Result<&str> {
 }
 
 fn member_text(member: &MemberId) -> Result<&str> {
+    fits("a member's id", member.as_bytes())?;
     let text = member.as_str().filter(|text| is_segment(text) && !text.contains('/'));
     text.ok_or_else(|| {
         Error::invalid("consul: a member's id is printable UTF-8 without a slash, and not . or ..")
             .with("member", member)
     })
+}
+
+/// Refuses what is too long for the largest request of its life, before the first one.
+fn fits(what: &str, name: &[u8]) -> Result<()> {
+    if name.len() > LONGEST {
+        return Err(Error::invalid(format!("consul: {what} has at most {LONGEST} bytes"))
+            .with("bytes", name.len()));
+    }
+    Ok(())
 }
 
 /// Whether it can be a part of a URL's path that nobody on the way rewrites or refuses: servers take

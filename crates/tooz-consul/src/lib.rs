@@ -6,6 +6,7 @@
 //!
 //! `docs/drivers/consul.md` has the options, the guarantees, the costs and the layout.
 
+mod agent;
 mod api;
 mod config;
 mod driver;
@@ -15,11 +16,14 @@ mod heartbeat;
 pub mod inspect;
 mod keys;
 mod lock;
+mod lookout;
 mod poll;
 mod presence;
 mod queue;
+mod roll;
 mod session;
 mod shared;
+mod token;
 mod transaction;
 
 use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tooz_core::{
-    Error, ErrorKind, FencingToken, Hold, Lease, Loss, Mode, OperationId, Outcome, Release, Result,
+    ErrorKind, FencingToken, Hold, Lease, Loss, Mode, OperationId, Outcome, Release, Result,
     Waiting, async_trait,
 };
 use tracing::debug;
@@ -406,11 +406,6 @@ impl std::fmt::Debug for ConsulHold {
             .field("lease", &self.lease)
             .finish_non_exhaustive()
     }
-}
-
-/// That there is no such step in the protocol.
-pub(crate) fn odd_answer() -> Error {
-    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tooz_core::{Error, OperationId, Result};
 use tracing::debug;
 
 use crate::api::{Api, Polled};
+use crate::lookout::Lookout;
 use crate::transaction::Entry;
 
 /// How long one query waits, and by how much more at most, so that not all ask at once.
@@ -13,6 +15,9 @@ const WAIT: (Duration, Duration) = (Duration::from_secs(50), Duration::from_secs
 
 /// The least time between two answers that tell nothing new.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a group is looked at when too many are watched for a blocking query each.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How long to wait when the servers are in trouble, and twice that at most.
 const TROUBLE: Duration = Duration::from_millis(150);
@@ -56,6 +61,14 @@ impl<'a> KeyWatch<'a> {
     /// The key: first at once, then when it has changed, and after `wait` in any case.
     pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Entry>> {
         let polled = loop {
+            let permit = self.api.agent().try_wait();
+            if let (None, Some(last)) = (&permit, &self.last) {
+                let known = last.as_ref().map(|entry| entry.changed);
+                let lookout = Lookout::of(self.api);
+                let value = timeout(wait, lookout.differs(self.key, known)).await;
+                // What was known then may not be the newest, so the next look begins anew.
+                break Polled { value: value.unwrap_or_else(|_| last.clone()), index: 0 };
+            }
             match self.api.poll(self.key, self.index, wait).await {
                 Ok(polled) => break polled,
                 Err(error) => self.index = ride_out(error).await?,
@@ -89,6 +102,11 @@ impl<'a> TreeWatch<'a> {
     /// The keys: first at once, then when they have changed.
     pub(crate) async fn next(&mut self) -> Result<&[Entry]> {
         loop {
+            let permit = self.api.agent().try_watch();
+            if permit.is_none() && self.last.is_some() {
+                tokio::time::sleep(LOOK).await;
+                self.index = 0;
+            }
             let polled = match self.api.poll_tree(self.prefix, self.index, wait()).await {
                 Ok(polled) => polled,
                 Err(error) => {

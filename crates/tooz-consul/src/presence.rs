@@ -12,6 +12,7 @@ use tracing::debug;
 use crate::api::{Api, SessionInfo, session_lost};
 use crate::config::{Check, Config};
 use crate::poll;
+use crate::roll::Roll;
 
 /// How long servers may take to make a session, or to hear of a check from the agent. Nothing is held
 /// yet that a slow answer could cost.
@@ -55,7 +56,7 @@ impl Presence {
             let presence = Self { check: check.clone(), locks, members };
             // From here, however long it took to come here.
             let begun = Moment::now();
-            presence.renew(&config.api).await?;
+            presence.renew(&config.api.of_heartbeats()).await?;
             Ok((presence, begun))
         };
         let opened = opened.await;
@@ -113,14 +114,43 @@ impl Presence {
 
 /// Waits until the servers say that a session is over.
 pub(crate) async fn end(api: &Api, session: &str) {
-    let mut index = 0;
-    loop {
+    let api = &api.of_heartbeats();
+    let node = loop {
         let request = Request::get(format!("/v1/session/info/{session}"));
-        match api.poll_json::<Vec<SessionInfo>>(request, index, poll::wait()).await {
-            Ok(polled) if polled.value.is_empty() => return,
-            Ok(polled) => index = polled.index,
+        let info = api.call(request, &[]).await.and_then(|answer| answer.json());
+        let missing = match info.map(|mut info: Vec<SessionInfo>| info.pop()) {
+            Ok(Some(info)) => break info.node,
+            Ok(None) => renew(api, session).await,
             // Whatever it is: the heartbeats tell if it is serious.
-            Err(error) => index = poll::ride_out(error.retryable(true)).await.unwrap_or(0),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = missing {
+            if error.kind() == ErrorKind::SessionLost {
+                return;
+            }
+            let _ = poll::ride_out(error.retryable(true)).await;
+        } else {
+            tokio::time::sleep(PATIENCE).await;
+        }
+    };
+    let roll = Roll::of(api, &node);
+    let (mut living, mut seen) = (roll.living(), false);
+    loop {
+        let lives = living.borrow_and_update().as_ref().map(|living| living.contains(session));
+        match lives {
+            Some(false) if seen => return,
+            // What is known may be older than the session.
+            Some(false) => {
+                let renewed = renew(api, session).await;
+                if renewed.is_err_and(|error| error.kind() == ErrorKind::SessionLost) {
+                    return;
+                }
+            }
+            Some(true) => seen = true,
+            None => {}
+        }
+        if living.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tooz_core::{OperationId, Result};
 use tracing::debug;
 
+use crate::api::odd_answer;
 use crate::keys::Prize;
-use crate::lock::odd_answer;
 use crate::poll::{self, KeyWatch};
 use crate::session::Life;
 use crate::transaction::{Op, Outcome};

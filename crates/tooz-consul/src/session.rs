@@ -32,6 +32,8 @@ pub(crate) struct Life {
     pub(crate) member: MemberId,
     pub(crate) presence: Presence,
     pub(crate) lease: Lease,
+    /// What heartbeats go by.
+    pub(crate) heart: Api,
     gates: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     holds: Mutex<HashMap<OperationId, Arc<ConsulHold>>>,
     memberships: Mutex<HashMap<GroupId, Lease>>,
@@ -46,6 +48,7 @@ impl ConsulSession {
         let (presence, begun) = Presence::open(&config, OperationId::random(), &member).await?;
         let life = Arc::new(Life {
             lease: Lease::timed(config.ttl, begun),
+            heart: config.api.of_heartbeats(),
             config,
             member,
             presence,
@@ -278,8 +281,8 @@ impl Session for ConsulSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

@@ -174,7 +174,7 @@ pub(crate) async fn renew_all(life: &Life) -> Result<()> {
     let holds = life.holds();
     let cohorts: HashSet<_> = holds.iter().filter_map(|hold| hold.cohort()).collect();
     let renewals =
-        cohorts.into_iter().map(async |cohort| match presence::renew(life.api(), cohort).await {
+        cohorts.into_iter().map(async |cohort| match presence::renew(&life.heart, cohort).await {
             Err(error) if error.kind() == ErrorKind::SessionLost => {
                 for hold in holds.iter().filter(|hold| hold.cohort() == Some(cohort)) {
                     hold.lease().lose(Loss::Taken);

@@ -8,6 +8,10 @@ use tooz_core::{Error, ErrorKind};
 /// How many operations a server takes at once.
 pub(crate) const LIMIT: usize = 64;
 
+/// How large a transaction may be as servers are by default, in bytes (`txn_max_req_len` and
+/// `kv_max_value_size`). They break the connection over a larger one.
+pub(crate) const LARGEST: usize = 524_288;
+
 /// One operation of a transaction.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Op {
@@ -103,6 +107,25 @@ impl Op {
     pub(crate) fn check_absent(key: &str) -> Self {
         Self::new("check-not-exists", key)
     }
+}
+
+/// The keys in parts of which each can be read in one transaction.
+pub(crate) fn chunks<'k>(mut keys: &'k [&'k str]) -> impl Iterator<Item = &'k [&'k str]> {
+    // As JSON, a byte of a key takes two at most, and an operation without its key far less than 100.
+    let room = |key: &str| 2 * key.len() + 100;
+    std::iter::from_fn(move || {
+        let mut left = LARGEST;
+        let fits = |key: &&&str| {
+            let fits = left.checked_sub(room(key));
+            left = fits.unwrap_or_default();
+            fits.is_some()
+        };
+        // One that fits nowhere is refused by itself.
+        let count = keys.iter().take(LIMIT).take_while(fits).count().max(1).min(keys.len());
+        let (chunk, rest) = keys.split_at(count);
+        keys = rest;
+        (!chunk.is_empty()).then_some(chunk)
+    })
 }
 
 /// A key and what is known of it.
@@ -217,4 +240,21 @@ pub(crate) struct RawError {
     pub(crate) op_index: usize,
     #[serde(default)]
     pub(crate) what: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_fit_into_a_transaction() {
+        let (short, long) = ("k".to_owned(), "\"".repeat(40_000));
+        let sizes = |keys: &[&str]| chunks(keys).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!(sizes(&vec![&*short; 130]), [64, 64, 2]);
+        assert_eq!(sizes(&vec![&*long; 13]), [6, 6, 1]);
+        assert_eq!(sizes(&[&*"k".repeat(600_000), &*short]), [1, 1]);
+        assert!(sizes(&[]).is_empty());
+        let ops: Vec<_> = [&*long; 6].into_iter().map(Op::get).collect();
+        assert!(serde_json::to_vec(&ops).unwrap().len() <= LARGEST);
+    }
 }

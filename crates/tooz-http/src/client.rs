@@ -1,10 +1,10 @@
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -15,13 +15,21 @@ use crate::error;
 use crate::lines::Lines;
 use crate::request::Request;
 use crate::response::Response;
-use crate::settings::{Endpoint, Settings};
+use crate::settings::{Endpoint, Settings, Tls, TlsFiles};
+
+/// How many bytes the body of an answer may have, or a line of it: 64 MiB, which is more than any
+/// right answer to a driver (10,000 members with 6 KiB of capabilities each) and no danger to a
+/// process.
+pub const LARGEST_ANSWER: usize = 64 << 20;
 
 /// A connection that nobody uses is closed after this time.
 const IDLE: Duration = Duration::from_secs(30);
 /// A peer whose machine is gone is noticed by the probes of TCP after 5 + 3 x 2 s, so that a long
 /// poll does not wait out its time for nothing.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(2), 3);
+
+/// How often the files of certificates are looked at, if anything is asked.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[cfg(feature = "tls")]
 type Connector = hyper_rustls::HttpsConnector<HttpConnector>;
@@ -37,9 +45,18 @@ pub struct Http(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
-    client: Client<Connector, Full<Bytes>>,
+    connections: Mutex<Connections>,
     /// The endpoint to ask first.
     preferred: AtomicUsize,
+}
+
+/// With the certificates that were read last.
+struct Connections {
+    connector: Connector,
+    client: Client<Connector, Full<Bytes>>,
+    tls: Option<Tls>,
+    /// When the files were looked at.
+    looked: Moment,
 }
 
 impl Http {
@@ -50,25 +67,11 @@ impl Http {
         if settings.endpoints.is_empty() {
             return Err(Error::invalid("there is no server to connect to"));
         }
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(settings.connect_timeout));
-        http.set_keepalive(Some(KEEPALIVE.0));
-        http.set_keepalive_interval(Some(KEEPALIVE.1));
-        http.set_keepalive_retries(Some(KEEPALIVE.2));
-        #[cfg(feature = "tls")]
-        let connector = crate::tls::connector(http, settings.tls.as_ref())?;
-        #[cfg(not(feature = "tls"))]
-        let connector = match settings.tls {
-            None => http,
-            Some(_) => return Err(Error::not_implemented("TLS (the feature tls of tooz-http)")),
-        };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
-        Ok(Self(Arc::new(Inner { settings, client, preferred: AtomicUsize::new(0) })))
+        let tls = settings.tls.clone();
+        let connector = connector(&settings, tls.as_ref())?;
+        let (client, looked) = (client(&settings, &connector), Moment::now());
+        let connections = Mutex::new(Connections { connector, client, tls, looked });
+        Ok(Self(Arc::new(Inner { settings, connections, preferred: AtomicUsize::new(0) })))
     }
 
     /// The endpoints, in the order given.
@@ -86,11 +89,14 @@ impl Http {
             let attempt = async {
                 let (head, sent) = self.attempt(request, endpoint).await?;
                 let (head, body) = head.into_parts();
-                let body = body.collect().await.map_err(error::broken)?.to_bytes();
+                let body = whole(body).await?;
                 let (status, headers) = (head.status.as_u16(), head.headers);
                 Ok(Response { status, headers, body, sent, endpoint })
             };
-            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(error::timed_out()))
+            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+                self.reconnect();
+                Err(error::timed_out())
+            })
         })
         .await
     }
@@ -106,11 +112,14 @@ impl Http {
                     return Ok(Lines::new(head.into_body(), sent, endpoint));
                 }
                 let (head, body) = head.into_parts();
-                let body = body.collect().await.map_err(error::broken)?.to_bytes();
+                let body = whole(body).await?;
                 let (status, headers) = (head.status.as_u16(), head.headers);
                 Err(Response { status, headers, body, sent, endpoint }.error())
             };
-            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| Err(error::timed_out()))
+            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+                self.reconnect();
+                Err(error::timed_out())
+            })
         })
         .await
     }
@@ -122,6 +131,13 @@ impl Http {
         let order = Ordering::Relaxed;
         // Fails if somebody else has moved on already.
         let _ = self.0.preferred.compare_exchange(endpoint, next, order, order);
+    }
+
+    /// Uses no connection again that was used before: requests that come make new ones, and those
+    /// under way go on. One that does not answer may be dead, and the others with it.
+    pub fn reconnect(&self) {
+        let mut connections = self.connections();
+        connections.client = client(&self.0.settings, &connections.connector);
     }
 
     async fn try_each<T, F: Future<Output = Result<T>>>(
@@ -177,10 +193,75 @@ impl Http {
         let built = built.body(Full::new(request.body.clone())).map_err(|e| {
             Error::invalid("the server's name or the path cannot be part of a URL").caused_by(e)
         })?;
+        let client = self.client().await;
         let sent = Moment::now();
-        let head = self.0.client.request(built).await.map_err(error::failed)?;
+        let head = client.request(built).await.map_err(error::failed)?;
         Ok((head, sent))
     }
+}
+
+impl Http {
+    /// The connections, made anew if the certificates have changed.
+    async fn client(&self) -> Client<Connector, Full<Bytes>> {
+        let settings = &self.0.settings;
+        let server_name = {
+            let mut connections = self.connections();
+            let is_due = settings.tls_files != TlsFiles::default()
+                && (connections.looked + LOOK).has_passed();
+            if !is_due {
+                return connections.client.clone();
+            }
+            connections.looked = Moment::now();
+            connections.tls.as_ref().and_then(|tls| tls.server_name.clone())
+        };
+        let files = settings.tls_files.clone();
+        // Files may be far away.
+        let read = tokio::task::spawn_blocking(move || files.read(server_name)).await;
+        let mut connections = self.connections();
+        if let Ok(Ok(tls)) = read
+            && connections.tls.as_ref().is_some_and(|old| *old != tls)
+            && let Ok(connector) = connector(settings, Some(&tls))
+        {
+            let client = client(settings, &connector);
+            *connections = Connections { connector, client, tls: Some(tls), ..*connections };
+        }
+        connections.client.clone()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        // Nothing panics while it is locked, so it is whole even if poisoned.
+        self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn client(settings: &Settings, connector: &Connector) -> Client<Connector, Full<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(settings.most_idle)
+        .build(connector.clone())
+}
+
+fn connector(settings: &Settings, tls: Option<&Tls>) -> Result<Connector> {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(settings.connect_timeout));
+    http.set_keepalive(Some(KEEPALIVE.0));
+    http.set_keepalive_interval(Some(KEEPALIVE.1));
+    http.set_keepalive_retries(Some(KEEPALIVE.2));
+    #[cfg(feature = "tls")]
+    return crate::tls::connector(http, tls);
+    #[cfg(not(feature = "tls"))]
+    match tls {
+        None => Ok(http),
+        Some(_) => Err(Error::not_implemented("TLS (the feature tls of tooz-http)")),
+    }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes> {
+    let limited = Limited::new(body, LARGEST_ANSWER);
+    Ok(limited.collect().await.map_err(error::unread)?.to_bytes())
 }
 
 impl fmt::Debug for Http {

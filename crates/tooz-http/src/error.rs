@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 
 use tooz_core::{Error, ErrorKind, Outcome};
 
+use crate::client::LARGEST_ANSWER;
+
 /// An attempt failed before the head of a response came.
 pub(crate) fn failed(error: hyper_util::client::legacy::Error) -> Error {
     let unsent = error.is_connect();
@@ -26,6 +28,21 @@ pub(crate) fn broken(error: hyper::Error) -> Error {
     Error::new(ErrorKind::Connection, "the connection broke within the answer")
         .outcome_is(Outcome::Unknown)
         .caused_by(error)
+}
+
+/// A response was not read to its end.
+pub(crate) fn unread(error: Box<dyn StdError + Send + Sync>) -> Error {
+    match error.downcast::<hyper::Error>() {
+        Ok(error) => broken(*error),
+        Err(_) => too_large(),
+    }
+}
+
+/// A response has more than anybody keeps.
+pub(crate) fn too_large() -> Error {
+    let limit = LARGEST_ANSWER >> 20;
+    Error::new(ErrorKind::Backend, format!("the answer is larger than {limit} MiB"))
+        .outcome_is(Outcome::Unknown)
 }
 
 /// No answer came in time.

@@ -8,8 +8,10 @@
 //!   before its request was sent, which is what leases count from.
 //! - Errors are [`tooz_core::Error`]s that say whether the request was not applied (refused, never
 //!   sent) or may have been.
+//! - After an attempt without an answer, new connections are made: the others may be dead, too.
 //! - A request in flight has its connection for itself: a long poll holds up nobody, and dropping
 //!   it closes the connection.
+//! - An answer, or a line of one that comes line by line, has at most [`LARGEST_ANSWER`] bytes.
 //! - No password, token or key is in any `Debug`, error or trace.
 //!
 //! ```no_run
@@ -32,8 +34,8 @@ mod settings;
 #[cfg(feature = "tls")]
 mod tls;
 
-pub use client::Http;
+pub use client::{Http, LARGEST_ANSWER};
 pub use lines::Lines;
 pub use request::{Request, encode};
 pub use response::Response;
-pub use settings::{Endpoint, Settings, Tls};
+pub use settings::{Endpoint, Settings, Tls, TlsFiles};

@@ -5,6 +5,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tooz_core::{Moment, Result};
 
+use crate::client::LARGEST_ANSWER;
 use crate::error;
 
 /// A response body that comes line by line, for as long as the server has something to say.
@@ -36,7 +37,8 @@ impl Lines {
     }
 
     /// The next line without its end, whatever the pieces in which it came; empty ones are left
-    /// out. `None` at the end of the body. Dropping the future loses nothing.
+    /// out. `None` at the end of the body. Dropping the future loses nothing. A line of more than
+    /// [`LARGEST_ANSWER`] bytes is an error.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             while let Some(length) = self.rest[self.searched..].iter().position(|b| *b == b'\n') {
@@ -48,6 +50,9 @@ impl Lines {
                 }
             }
             self.searched = self.rest.len();
+            if self.searched > LARGEST_ANSWER {
+                return Err(error::too_large());
+            }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {

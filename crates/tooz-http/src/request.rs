@@ -137,6 +137,11 @@ impl Request {
         self
     }
 
+    /// How long the body is, in bytes.
+    pub fn length(&self) -> usize {
+        self.body.len()
+    }
+
     /// Path and query.
     pub fn target(&self) -> &str {
         &self.target

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -7,14 +8,16 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use tooz_core::{Error, Result, Secret};
 
 /// Where to connect, and as whom.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) tls: Option<Tls>,
+    pub(crate) tls_files: TlsFiles,
     /// Sent with every request. The values may be secrets, and are marked so.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
+    pub(crate) most_idle: usize,
 }
 
 /// One server.
@@ -25,7 +28,7 @@ pub struct Endpoint {
 }
 
 /// Certificates in PEM form.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     /// The authorities trusted instead of those of the system.
     pub authorities: Option<Vec<u8>>,
@@ -35,15 +38,38 @@ pub struct Tls {
     pub server_name: Option<String>,
 }
 
+/// Where certificates in PEM form come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The file of [`Tls::authorities`].
+    pub authorities: Option<PathBuf>,
+    /// The files of [`Tls::identity`].
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsFiles {
+    /// What stands in the files now.
+    pub(crate) fn read(&self, server_name: Option<String>) -> std::io::Result<Tls> {
+        let authorities = self.authorities.as_ref().map(std::fs::read).transpose()?;
+        let identity = match &self.identity {
+            Some((certificate, key)) => Some((std::fs::read(certificate)?, std::fs::read(key)?)),
+            None => None,
+        };
+        Ok(Tls { authorities, identity, server_name })
+    }
+}
+
 impl Settings {
     /// Plain HTTP to these, with 5 s to connect and 10 s to answer.
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         Self {
             endpoints,
             tls: None,
+            tls_files: TlsFiles::default(),
             headers: Vec::new(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(10),
+            most_idle: usize::MAX,
         }
     }
 
@@ -51,6 +77,15 @@ impl Settings {
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Looks at these files again, once a second while anything is asked, so that a rotation of
+    /// certificates needs no restart. What cannot be read or used is not taken: half a rotation
+    /// harms nobody.
+    #[must_use]
+    pub fn tls_files(mut self, files: TlsFiles) -> Self {
+        self.tls_files = files;
         self
     }
 
@@ -66,6 +101,13 @@ impl Settings {
     #[must_use]
     pub fn response_timeout(mut self, limit: Duration) -> Self {
         self.response_timeout = limit;
+        self
+    }
+
+    /// How many connections to each endpoint are kept while nobody uses them; all by default.
+    #[must_use]
+    pub fn most_idle(mut self, connections: usize) -> Self {
+        self.most_idle = connections;
         self
     }
 

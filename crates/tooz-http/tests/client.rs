@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tooz_core::{ErrorKind, Outcome};
-use tooz_http::{Endpoint, Http, Request, Settings};
+use tooz_http::{Endpoint, Http, LARGEST_ANSWER, Request, Settings};
 
 const SHORT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(10);
@@ -23,6 +25,8 @@ enum Conduct {
     HangOnPolls(&'static str),
     Break,
     Hang,
+    /// Answers with more than anybody takes, without a line's end.
+    TooMuch,
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nX-Index: 7\r\nContent-Length: 4\r\n\r\ntrue";
@@ -66,6 +70,16 @@ async fn serve(mut stream: TcpStream, conduct: Conduct, seen: impl Fn(String)) {
                 stream.write_all(text.as_bytes()).await.unwrap();
             }
             Conduct::Break => return,
+            Conduct::TooMuch => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mebibyte = vec![b'x'; 1 << 20];
+                for _ in 0..=LARGEST_ANSWER >> 20 {
+                    if stream.write_all(&mebibyte).await.is_err() {
+                        return;
+                    }
+                }
+                return;
+            }
             Conduct::HangOnPolls(_) | Conduct::Hang => std::future::pending().await,
         }
     }
@@ -151,6 +165,40 @@ async fn a_long_poll_holds_up_nobody() {
     }
 }
 
+/// Each would cost its own request the time to find out.
+#[tokio::test]
+async fn one_dead_connection_makes_all_suspect() {
+    let silent = Arc::new(AtomicBool::new(false));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::new("127.0.0.1", listener.local_addr().unwrap().port());
+    let is_silent = silent.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (is_silent, born_silent) = (is_silent.clone(), is_silent.load(SeqCst));
+            tokio::spawn(async move {
+                let mut head = vec![0; 1024];
+                while stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    // Those that come when others are dead are well.
+                    if is_silent.load(SeqCst) && !born_silent {
+                        return std::future::pending().await;
+                    }
+                    // So slow that another one that asks at the same time has its own connection.
+                    tokio::time::sleep(SHORT).await;
+                    stream.write_all(OK.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    let http = client(&[&endpoint]);
+    let request = Request::get("/").within(LONG);
+    let (a, b, c) = tokio::join!(http.send(&request), http.send(&request), http.send(&request));
+    assert!(a.and(b).and(c).is_ok());
+    silent.store(true, SeqCst);
+    let error = http.send(&request.clone().within(SHORT)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    http.send(&request).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_body_comes_line_by_line() {
     let (endpoint, _requests) = server(Conduct::AnswerAndClose(
@@ -193,4 +241,17 @@ async fn a_status_tells_what_became_of_the_request() {
         assert_eq!((error.kind(), error.outcome()), (kind, outcome), "{status}");
         assert_eq!(error.context("answer"), Some("no luck"));
     }
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_cut_off() {
+    let (endpoint, _requests) = server(Conduct::TooMuch).await;
+    let http = client(&[&endpoint]);
+    let error = http.send(&Request::get("/")).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Backend, Outcome::Unknown));
+    assert!(error.to_string().contains("64 MiB"), "{error}");
+    let mut lines = http.open(&Request::get("/")).await.unwrap();
+    let error = lines.next().await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Backend);
+    assert!(error.to_string().contains("64 MiB"), "{error}");
 }

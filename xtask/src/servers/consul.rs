@@ -12,7 +12,8 @@ pub(super) const SERVER: Server = Server { name: "consul", needs: &[CONSUL], sta
 /// Consul, which Debian has in an older release only.
 pub(super) const CONSUL: Need = Need { file: "usr/bin/consul", package: "consul/bullseye" };
 
-/// What all servers of the tests have: short times, one host, nobody asked beyond it.
+/// What all servers of the tests have: short times, one host, nobody asked beyond it. The limits are
+/// the server's own, 200 connections from one host among them.
 pub(super) const COMMON: &str = r#"
     "bind_addr": "127.0.0.1",
     "client_addr": "127.0.0.1",
@@ -21,8 +22,7 @@ pub(super) const COMMON: &str = r#"
     "leave_on_terminate": false,
     "skip_leave_on_interrupt": true,
     "session_ttl_min": "1s",
-    "performance": {"raft_multiplier": 1, "leave_drain_time": "0s", "rpc_hold_timeout": "2s"},
-    "limits": {"http_max_conns_per_client": 4000}"#;
+    "performance": {"raft_multiplier": 1, "leave_drain_time": "0s", "rpc_hold_timeout": "2s"}"#;
 
 /// The lasting ports of a server; -1 is none.
 pub(super) fn ports(http: u16, https: i32, stage: &Stage<'_>) -> anyhow::Result<Ports> {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tooz_core::{Coordinator, Registry, Result};
-use tooz_http::{Endpoint, Http, Request, Settings};
+use tooz_core::{Coordinator, Registry, Result, Secret};
+use tooz_http::{Endpoint, Http, Request, Response, Settings, Tls};
 
 /// The server of that setup, if tests with real servers were asked for, as for the conformance kit.
 pub(crate) fn asked_for(setup: &str) -> Option<String> {
@@ -139,6 +139,92 @@ impl Drop for Cluster {
 
 pub(crate) fn client(port: u16) -> Http {
     Http::new(Settings::new(vec![Endpoint::new("127.0.0.1", port)])).unwrap()
+}
+
+/// The setup with TLS and tokens.
+pub(crate) struct Acl {
+    url: String,
+    http: Http,
+}
+
+/// A token of that setup.
+pub(crate) struct Token {
+    pub(crate) secret: String,
+    accessor: String,
+}
+
+impl Acl {
+    pub(crate) fn of(url: &str) -> Self {
+        let option = |name| option(url, name);
+        let file = |name| std::fs::read(option(name)).unwrap();
+        let parsed: tooz_core::CoordinatorUrl = url.parse().unwrap();
+        let host = &parsed.hosts()[0];
+        let tls = Tls {
+            authorities: Some(file("ca_cert")),
+            identity: Some((file("client_cert"), file("client_key"))),
+            server_name: None,
+        };
+        let endpoint = Endpoint::new(host.name.clone(), host.port.unwrap());
+        let http = Http::new(Settings::new(vec![endpoint]).tls(tls)).unwrap();
+        Self { url: url.to_owned(), http }
+    }
+
+    /// The URL with another value of an option, or none.
+    pub(crate) fn url(&self, options: &[(&str, &str)]) -> String {
+        let (base, own) = self.url.split_once('?').unwrap();
+        let kept = own.split('&').filter(|o| !options.iter().any(|(n, _)| o.starts_with(n)));
+        let kept: Vec<_> = kept.map(str::to_owned).collect();
+        let new = options.iter().map(|(_, option)| (*option).to_owned());
+        format!("{base}?{}", kept.into_iter().chain(new).collect::<Vec<_>>().join("&"))
+    }
+
+    pub(crate) async fn make_token(&self) -> Token {
+        let body = serde_json::json!({ "Policies": [{ "Name": "tooz" }] });
+        let request = Request::put("/v1/acl/token").json(&body).unwrap();
+        let made: serde_json::Value = self.send(request).await.json().unwrap();
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        Token { secret: text("SecretID"), accessor: text("AccessorID") }
+    }
+
+    pub(crate) async fn delete_token(&self, token: &Token) {
+        self.send(Request::delete(format!("/v1/acl/token/{}", token.accessor))).await;
+    }
+
+    async fn send(&self, request: Request) -> Response {
+        // Of who may do everything.
+        let master = Secret::new("11111111-2222-3333-4444-555555555555");
+        let request = request.header("x-consul-token", &master).unwrap();
+        self.http.send(&request).await.unwrap().success().unwrap()
+    }
+}
+
+/// The value of an option in a URL.
+pub(crate) fn option<'u>(url: &'u str, name: &str) -> &'u str {
+    let (_, options) = url.split_once('?').unwrap();
+    let value = options.split('&').find_map(|o| o.strip_prefix(name)?.strip_prefix('='));
+    value.expect("the URL has the option")
+}
+
+/// A folder of a test's own, removed when it is dropped.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let name = format!("tooz-consul-{}", tooz_core::OperationId::random());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// What `cargo xtask` has fetched, or what is installed.
