@@ -212,6 +212,22 @@ pub(crate) async fn take_out(life: &Life, group: &GroupId) -> Result<bool> {
     .await
 }
 
+/// Removes a member, whoever it is: one of ours learns of it with its next heartbeat.
+pub(crate) async fn remove(life: &Life, group: &GroupId, id: &MemberId) -> Result<()> {
+    // Who is dead is no member.
+    member(life, group, id).await?;
+    change(life, group, |roster, again| match roster.get(id) {
+        Some(_) => {
+            roster.remove(id);
+            Ok(Edit::Write(()))
+        }
+        // What a repeated request finds undone was done by the first.
+        None if again => Ok(Edit::Keep(())),
+        None => Err(Error::member_not_joined(group, id)),
+    })
+    .await
+}
+
 pub(crate) async fn update(
     life: &Life,
     group: &GroupId,

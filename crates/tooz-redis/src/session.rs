@@ -38,7 +38,8 @@ pub(crate) struct Life {
     /// Locked while a channel is subscribed to or left, so that the two never cross.
     pub(crate) subscribing: tokio::sync::Mutex<()>,
     holds: Mutex<HashMap<OperationId, Arc<RedisHold>>>,
-    memberships: Mutex<HashMap<GroupId, Lease>>,
+    /// With the operation of each join.
+    memberships: Mutex<HashMap<GroupId, (OperationId, Lease)>>,
     closed: CancellationToken,
 }
 
@@ -195,17 +196,22 @@ impl Life {
     }
 
     pub(crate) fn memberships(&self) -> Vec<(GroupId, Lease)> {
-        self.lock(&self.memberships).iter().map(|(g, l)| (g.clone(), l.clone())).collect()
+        let memberships = self.lock(&self.memberships);
+        memberships.iter().map(|(group, (_, lease))| (group.clone(), lease.clone())).collect()
     }
 
-    pub(crate) fn add_membership(&self, group: &GroupId) -> Lease {
+    pub(crate) fn add_membership(&self, group: &GroupId, by: OperationId) -> Lease {
+        self.remove_membership(group);
         let lease = self.lease.child();
-        self.lock(&self.memberships).insert(group.clone(), lease.clone());
+        self.listeners.add_holder(by, &lease);
+        self.lock(&self.memberships).insert(group.clone(), (by, lease.clone()));
         lease
     }
 
     pub(crate) fn remove_membership(&self, group: &GroupId) {
-        self.lock(&self.memberships).remove(group);
+        if let Some((by, _)) = self.lock(&self.memberships).remove(group) {
+            self.listeners.remove_holder(by);
+        }
     }
 
     /// The server knows the session no more: it was silent for too long, or the server restarted
@@ -343,8 +349,8 @@ impl Session for RedisSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

@@ -5,9 +5,10 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tooz_core::{Coordinator, Registry, Result};
+use tooz_core::{Coordinator, CoordinatorUrl, Options, Registry, Result, Session};
 
 /// Whether tests with real servers were asked for, by `TOOZ_TEST_URL_REDIS` as for the conformance
 /// kit. They start their own with `redis-server`.
@@ -210,4 +211,10 @@ pub(crate) async fn start(url: &str, member: &str) -> Result<Coordinator> {
     let coordinator = build(url, member)?;
     coordinator.start().await?;
     Ok(coordinator)
+}
+
+/// A session of the driver, with no engine around it: nothing renews it but its caller.
+pub(crate) async fn session(url: &str, member: &str) -> Result<Arc<dyn Session>> {
+    let url: CoordinatorUrl = url.parse()?;
+    (tooz_redis::DRIVER.open)(&url, Options::of(&url))?.connect(&member.into()).await
 }
