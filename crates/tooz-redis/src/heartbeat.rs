@@ -73,7 +73,9 @@ pub(crate) async fn renew(life: &Life) -> Result<()> {
     if beaten.first() != Some(&1) {
         return Err(life.forgotten());
     }
-    for (membership, present) in memberships.iter().zip(&beaten[1..]) {
+    let [_, clock, present @ ..] = &beaten[..] else { return Err(odd_answer()) };
+    life.compare_clocks(*clock, sent);
+    for (membership, present) in memberships.iter().zip(present) {
         if *present == 0 {
             membership.lose(Loss::Taken);
         }

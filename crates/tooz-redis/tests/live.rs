@@ -11,7 +11,7 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use server::{Server, asked_for, build, session, start};
+use server::{Folder, Server, asked_for, build, session, start};
 use tokio::time::sleep;
 use tooz_core::{
     Capabilities, Characteristic, ErrorKind, GroupEvent, JoinRequest, Loss, Result, SessionEvent,
@@ -81,10 +81,9 @@ async fn a_server_that_becomes_a_replica_or_full_says_so() -> Result<()> {
 
     // A snapshot that cannot be written.
     set("save", "3600 1");
-    let folder = std::env::temp_dir().join(format!("tooz-redis-{}", server.port));
-    std::fs::create_dir_all(&folder).unwrap();
-    set("dir", folder.to_str().unwrap());
-    std::fs::remove_dir_all(&folder).unwrap();
+    let folder = Folder::new("gone");
+    set("dir", &folder.path(""));
+    drop(folder);
     let mut client = server.client();
     redis::cmd("BGSAVE").exec(&mut client).unwrap();
     sleep(Duration::from_millis(300)).await;
@@ -133,9 +132,9 @@ async fn wait_replicas_refuses_what_is_not_replicated() -> Result<()> {
 #[tokio::test]
 async fn a_unix_socket_is_a_server_too() -> Result<()> {
     if_asked_for!();
-    let path = std::env::temp_dir().join(format!("tooz-redis-{}.sock", std::process::id()));
-    let path = path.to_str().unwrap();
-    let server = Server::start(&["--unixsocket", path, "--databases", "4"]);
+    let folder = Folder::new("socket");
+    let path = folder.path("redis.sock");
+    let server = Server::start(&["--unixsocket", &path, "--databases", "4"]);
     let a = start(&format!("redis://{path}?db=3"), "a").await?;
     let guard = a.lock("it")?.acquire().await?;
     // Another database is another world; another address is not.
@@ -147,6 +146,8 @@ async fn a_unix_socket_is_a_server_too() -> Result<()> {
     for coordinator in [a, b, c] {
         coordinator.stop().await?;
     }
+    drop((server, folder));
+    assert!(!std::path::Path::new(&path).exists(), "nothing is left of it");
     Ok(())
 }
 
