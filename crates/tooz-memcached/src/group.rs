@@ -250,7 +250,7 @@ pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>>
     let item = life.link.ask(Request::get(&key)).await?.0.item()?;
     let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
     let (item, roster) = item.zip(roster).ok_or_else(|| Error::group_not_created(group))?;
-    without_dead(life, &key, &item, roster).await?.0.into_members()
+    Ok(without_dead(life, &key, &item, roster).await?.0.into_members())
 }
 
 pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> Result<Member> {
@@ -260,7 +260,7 @@ pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> R
     let roster = roster.ok_or_else(|| Error::group_not_created(group))?;
     match roster.get(member) {
         Some(entry) if is_alive(life, member, entry).await? => {
-            entry.clone().into_member(member.clone())
+            Ok(entry.clone().into_member(member.clone()))
         }
         _ => Err(Error::member_not_joined(group, member)),
     }
