@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use tooz_core::{FencingToken, OperationId, Result};
+use tooz_core::{Error, ErrorKind, FencingToken, OperationId, Result};
 
 use crate::errors;
 use crate::keys::Keys;
@@ -22,13 +22,16 @@ pub(crate) struct Epoch {
 impl Epoch {
     /// What begins an epoch unless there is one, and asks for the one there is then. It is later
     /// than that of `last`.
-    pub(crate) fn begin(keys: &Keys, last: Option<&Self>) -> [Request; 2] {
+    pub(crate) fn begin(keys: &Keys, last: Option<&Self>) -> Result<[Request; 2]> {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros();
         let base = u64::try_from(now).unwrap_or(u64::MAX);
-        let base = last.map_or(base, |last| base.max(last.base + 1));
+        let base = match last {
+            Some(last) => base.max(last.base.checked_add(1).ok_or_else(used_up)?),
+            None => base,
+        };
         let value = format!("{base}:{}", OperationId::random()).into_bytes();
         let key = keys.epoch();
-        [Request::store(&key, How::Add, RAW, Seconds::FOR_EVER, value), Request::get(&key)]
+        Ok([Request::store(&key, How::Add, RAW, Seconds::FOR_EVER, value), Request::get(&key)])
     }
 
     /// What the server says to [`begin`](Self::begin).
@@ -48,9 +51,13 @@ impl Epoch {
     }
 
     /// The token of an acquisition whose item has this CAS id.
-    pub(crate) fn token(&self, cas: u64) -> FencingToken {
-        FencingToken(self.base.saturating_add(cas))
+    pub(crate) fn token(&self, cas: u64) -> Result<FencingToken> {
+        self.base.checked_add(cas).map(FencingToken).ok_or_else(used_up)
     }
+}
+
+fn used_up() -> Error {
+    Error::new(ErrorKind::Backend, "the item of the epoch leaves no higher fencing token")
 }
 
 #[cfg(test)]
@@ -65,11 +72,14 @@ mod tests {
     #[test]
     fn a_later_epoch_has_the_higher_tokens() {
         let keys = Keys::new("").unwrap();
-        let first = Epoch::read(&value(&Epoch::begin(&keys, None)[0])).unwrap();
+        let first = Epoch::read(&value(&Epoch::begin(&keys, None).unwrap()[0])).unwrap();
         // Another host's clock is ahead.
         let ahead = Epoch { id: "x".into(), base: first.base + 60_000_000 };
-        let second = Epoch::read(&value(&Epoch::begin(&keys, Some(&ahead))[0])).unwrap();
-        assert!(second.token(1) > ahead.token(1) && ahead.token(1) > first.token(1));
+        let second = Epoch::read(&value(&Epoch::begin(&keys, Some(&ahead)).unwrap()[0])).unwrap();
+        let token = |epoch: &Epoch| epoch.token(1).unwrap();
+        assert!(token(&second) > token(&ahead) && token(&ahead) > token(&first));
+        let last = Epoch { id: "x".into(), base: u64::MAX };
+        assert!(last.token(1).is_err() && Epoch::begin(&keys, Some(&last)).is_err());
         assert_ne!(first.id, second.id);
     }
 }

@@ -212,6 +212,22 @@ pub(crate) async fn take_out(life: &Life, group: &GroupId) -> Result<bool> {
     .await
 }
 
+/// Removes a member, whoever it is: one of ours learns of it with its next heartbeat.
+pub(crate) async fn remove(life: &Life, group: &GroupId, id: &MemberId) -> Result<()> {
+    // Who is dead is no member.
+    member(life, group, id).await?;
+    change(life, group, |roster, again| match roster.get(id) {
+        Some(_) => {
+            roster.remove(id);
+            Ok(Edit::Write(()))
+        }
+        // What a repeated request finds undone was done by the first.
+        None if again => Ok(Edit::Keep(())),
+        None => Err(Error::member_not_joined(group, id)),
+    })
+    .await
+}
+
 pub(crate) async fn update(
     life: &Life,
     group: &GroupId,
@@ -234,7 +250,7 @@ pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>>
     let item = life.link.ask(Request::get(&key)).await?.0.item()?;
     let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
     let (item, roster) = item.zip(roster).ok_or_else(|| Error::group_not_created(group))?;
-    without_dead(life, &key, &item, roster).await?.0.into_members()
+    Ok(without_dead(life, &key, &item, roster).await?.0.into_members())
 }
 
 pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> Result<Member> {
@@ -244,7 +260,7 @@ pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> R
     let roster = roster.ok_or_else(|| Error::group_not_created(group))?;
     match roster.get(member) {
         Some(entry) if is_alive(life, member, entry).await? => {
-            entry.clone().into_member(member.clone())
+            Ok(entry.clone().into_member(member.clone()))
         }
         _ => Err(Error::member_not_joined(group, member)),
     }

@@ -26,7 +26,7 @@ pub(crate) async fn renew(life: &Life) -> Result<()> {
     let seconds = Seconds::at_least(life.config.membership_timeout);
     let mut requests = vec![
         Request::Get(session, Some(seconds)),
-        life.alive(),
+        Request::Get(life.member_key.clone(), Some(seconds)),
         Request::get(&life.keys().epoch()),
     ];
     if !memberships.is_empty() {
@@ -40,7 +40,7 @@ pub(crate) async fn renew(life: &Life) -> Result<()> {
     let mut replies = replies.into_iter();
     let mut next = || replies.next().ok_or_else(errors::odd_answer);
     let Some(item) = next()?.item()? else { return Err(life.forgotten()) };
-    let alive = next()?;
+    let alive = next()?.item()?;
     let epoch = next()?.item()?;
     let listed = if memberships.is_empty() { None } else { next()?.item()? };
     let groups = memberships.iter().map(|_| next()?.item()).collect::<Result<Vec<_>>>()?;
@@ -54,8 +54,11 @@ pub(crate) async fn renew(life: &Life) -> Result<()> {
     for (group, _) in &memberships {
         list::keep(life, group, listed.as_ref()).await?;
     }
-    // A server without memory may refuse the sign of life alone.
-    kept.and(alive.change().map(drop))
+    // A namesake took it with it, or it was evicted.
+    if alive.is_none() {
+        life.link.ask(life.alive()).await?.0.change()?;
+    }
+    kept
 }
 
 /// Says so when the server's clock ran otherwise than ours.

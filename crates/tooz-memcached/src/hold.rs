@@ -1,5 +1,6 @@
 //! A lock or a term that is ours: its renewal and its release, which touch nothing else.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tooz_core::{
@@ -12,7 +13,7 @@ use crate::life::Life;
 use crate::local;
 use crate::lock::Kind;
 use crate::value::{Owner, Value};
-use crate::wire::{Change, How, Item, RAW, Request, Seconds};
+use crate::wire::{Change, How, Item, RAW, Request, Seconds, Store};
 
 pub(crate) struct MemcachedHold {
     life: Arc<Life>,
@@ -23,6 +24,8 @@ pub(crate) struct MemcachedHold {
     token: FencingToken,
     lease: Lease,
     known: Mutex<Known>,
+    /// Whether a release was sent whose answer was lost.
+    released: AtomicBool,
 }
 
 /// The item as it was last seen.
@@ -68,6 +71,7 @@ impl MemcachedHold {
             token,
             lease: life.lease_of(kind, sent),
             known: Mutex::new(Known { cas: item.cas, value: item.value, in_doubt: false }),
+            released: AtomicBool::new(false),
         });
         life.add_hold(&hold);
         hold
@@ -105,16 +109,16 @@ impl MemcachedHold {
 
     // ---- Renewal.
 
-    /// Writes the item again as it was, and looks at it.
+    /// Lets the item live on as it was, and looks at it.
     pub(crate) fn renewal(&self) -> [Request; 2] {
         let Known { cas, value, .. } = {
             let mut known = self.known();
             known.in_doubt = true;
             known.clone()
         };
-        let key = &self.prize.key;
-        let swap = Request::store(key, How::Swap(cas), RAW, self.seconds(), value);
-        [swap, Request::get(key)]
+        let (key, how, life) = (self.prize.key.clone(), How::Swap(cas), self.seconds());
+        let renew = Request::Renew(Store { key, how, flags: RAW, life, value });
+        [renew, Request::get(&self.prize.key)]
     }
 
     /// Reads the answers to the [`renewal`](Self::renewal) of its item, by this hold or by another of
@@ -155,11 +159,11 @@ impl MemcachedHold {
         loop {
             let (mut replies, _) = match self.life.link.call(&[self.removal()]).await {
                 Err(error) if error.outcome() == Outcome::Unknown => {
-                    // The next look tells; what is gone then was perhaps gone before.
-                    let item = self.look().await?;
-                    match item {
+                    // The next look tells.
+                    self.released.store(true, Relaxed);
+                    match self.look().await? {
                         Some(item) if self.is_mine(&item) => self.learn(item),
-                        _ => return Ok(Release::WasLost),
+                        _ => return Ok(self.gone()),
                     }
                     continue;
                 }
@@ -167,13 +171,18 @@ impl MemcachedHold {
             };
             match replies.pop().ok_or_else(errors::odd_answer)?.change()? {
                 Change::Done => return Ok(Release::Released),
-                Change::Missing => return Ok(Release::WasLost),
+                Change::Missing => return Ok(self.gone()),
                 Change::Refused => match self.look().await? {
                     Some(item) if self.is_mine(&item) => self.learn(item),
-                    _ => return Ok(Release::WasLost),
+                    _ => return Ok(self.gone()),
                 },
             }
         }
+    }
+
+    /// What a later try finds gone, the first one gave back, whose answer was lost.
+    fn gone(&self) -> Release {
+        if self.released.load(Relaxed) { Release::Released } else { Release::WasLost }
     }
 
     async fn look(&self) -> Result<Option<Item>> {

@@ -24,6 +24,7 @@ mod link;
 mod list;
 mod local;
 mod lock;
+mod msgpack;
 mod queue;
 mod roster;
 mod session;

@@ -66,7 +66,7 @@ impl Life {
         let connection = connection::open(&config).await?;
         let opening = tokio::time::timeout(config.connect_timeout, async {
             deployment::look_at(&connection, &config).await?;
-            let epoch = Epoch::begun(connection.call(&Epoch::begin(&config.keys, None)).await?)?;
+            let epoch = Epoch::begun(connection.call(&Epoch::begin(&config.keys, None)?).await?)?;
             let sent = Moment::now();
             let life = Seconds::at_least(config.membership_timeout);
             let value = member.as_bytes().to_vec();
@@ -204,7 +204,7 @@ impl Life {
         let epoch = match item {
             Some(item) => Epoch::read(&item)?,
             None => {
-                let begin = Epoch::begin(self.keys(), Some(&self.epoch()));
+                let begin = Epoch::begin(self.keys(), Some(&self.epoch()))?;
                 Epoch::begun(self.link.call(&begin).await?.0)?
             }
         };

@@ -7,7 +7,8 @@ use tooz_core::{Error, ErrorKind, GroupId, Result};
 
 use crate::errors;
 use crate::life::Life;
-use crate::roster::{Roster, binary, bytes, to_bytes};
+use crate::msgpack;
+use crate::roster::Roster;
 use crate::wire::{Change, How, Item, MSGPACK, Request, Seconds};
 
 fn odd() -> Error {
@@ -15,21 +16,26 @@ fn odd() -> Error {
 }
 
 fn read(item: &Item) -> Result<BTreeSet<GroupId>> {
-    let value = rmpv::decode::read_value(&mut &item.value[..]);
-    let groups = match value.map_err(|error| odd().caused_by(error))? {
-        Value::Array(groups) => groups,
-        // The original's sets.
-        Value::Ext(4 | 5, inner) => match rmpv::decode::read_value(&mut &inner[..]) {
-            Ok(Value::Array(groups)) => groups,
+    // The original's sets are arrays within an extension.
+    let set = match item.value.first() {
+        Some(0xc7..=0xc9 | 0xd4..=0xd8) => match rmpv::decode::read_value(&mut &item.value[..]) {
+            Ok(Value::Ext(4 | 5, set)) => Some(set),
             _ => return Err(odd()),
         },
-        _ => return Err(odd()),
+        _ => None,
     };
-    groups.iter().map(|group| bytes(group).map(GroupId::from).ok_or_else(odd)).collect()
+    let groups = msgpack::array(set.as_deref().unwrap_or(&item.value)).ok_or_else(odd)?;
+    let name = |group| msgpack::bytes(group).map(GroupId::from).ok_or_else(odd);
+    groups.into_iter().map(name).collect()
 }
 
 fn write(groups: &BTreeSet<GroupId>) -> Result<Vec<u8>> {
-    to_bytes(&Value::Array(groups.iter().map(|group| binary(group.as_bytes())).collect()))
+    let mut written = Vec::new();
+    msgpack::write_array(groups.len(), &mut written);
+    for group in groups {
+        msgpack::write_bytes(group.as_bytes(), &mut written)?;
+    }
+    Ok(written)
 }
 
 /// Sees to it that the list has the group.

@@ -5,9 +5,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use rmpv::Value;
 use tooz_core::{Capabilities, Error, ErrorKind, Member, MemberId, Result};
 
+use crate::msgpack;
 use crate::wire::{Item, MSGPACK};
 
 const CAPABILITIES: &[u8] = b"capabilities";
@@ -19,11 +19,12 @@ pub(crate) struct Roster(Vec<(MemberId, Entry)>);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
-    capabilities: Value,
+    /// In msgpack, whatever it is.
+    capabilities: Vec<u8>,
     /// `None` for a member of the original.
     record: Option<Record>,
-    /// What neither side knows.
-    rest: Vec<(Value, Value)>,
+    /// What neither side knows, in msgpack.
+    rest: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// What ours keep of a membership: `[session, incarnation, joined, updated]`, times in
@@ -46,23 +47,24 @@ impl Roster {
         if item.flags != MSGPACK {
             return Err(odd().with("flags", item.flags));
         }
-        let value = rmpv::decode::read_value(&mut &item.value[..]);
-        match value.map_err(|error| odd().caused_by(error))? {
-            Value::Nil => Ok(None),
-            Value::Map(members) => {
-                let members = members.into_iter().map(|(id, entry)| {
-                    let id = bytes(&id).ok_or_else(odd)?;
-                    Ok((MemberId::from(id), Entry::read(entry)?))
-                });
-                members.collect::<Result<_>>().map(|members| Some(Self(members)))
-            }
-            _ => Err(odd()),
+        if item.value == msgpack::NIL {
+            return Ok(None);
         }
+        let members = msgpack::map(&item.value).ok_or_else(odd)?.into_iter().map(|(id, entry)| {
+            let id = msgpack::bytes(id).ok_or_else(odd)?;
+            Ok((MemberId::from(id), Entry::read(entry)?))
+        });
+        members.collect::<Result<_>>().map(|members| Some(Self(members)))
     }
 
     pub(crate) fn write(&self) -> Result<Vec<u8>> {
-        let members = self.0.iter().map(|(id, entry)| (binary(id.as_bytes()), entry.write()));
-        to_bytes(&Value::Map(members.collect()))
+        let mut written = Vec::new();
+        msgpack::write_map(self.0.len(), &mut written);
+        for (id, entry) in &self.0 {
+            msgpack::write_bytes(id.as_bytes(), &mut written)?;
+            entry.write(&mut written)?;
+        }
+        Ok(written)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -103,17 +105,17 @@ impl Roster {
     }
 
     /// All as the API shows them, in the order of their ids.
-    pub(crate) fn into_members(self) -> Result<Vec<Member>> {
+    pub(crate) fn into_members(self) -> Vec<Member> {
         let members = self.0.into_iter().map(|(id, entry)| entry.into_member(id));
-        let mut members = members.collect::<Result<Vec<_>>>()?;
+        let mut members: Vec<_> = members.collect();
         members.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        Ok(members)
+        members
     }
 }
 
 impl Entry {
     pub(crate) fn new(capabilities: &Capabilities, record: Record) -> Result<Self> {
-        let capabilities = value_of(capabilities)?;
+        let capabilities = whole(capabilities)?;
         Ok(Self { capabilities, record: Some(record), rest: Vec::new() })
     }
 
@@ -126,44 +128,49 @@ impl Entry {
     }
 
     pub(crate) fn update(&mut self, capabilities: &Capabilities) -> Result<()> {
-        self.capabilities = value_of(capabilities)?;
+        self.capabilities = whole(capabilities)?;
         if let Some(record) = &mut self.record {
             record.updated = now();
         }
         Ok(())
     }
 
-    pub(crate) fn into_member(self, id: MemberId) -> Result<Member> {
-        let capabilities = Capabilities::from_msgpack(to_bytes(&self.capabilities)?);
+    pub(crate) fn into_member(self, id: MemberId) -> Member {
+        let capabilities = Capabilities::from_msgpack(self.capabilities);
         let mut member = Member::new(id, capabilities);
         if let Some(record) = self.record {
             let time = |ms| Some(SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
             member.incarnation = record.incarnation;
             (member.joined_at, member.updated_at) = (time(record.joined), time(record.updated));
         }
-        Ok(member)
+        member
     }
 
-    fn read(value: Value) -> Result<Self> {
-        let Value::Map(pairs) = value else { return Err(odd()) };
-        let mut entry = Self { capabilities: Value::Nil, record: None, rest: Vec::new() };
-        for (key, value) in pairs {
-            match bytes(&key) {
-                Some(CAPABILITIES) => entry.capabilities = value,
-                Some(RECORD) => entry.record = Record::read(&value),
-                _ => entry.rest.push((key, value)),
+    fn read(value: &[u8]) -> Result<Self> {
+        let nil = msgpack::NIL.to_vec();
+        let mut entry = Self { capabilities: nil, record: None, rest: Vec::new() };
+        for (key, value) in msgpack::map(value).ok_or_else(odd)? {
+            match msgpack::bytes(key) {
+                Some(CAPABILITIES) => entry.capabilities = value.to_vec(),
+                Some(RECORD) => entry.record = Record::read(value),
+                _ => entry.rest.push((key.to_vec(), value.to_vec())),
             }
         }
         Ok(entry)
     }
 
-    fn write(&self) -> Value {
-        let mut pairs = vec![(binary(CAPABILITIES), self.capabilities.clone())];
+    fn write(&self, to: &mut Vec<u8>) -> Result<()> {
+        msgpack::write_map(1 + usize::from(self.record.is_some()) + self.rest.len(), to);
+        msgpack::write_bytes(CAPABILITIES, to)?;
+        to.extend(&self.capabilities);
         if let Some(record) = &self.record {
-            pairs.push((binary(RECORD), record.write()));
+            msgpack::write_bytes(RECORD, to)?;
+            record.write(to)?;
         }
-        pairs.extend(self.rest.iter().cloned());
-        Value::Map(pairs)
+        for (key, value) in &self.rest {
+            to.extend([&key[..], value].concat());
+        }
+        Ok(())
     }
 }
 
@@ -174,52 +181,37 @@ impl Record {
         Self { session: session.to_owned(), incarnation, joined: now, updated: now }
     }
 
-    fn read(value: &Value) -> Option<Self> {
-        let [session, incarnation, joined, updated] = &value.as_array()?[..] else { return None };
+    fn read(value: &[u8]) -> Option<Self> {
+        let [session, incarnation, joined, updated] = msgpack::array(value)?[..] else {
+            return None;
+        };
         Some(Self {
-            session: String::from_utf8(bytes(session)?.to_vec()).ok()?,
-            incarnation: incarnation.as_u64()?,
-            joined: joined.as_u64()?,
-            updated: updated.as_u64()?,
+            session: String::from_utf8(msgpack::bytes(session)?.to_vec()).ok()?,
+            incarnation: msgpack::number(incarnation)?,
+            joined: msgpack::number(joined)?,
+            updated: msgpack::number(updated)?,
         })
     }
 
-    fn write(&self) -> Value {
-        let numbers = [self.incarnation, self.joined, self.updated].map(Value::from);
-        let mut all = vec![binary(self.session.as_bytes())];
-        all.extend(numbers);
-        Value::Array(all)
+    fn write(&self, to: &mut Vec<u8>) -> Result<()> {
+        msgpack::write_array(4, to);
+        msgpack::write_bytes(self.session.as_bytes(), to)?;
+        for number in [self.incarnation, self.joined, self.updated] {
+            msgpack::write_number(number, to)?;
+        }
+        Ok(())
     }
 }
 
-// ---- msgpack.
-
-/// As it is stored: empty bytes, by which the original up to 8.1 said "none", stay that.
-fn value_of(capabilities: &Capabilities) -> Result<Value> {
-    rmpv::decode::read_value(&mut capabilities.as_msgpack()).map_err(|error| {
-        Error::new(ErrorKind::Serialization, "the capabilities are not msgpack").caused_by(error)
-    })
-}
-
-/// Python writes bytes, and reads both.
-pub(crate) fn bytes(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::Binary(bytes) => Some(bytes),
-        Value::String(text) => Some(text.as_bytes()),
-        _ => None,
+/// The capabilities as they are stored: one value, or the whole group would be unreadable. Empty
+/// bytes, by which the original up to 8.1 said "none", stay that.
+fn whole(capabilities: &Capabilities) -> Result<Vec<u8>> {
+    match msgpack::split(capabilities.as_msgpack()) {
+        Some((value, [])) => Ok(value.to_vec()),
+        _ => {
+            Err(Error::new(ErrorKind::Serialization, "the capabilities are not one msgpack value"))
+        }
     }
-}
-
-pub(crate) fn binary(bytes: &[u8]) -> Value {
-    Value::Binary(bytes.to_vec())
-}
-
-pub(crate) fn to_bytes(value: &Value) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, value).map_err(|error| {
-        Error::new(ErrorKind::Serialization, "a value cannot be encoded").caused_by(error)
-    })?;
-    Ok(bytes)
 }
 
 fn now() -> u64 {
@@ -245,7 +237,7 @@ mod tests {
         assert_eq!(PYTHON.len(), 49);
         let roster = Roster::read(&item(PYTHON)).unwrap().unwrap();
         assert_eq!(roster.write().unwrap(), PYTHON);
-        let members = roster.into_members().unwrap();
+        let members = roster.into_members();
         assert_eq!(members[0].id, "m1".into());
         assert_eq!(members[0].capabilities.as_msgpack(), b"\x81\xa6weight\x02");
         assert!(members[1].capabilities.is_none() && members[1].incarnation == 0);
@@ -274,7 +266,29 @@ mod tests {
         for given in [&b"\xc0"[..], b"\xc4\x00", b"\x81\xa1u\xd4\x00x"] {
             let capabilities = Capabilities::from_msgpack(given);
             let entry = Entry::new(&capabilities, Record::new("s", 1)).unwrap();
-            assert_eq!(entry.into_member("m".into()).unwrap().capabilities.as_msgpack(), given);
+            assert_eq!(entry.into_member("m".into()).capabilities.as_msgpack(), given);
+        }
+    }
+
+    #[test]
+    fn capabilities_that_nobody_can_read_hide_no_member() {
+        let mut deep = vec![0x91; 100_000];
+        deep.push(0xc0);
+        for odd in [&deep[..], b"\xc1", b"\xa1\xff", b"\xc7\x00\x09"] {
+            let mut group = PYTHON.to_vec();
+            group[0] = 0x83;
+            group.extend(b"\xc4\x01x\x81\xc4\x0ccapabilities");
+            group.extend(odd);
+            let roster = Roster::read(&item(&group)).unwrap().unwrap();
+            assert_eq!(roster.write().unwrap(), group);
+            let members = roster.into_members();
+            assert_eq!(members.len(), 3);
+            assert_eq!(members[2].capabilities.as_msgpack(), odd);
+        }
+        // More than one value would shift all that follows.
+        for refused in [&b"\xc0\xc0"[..], b"\x91", b"\xda"] {
+            let capabilities = Capabilities::from_msgpack(refused);
+            assert!(Entry::new(&capabilities, Record::new("s", 1)).is_err(), "{refused:?}");
         }
     }
 

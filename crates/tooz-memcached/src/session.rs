@@ -95,8 +95,8 @@ impl Session for MemcachedSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

@@ -136,7 +136,8 @@ impl Contender {
             owner: self.owner.clone(),
             prize: self.attempt.prize.clone(),
             kind: self.attempt.kind,
-            token: epoch.token(item.cas),
+            // Without one it is taken back.
+            token: epoch.token(item.cas).map_err(|e| e.outcome_is(Outcome::Unknown))?,
             item,
             sent,
         };

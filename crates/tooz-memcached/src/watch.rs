@@ -36,7 +36,7 @@ pub(crate) async fn group(life: &Life, group: &GroupId, feed: &GroupFeed) -> Res
                 Some((item, roster)) => {
                     let (roster, time) = without_dead(life, &key, &item, roster).await?;
                     safe = Moment::now() + time;
-                    roster.into_members()?
+                    roster.into_members()
                 }
             };
             feed.snapshot(members);

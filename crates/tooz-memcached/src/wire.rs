@@ -15,8 +15,16 @@ use crate::errors;
 /// Above 30 days memcached takes a time for a date.
 pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(29 * 24 * 3600);
 
-/// The longest value that is believed: far above the largest item size that a server can have.
-const LONGEST_VALUE: usize = 1 << 30;
+/// The longest value that is read: an item has at most 1 MB unless the server's option -I says
+/// otherwise, and nothing of ours needs more.
+const LONGEST_VALUE: usize = 16 << 20;
+
+/// The longest line that is read. None that a server sends has a fourth of it.
+const LONGEST_LINE: u64 = 16 << 10;
+
+/// How many statistics and how many keys an answer may have.
+const MOST_STATS: usize = 1 << 10;
+const MOST_KEYS: usize = 1 << 20;
 
 /// The flags of the original: raw bytes, or msgpack.
 pub(crate) const RAW: u32 = 1;
@@ -42,6 +50,9 @@ pub(crate) enum Request {
     /// The item without its value, where the protocol can.
     Look(Vec<u8>),
     Store(Store),
+    /// Lets an item of a CAS id live on, and gives it the next CAS id: what is stored is what it
+    /// holds. Where there are meta commands it is marked instead, which needs no memory.
+    Renew(Store),
     /// Removes the item of this CAS id.
     Delete(Vec<u8>, u64),
     /// Whether there are meta commands.
@@ -141,7 +152,7 @@ impl Request {
 
     /// Whether carrying it out twice is the same as once, and a lost answer no loss.
     pub(crate) fn only_reads(&self) -> bool {
-        !matches!(self, Self::Store(_) | Self::Delete(..))
+        !matches!(self, Self::Store(_) | Self::Renew(_) | Self::Delete(..))
     }
 
     pub(crate) fn write(&self, meta: bool, to: &mut Vec<u8>) {
@@ -157,7 +168,12 @@ impl Request {
             }
             Self::Look(key) if meta => push(to, &[b"mg ", key, b" c t"]),
             Self::Get(key, None) | Self::Look(key) => push(to, &[b"gets ", key]),
-            Self::Store(store) => return store.write(to),
+            // "Stale" means nothing to anybody here, and the next store ends it.
+            Self::Renew(Store { key, how: How::Swap(cas), life, .. }) if meta => {
+                let (cas, life) = (cas.to_string(), life.0.to_string());
+                push(to, &[b"md ", key, b" C", cas.as_bytes(), b" I T", life.as_bytes()]);
+            }
+            Self::Store(store) | Self::Renew(store) => return store.write(to),
             Self::Delete(key, cas) if meta => {
                 push(to, &[b"md ", key, b" C", cas.to_string().as_bytes()]);
             }
@@ -167,6 +183,7 @@ impl Request {
             }
             Self::Meta => push(to, &[b"mn"]),
             Self::Version => push(to, &[b"version"]),
+            Self::Stats("") => push(to, &[b"stats"]),
             Self::Stats(of) => push(to, &[b"stats ", of.as_bytes()]),
             Self::Keys => push(to, &[b"lru_crawler metadump hash"]),
         }
@@ -215,7 +232,7 @@ impl Request {
         match self {
             Self::Get(..) | Self::Look(_) if meta => Expected::MetaItem,
             Self::Get(..) | Self::Look(_) => Expected::ClassicItem,
-            Self::Store(_) | Self::Delete(..) => Expected::Change,
+            Self::Store(_) | Self::Renew(_) | Self::Delete(..) => Expected::Change,
             Self::Meta => Expected::Meta,
             Self::Version => Expected::Version,
             Self::Stats(_) => Expected::Stats,
@@ -274,6 +291,8 @@ fn meta_item(words: &[&str], value: Vec<u8>) -> io::Result<Reply> {
             Some(("c", cas)) => item.cas = number(cas)?,
             Some(("f", flags)) => item.flags = number(flags)?,
             Some(("t", left)) => item.left = left.parse().ok(),
+            // Renewed, and by whom that was seen.
+            Some(("W" | "X" | "Z", "")) => {}
             _ => return Err(odd(word)),
         }
     }
@@ -281,8 +300,12 @@ fn meta_item(words: &[&str], value: Vec<u8>) -> io::Result<Reply> {
 }
 
 async fn stats(from: &mut (impl AsyncBufRead + Unpin), first: String) -> io::Result<Reply> {
-    let (mut stats, mut line) = (BTreeMap::new(), first);
+    let (mut stats, mut line, mut lines) = (BTreeMap::new(), first, 0);
     while line != "END" {
+        lines += 1;
+        if lines > MOST_STATS {
+            return Err(odd("more statistics than there are"));
+        }
         let stat = line.strip_prefix("STAT ").ok_or_else(|| odd(&line))?;
         let (name, value) = stat.split_once(' ').unwrap_or((stat, ""));
         stats.insert(name.to_owned(), value.to_owned());
@@ -296,6 +319,9 @@ async fn all_keys(from: &mut (impl AsyncBufRead + Unpin), first: String) -> io::
     while line != "END" {
         if line.starts_with("BUSY") {
             return Ok(Reply::Failed(line));
+        }
+        if keys.len() >= MOST_KEYS {
+            return Err(odd("too many keys"));
         }
         let key = line.strip_prefix("key=").and_then(|rest| rest.split(' ').next());
         keys.push(percent_decode(key.ok_or_else(|| odd(&line))?));
@@ -323,9 +349,12 @@ fn hex(digit: Option<u8>) -> Option<u8> {
 
 async fn line(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<String> {
     let mut line = Vec::new();
-    from.read_until(b'\n', &mut line).await?;
+    let read = from.take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
     if line.pop() != Some(b'\n') {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+        return Err(match read as u64 == LONGEST_LINE {
+            true => odd("a line without end"),
+            false => io::ErrorKind::UnexpectedEof.into(),
+        });
     }
     if line.last() == Some(&b'\r') {
         line.pop();
@@ -339,8 +368,11 @@ async fn value(from: &mut (impl AsyncBufRead + Unpin), size: &str) -> io::Result
     if size > LONGEST_VALUE {
         return Err(odd("a value too long to be one"));
     }
-    let mut value = vec![0; size + 2];
-    from.read_exact(&mut value).await?;
+    // It takes memory as it comes, and not as it is promised.
+    let mut value = Vec::new();
+    if from.take(size as u64 + 2).read_to_end(&mut value).await? < size + 2 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     if !value.ends_with(b"\r\n") {
         return Err(odd("a value without its end"));
     }
@@ -358,6 +390,8 @@ fn odd(what: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::BufReader;
+
     use super::*;
 
     fn written(request: &Request, meta: bool) -> String {
@@ -384,6 +418,44 @@ mod tests {
         assert_eq!(written(&delete, false), "cas k 1 -1 0 7\r\n\r\n");
         let swap = Request::store(b"k", How::Swap(7), RAW, Seconds(3), b"abc".to_vec());
         assert_eq!(written(&swap, true), "cas k 1 3 3 7\r\nabc\r\n");
+    }
+
+    #[test]
+    fn a_renewal_needs_no_memory_where_there_are_meta_commands() {
+        let swap = Request::store(b"k", How::Swap(7), RAW, Seconds(3), b"abc".to_vec());
+        let Request::Store(store) = swap else { panic!() };
+        let renew = Request::Renew(store);
+        assert_eq!(written(&renew, true), "md k C7 I T3\r\n");
+        assert_eq!(written(&renew, false), "cas k 1 3 3 7\r\nabc\r\n");
+    }
+
+    #[tokio::test]
+    async fn answers_without_end_are_given_up() {
+        // A server that never stops: each of these would take all memory.
+        let line = tokio::io::repeat(b'x');
+        let stats = Endless(b"STAT name value\r\n");
+        let keys = Endless(b"key=k exp=1\r\n");
+        let value = Endless(b"VA 999999999 c1\r\n");
+        assert!(read(&mut BufReader::new(line), Expected::Change).await.is_err());
+        assert!(read(&mut BufReader::new(value), Expected::MetaItem).await.is_err());
+        assert!(read(&mut BufReader::new(keys), Expected::Keys).await.is_err());
+        assert!(read(&mut BufReader::new(stats), Expected::Stats).await.is_err());
+    }
+
+    /// The same bytes again and again.
+    struct Endless(&'static [u8]);
+
+    impl tokio::io::AsyncRead for Endless {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buffer: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            for _ in 0..(buffer.remaining() / self.0.len()) {
+                buffer.put_slice(self.0);
+            }
+            std::task::Poll::Ready(Ok(()))
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
+use tooz_core::{CoordinatorUrl, Error, Host, Options, RestartGrace, Result, Secret};
 
 use crate::keys::{Keys, Layout};
 
@@ -29,6 +29,9 @@ pub(crate) struct Config {
     pub(crate) connect_timeout: Duration,
     /// How many replicas must have an acquisition before it counts.
     pub(crate) wait_replicas: u32,
+    pub(crate) restart_grace: RestartGrace,
+    /// Whether the user said it.
+    pub(crate) restart_grace_is_set: bool,
 }
 
 /// Where the server is to be found.
@@ -73,15 +76,18 @@ impl Config {
         if shortest < Duration::from_millis(500) {
             return Err(Error::invalid("redis: a time to live below 0.5 s is too short"));
         }
-        // Two unanswered heartbeats fit into a time to live, and with them a reconnection.
-        let patience = shortest / 3;
+        // A heartbeat comes after a third. One that gets no answer leaves three tenths for a
+        // reconnection and the next.
+        let patience = shortest / 4;
         let response_timeout = options.seconds("socket_timeout", timeout)?.min(patience);
-        let connect_timeout =
-            options.seconds("socket_connect_timeout", patience.clamp(CONNECT.0, CONNECT.1))?;
+        let connect_timeout = options
+            .seconds("socket_connect_timeout", (shortest / 3).clamp(CONNECT.0, CONNECT.1))?;
 
         let db = options.parse::<u32>("db", "the number of a database")?.unwrap_or(0);
         let wait_replicas =
             options.parse::<u32>("wait_replicas", "the number of replicas to wait for")?;
+        let restart_grace = RestartGrace::read(&mut options, lock_timeout)?;
+        let restart_grace_is_set = options.text("restart_grace").is_some();
         let (login, tls) = (Login::of(url), Tls::read(url, &mut options)?);
         let cluster = options.flag("cluster", false)?;
         let servers = servers(url, &mut options, (cluster, db), tls.files)?;
@@ -119,6 +125,8 @@ impl Config {
             response_timeout,
             connect_timeout,
             wait_replicas: wait_replicas.unwrap_or(0),
+            restart_grace,
+            restart_grace_is_set,
         })
     }
 

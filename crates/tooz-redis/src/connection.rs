@@ -1,6 +1,7 @@
 //! One connection: found, opened, authenticated and prepared.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -13,6 +14,7 @@ use tooz_core::{Error, ErrorKind, Moment, Result};
 
 use crate::config::{Address, Config, Login, Servers, Tls};
 use crate::errors::translate;
+use crate::restart::{self, Closed};
 use crate::scripts;
 
 pub(crate) type Pushes = mpsc::UnboundedReceiver<PushInfo>;
@@ -24,14 +26,20 @@ pub(crate) struct Opened {
     pub(crate) server: ServerInfo,
     /// When the last of its opening requests was sent.
     pub(crate) sent: Moment,
+    /// Set if the server may grant nothing yet.
+    pub(crate) closed: Option<Closed>,
 }
 
 /// What the server says about itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct ServerInfo {
     pub(crate) is_master: bool,
     pub(crate) replicas: u32,
     pub(crate) eviction: String,
+    /// How long it has run, and when it said so.
+    pub(crate) uptime: (Duration, Moment),
+    pub(crate) run: String,
+    pub(crate) has_aof: bool,
 }
 
 /// Connects to the master, loads the scripts, subscribes to `channels` and makes a first request.
@@ -75,8 +83,9 @@ async fn open_at(
     if let Some(first) = first {
         first.exec_async(&mut connection).await.map_err(translate)?;
     }
+    let closed = restart::closed(config, address, &server, &mut connection).await?;
     connection.set_response_timeout(config.response_timeout);
-    Ok(Opened { connection, pushes, server, sent })
+    Ok(Opened { connection, pushes, server, sent, closed })
 }
 
 /// Where the master may be, best guess first.
@@ -259,12 +268,20 @@ fn tls_client(info: redis::ConnectionInfo, _: &Tls) -> redis::RedisResult<Client
 impl ServerInfo {
     async fn ask(connection: &mut MultiplexedConnection) -> Result<Self> {
         let info: String = redis::cmd("INFO").query_async(connection).await.map_err(translate)?;
+        let answered = Moment::now();
         let fields: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let field = |name| fields.get(name).map(|value| value.trim()).unwrap_or_default();
         Ok(Self {
             is_master: field("role") == "master",
             replicas: field("connected_slaves").parse().unwrap_or(0),
             eviction: field("maxmemory_policy").to_owned(),
+            // A server that does not say is taken for one that has just started.
+            uptime: (
+                Duration::from_secs(field("uptime_in_seconds").parse().unwrap_or(0)),
+                answered,
+            ),
+            run: field("run_id").to_owned(),
+            has_aof: field("aof_enabled") == "1",
         })
     }
 }

@@ -75,6 +75,9 @@ pub(crate) fn translate(error: RedisError) -> Error {
             (ErrorKind::Connection, "the connection was refused")
         }
         (Redis::Io, _) => (ErrorKind::Connection, "the connection broke"),
+        _ if detail.contains("would overflow") => {
+            (ErrorKind::Backend, "the namespace has given out its last fencing token, 2^63 - 1")
+        }
         _ if detail.contains("DB index is out of range") => {
             (ErrorKind::InvalidInput, "the server has no database of that number")
         }

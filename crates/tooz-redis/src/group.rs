@@ -95,18 +95,19 @@ pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
 
 pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
     let JoinRequest { group, capabilities, again, .. } = request;
-    let (session, by) = (life.id.to_string(), OperationId::random().to_string());
+    let (session, by) = (life.id.to_string(), OperationId::random());
+    let operation = by.to_string();
     let arguments = [
         life.member.as_bytes(),
         capabilities.as_msgpack(),
         session.as_bytes(),
-        by.as_bytes(),
+        operation.as_bytes(),
         if again { b"1" } else { b"0" },
         &life.keys().session_channels(),
     ];
     let keys = [life.keys().counter()];
     match change(life, Script::Join, &group, &keys, &arguments).await? {
-        (1, _) => Ok(life.add_membership(&group)),
+        (1, _) => Ok(life.add_membership(&group, by)),
         (SESSION_OVER, _) => Err(life.forgotten()),
         (NO_GROUP, _) => Err(Error::group_not_created(&group)),
         _ => Err(Error::member_already_exists(&group, &life.member)),
@@ -124,6 +125,17 @@ pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
             drop(life.forgotten());
             Ok(())
         }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) async fn remove(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    let arguments = [member.as_bytes(), &life.keys().session_channels()];
+    match change(life, Script::Remove, group, &[], &arguments).await? {
+        (SESSION_OVER, _) => Err(life.forgotten()),
+        (NO_GROUP, false) => Err(Error::group_not_created(group)),
+        (MEMBER, false) => Err(Error::member_not_joined(group, member)),
+        // What a repeated request finds undone was done by the first.
         _ => Ok(()),
     }
 }

@@ -19,7 +19,11 @@ pub(crate) fn beat(
     first: bool,
 ) -> Cmd {
     let mut keys = vec![config.keys.session(session), config.keys.beat(member)];
-    keys.extend(groups.iter().map(|group| config.keys.group(group)));
+    keys.extend(
+        groups
+            .iter()
+            .flat_map(|group| [config.keys.group(group), config.keys.group_companion(group)]),
+    );
     let (life, session) = (milliseconds(config.membership_timeout), session.to_string());
     let first: &[u8] = if first { b"1" } else { b"0" };
     Script::Beat.call(&keys, [session.as_bytes(), member.as_bytes(), life.as_bytes(), first])
@@ -69,7 +73,9 @@ pub(crate) async fn renew(life: &Life) -> Result<()> {
     if beaten.first() != Some(&1) {
         return Err(life.forgotten());
     }
-    for (membership, present) in memberships.iter().zip(&beaten[1..]) {
+    let [_, clock, present @ ..] = &beaten[..] else { return Err(odd_answer()) };
+    life.compare_clocks(*clock, sent);
+    for (membership, present) in memberships.iter().zip(present) {
         if *present == 0 {
             membership.lose(Loss::Taken);
         }

@@ -18,6 +18,7 @@ mod keys;
 mod link;
 mod lock;
 mod push;
+mod restart;
 mod scripts;
 mod session;
 mod watch;

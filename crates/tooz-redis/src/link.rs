@@ -1,7 +1,7 @@
 //! A session's way to the server: one connection after the other.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -12,21 +12,32 @@ use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 use crate::config::{Config, Servers};
 use crate::connection::{self, Opened, Pushes, ServerInfo};
 use crate::errors::{Remedy, remedy, translate};
+use crate::restart::Closed;
 use crate::scripts;
 
 #[derive(Debug)]
 pub(crate) struct Link {
     config: Arc<Config>,
     state: watch::Sender<State>,
+    /// The run of the server of which it was last said that it grants nothing yet.
+    told: Mutex<String>,
 }
 
 #[derive(Clone, Default)]
 enum State {
-    Up(MultiplexedConnection, Generation),
+    Up(Up),
     #[default]
     Down,
     /// The session is over.
     Ended,
+}
+
+/// A connection that is in use.
+#[derive(Clone)]
+struct Up {
+    connection: MultiplexedConnection,
+    generation: Generation,
+    closed: Option<Closed>,
 }
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = redis::RedisResult<T>> + Send + 'a>>;
@@ -60,9 +71,11 @@ impl Link {
         first: &Cmd,
     ) -> Result<(Self, Pushes, ServerInfo, Moment)> {
         let opened = connection::open(&config, channels, Some(first)).await?;
-        let Opened { connection, pushes, server, sent } = opened;
-        let state = watch::Sender::new(State::Up(connection, Generation::default()));
-        Ok((Self { config, state }, pushes, server, sent))
+        let Opened { connection, pushes, server, sent, closed } = opened;
+        let up = Up { connection, generation: Generation::default(), closed };
+        let link =
+            Self { config, state: watch::Sender::new(State::Up(up)), told: Mutex::default() };
+        Ok((link, pushes, server, sent))
     }
 
     /// Opens the next connection, which nobody uses before [`resume`](Self::resume).
@@ -70,13 +83,13 @@ impl Link {
         connection::open(&self.config, channels, None).await
     }
 
-    pub(crate) fn resume(&self, connection: MultiplexedConnection) {
+    pub(crate) fn resume(&self, connection: MultiplexedConnection, closed: Option<Closed>) {
         static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let generation = Generation(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         self.state.send_if_modified(|state| {
             let going_on = !matches!(state, State::Ended);
             if going_on {
-                *state = State::Up(connection, generation);
+                *state = State::Up(Up { connection, generation, closed });
             }
             going_on
         });
@@ -95,7 +108,7 @@ impl Link {
 
     fn suspend_if(&self, which: Generation) {
         self.state.send_if_modified(|state| {
-            let same = matches!(state, State::Up(_, generation) if *generation == which);
+            let same = matches!(state, State::Up(up) if up.generation == which);
             if same {
                 *state = State::Down;
             }
@@ -115,18 +128,12 @@ impl Link {
     }
 
     /// The connection to send a request on, once there is one.
-    async fn connection(
-        &self,
-        until: Moment,
-        again: bool,
-    ) -> Result<(MultiplexedConnection, Generation)> {
+    async fn connection(&self, until: Moment, again: bool) -> Result<Up> {
         let outcome = if again { Outcome::Unknown } else { Outcome::NotApplied };
         let mut state = self.state.subscribe();
         loop {
             match &*state.borrow_and_update() {
-                State::Up(connection, generation) => {
-                    return Ok((connection.clone(), *generation));
-                }
+                State::Up(up) => return Ok(up.clone()),
                 State::Down => {}
                 State::Ended => {
                     return Err(Error::new(ErrorKind::SessionLost, "the session is over")
@@ -151,8 +158,8 @@ impl Link {
     /// One request, repeated over as many connections as it takes within the limit: it must do no
     /// more when it is carried out twice.
     pub(crate) async fn call(&self, command: &Cmd) -> Result<Answer<Value>> {
-        self.repeat(|mut connection| {
-            Box::pin(async move { command.query_async::<Value>(&mut connection).await })
+        self.repeat(|mut up| {
+            Box::pin(async move { command.query_async::<Value>(&mut up.connection).await })
         })
         .await
     }
@@ -165,10 +172,10 @@ impl Link {
             pipeline.add_command(command.clone());
         }
         let pipeline = &pipeline;
-        let answer = self.repeat(|mut connection| {
+        let answer = self.repeat(|mut up| {
             Box::pin(async move {
                 let sent = Moment::now();
-                let values = connection.req_packed_commands(pipeline, 0, commands.len()).await?;
+                let values = up.connection.req_packed_commands(pipeline, 0, commands.len()).await?;
                 let values = values.into_iter().map(Value::extract_error);
                 Ok((values.collect::<redis::RedisResult<_>>()?, sent))
             })
@@ -178,13 +185,14 @@ impl Link {
 
     async fn repeat<'a, T>(
         &self,
-        request: impl Fn(MultiplexedConnection) -> Reply<'a, T> + Send,
+        request: impl Fn(Up) -> Reply<'a, T> + Send,
     ) -> Result<Answer<T>> {
         let until = self.limit();
         let mut again = false;
         loop {
-            let (connection, generation) = self.connection(until, again).await?;
-            let error = match request(connection.clone()).await {
+            let up = self.connection(until, again).await?;
+            let (mut connection, generation) = (up.connection.clone(), up.generation);
+            let error = match request(up).await {
                 Ok(value) => return Ok(Answer { value, again }),
                 Err(error) => error,
             };
@@ -197,7 +205,6 @@ impl Link {
                     self.suspend_if(generation);
                 }
                 Remedy::Load => {
-                    let mut connection = connection;
                     if let Err(error) = scripts::load().exec_async(&mut connection).await
                         && remedy(&error) == Remedy::None
                     {
@@ -216,42 +223,61 @@ impl Link {
 
     /// Subscribes the present connection; the next ones are opened with all channels.
     pub(crate) async fn subscribe(&self, channel: &[u8]) -> Result<()> {
-        let request = |mut connection: MultiplexedConnection| -> Reply<'_, ()> {
-            Box::pin(async move { connection.subscribe(channel).await })
+        let request = |mut up: Up| -> Reply<'_, ()> {
+            Box::pin(async move { up.connection.subscribe(channel).await })
         };
         self.repeat(request).await?;
         Ok(())
     }
 
     pub(crate) async fn unsubscribe(&self, channel: &[u8]) -> Result<()> {
-        let request = |mut connection: MultiplexedConnection| -> Reply<'_, ()> {
-            Box::pin(async move { connection.unsubscribe(channel).await })
+        let request = |mut up: Up| -> Reply<'_, ()> {
+            Box::pin(async move { up.connection.unsubscribe(channel).await })
         };
         self.repeat(request).await?;
         Ok(())
     }
 
-    /// One request like [`call`](Self::call); if its answer says that it wrote something that must
-    /// be on replicas, whether it is; and when the answered request was sent.
+    /// A request that may acquire something, like [`call`](Self::call), unless the server may grant
+    /// nothing yet; if its answer says that it wrote something that must be on replicas, whether it
+    /// is; and when the answered request was sent.
     pub(crate) async fn call_replicated(
         &self,
         command: &Cmd,
         wrote: fn(&Value) -> bool,
-    ) -> Result<(Value, bool, Moment)> {
+    ) -> Result<std::result::Result<(Value, bool, Moment), Closed>> {
         let wanted = self.config.wait_replicas;
-        let answer = self.repeat(|mut connection| {
+        let answer = self.repeat(|up| {
             Box::pin(async move {
+                let Up { mut connection, closed, .. } = up;
+                if let Some(closed) = closed.filter(|closed| !closed.until.has_passed()) {
+                    return Ok(Err(closed));
+                }
                 let sent = Moment::now();
                 let value = command.query_async::<Value>(&mut connection).await?;
                 if wanted == 0 || !wrote(&value) {
-                    return Ok((value, true, sent));
+                    return Ok(Ok((value, true, sent)));
                 }
                 // It counts what this very connection wrote.
                 let replicas: u32 = self.wait_command().query_async(&mut connection).await?;
-                Ok((value, replicas >= wanted, sent))
+                Ok(Ok((value, replicas >= wanted, sent)))
             })
         });
         Ok(answer.await?.value)
+    }
+
+    /// Says once for each run of a server why nothing is granted.
+    pub(crate) fn tell(&self, closed: &Closed) {
+        // Nothing panics while it is locked, so it is whole even if poisoned.
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != closed.run {
+            told.clone_from(&closed.run);
+            tracing::warn!(
+                seconds = closed.until.remaining().as_secs_f64(),
+                "no lock and no term is granted yet: the server started a moment ago and may have \
+                 forgotten whose they are; see the option restart_grace"
+            );
+        }
     }
 
     pub(crate) fn wait_command(&self) -> Cmd {

@@ -1,6 +1,7 @@
 //! Locks and terms: one queue each, on the server. See `scripts/prize.lua`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -58,8 +59,26 @@ pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option
     loop {
         let wait = !attempt.waiting.is_over();
         let command = attempt.command(life, &place, wait);
-        let answer = life.link.call_replicated(&command, is_grant).await;
-        let answer = answer.and_then(|(value, safe, sent)| Ok((Answer::read(value)?, safe, sent)));
+        let answer = match life.link.call_replicated(&command, is_grant).await {
+            Ok(Err(closed)) => {
+                life.link.tell(&closed);
+                if !wait {
+                    if !place.is_empty() {
+                        let life = life.clone();
+                        tokio::spawn(async move { attempt.withdraw(&life).await });
+                    }
+                    return Ok(None);
+                }
+                tokio::select! {
+                    () = closed.until.wait() => {}
+                    () = attempt.waiting.over() => {}
+                    _ = life.lease.lost() => return Err(life.forgotten()),
+                }
+                continue;
+            }
+            Ok(Ok((value, safe, sent))) => Answer::read(value).map(|value| (value, safe, sent)),
+            Err(error) => Err(error),
+        };
         match answer {
             Ok((Answer::Granted { number, epoch }, safe, sent)) => {
                 let hold = attempt.hold(life, number, epoch, sent);
@@ -167,6 +186,7 @@ impl Attempt {
             epoch,
             token: FencingToken(number),
             lease: life.lease_of_lock(sent),
+            released: AtomicBool::new(false),
         })
     }
 
@@ -256,6 +276,8 @@ pub(crate) struct RedisHold {
     epoch: Vec<u8>,
     token: FencingToken,
     lease: Lease,
+    /// Whether a release was sent whose answer was lost.
+    released: AtomicBool,
 }
 
 impl RedisHold {
@@ -314,10 +336,17 @@ impl Hold for RedisHold {
 
     async fn release(&self) -> Result<Release> {
         self.life.remove_hold(self.id);
-        // After a lost reply, asking again finds nothing: the first request did it. The two cases
-        // differ only in the answer, and the safe one is that it was lost.
-        let released = self.ask(&self.release_command()).await?;
-        Ok(if released { Release::Released } else { Release::WasLost })
+        // What a later try finds gone, the first one gave back, whose answer was lost.
+        let again = self.released.load(Relaxed);
+        let answer = self.life.link.call(&self.release_command()).await.inspect_err(|error| {
+            self.released.fetch_or(error.outcome() != Outcome::NotApplied, Relaxed);
+        })?;
+        match answer.value {
+            Value::Int(1) => Ok(Release::Released),
+            Value::Int(_) if again || answer.again => Ok(Release::Released),
+            Value::Int(_) => Ok(Release::WasLost),
+            _ => Err(odd_answer()),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) enum Wake {
 pub(crate) struct Listeners {
     own_channel: Vec<u8>,
     waiters: watch::Sender<HashMap<String, mpsc::UnboundedSender<Wake>>>,
+    /// Locks and memberships, by the operation that made them.
     holders: Mutex<HashMap<String, Lease>>,
     /// Watches by channel.
     watches: Mutex<HashMap<Vec<u8>, Watched>>,

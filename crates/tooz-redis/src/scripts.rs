@@ -18,6 +18,7 @@ pub(crate) enum Script {
     Delete,
     Join,
     Leave,
+    Remove,
     Update,
     Members,
     Leader,
@@ -27,7 +28,7 @@ macro_rules! script {
     ($($file:literal),+) => { concat!($(include_str!(concat!("scripts/", $file, ".lua"))),+) };
 }
 
-const TEXTS: [(Script, &str); 14] = [
+const TEXTS: [(Script, &str); 15] = [
     (Script::Acquire, script!("number", "prize", "acquire")),
     (Script::Release, script!("number", "prize", "release")),
     (Script::Verify, script!("number", "prize", "verify")),
@@ -39,6 +40,7 @@ const TEXTS: [(Script, &str); 14] = [
     (Script::Delete, script!("group", "delete")),
     (Script::Join, script!("number", "group", "join")),
     (Script::Leave, script!("group", "leave")),
+    (Script::Remove, script!("group", "remove")),
     (Script::Update, script!("number", "group", "update")),
     (Script::Members, script!("group", "members")),
     (Script::Leader, script!("leader")),

@@ -20,6 +20,9 @@ use crate::push::Listeners;
 use crate::scripts::Script;
 use crate::{election, errors, group, heartbeat};
 
+/// How far the server's clock may run from ours between two renewals, in seconds.
+const CLOCKS: f64 = 1.0;
+
 /// A session: as long as its member's beat is renewed, over any number of connections.
 #[derive(Debug)]
 pub(crate) struct RedisSession(Arc<Life>);
@@ -38,7 +41,11 @@ pub(crate) struct Life {
     /// Locked while a channel is subscribed to or left, so that the two never cross.
     pub(crate) subscribing: tokio::sync::Mutex<()>,
     holds: Mutex<HashMap<OperationId, Arc<RedisHold>>>,
-    memberships: Mutex<HashMap<GroupId, Lease>>,
+    /// With the operation of each join.
+    memberships: Mutex<HashMap<GroupId, (OperationId, Lease)>>,
+    /// The server's clock in milliseconds as the last renewal found it, and when that was sent and
+    /// answered.
+    clock: Mutex<Option<(i64, Moment, Moment)>>,
     closed: CancellationToken,
 }
 
@@ -62,6 +69,7 @@ impl RedisSession {
             subscribing: tokio::sync::Mutex::default(),
             holds: Mutex::default(),
             memberships: Mutex::default(),
+            clock: Mutex::default(),
             closed: CancellationToken::new(),
         });
         tokio::spawn(life.clone().tend(pushes));
@@ -140,8 +148,8 @@ impl Life {
             // Nobody subscribes in between, so the connection has all channels.
             let subscribing = self.subscribing.lock().await;
             match self.link.reopen(&self.listeners.channels()).await {
-                Ok(Opened { connection, pushes, .. }) => {
-                    self.link.resume(connection);
+                Ok(Opened { connection, pushes, closed, .. }) => {
+                    self.link.resume(connection, closed);
                     debug!(member = %self.member, "connected again");
                     return pushes;
                 }
@@ -158,6 +166,23 @@ impl Life {
         let loss = self.lease.loss().unwrap_or(Loss::SessionEnded);
         for hold in self.lock(&self.holds).values() {
             hold.lease().lose(loss);
+        }
+    }
+
+    /// Says so when the server's clock ran otherwise than ours since the last renewal. What expires
+    /// at the server does so by that clock.
+    pub(crate) fn compare_clocks(&self, now: i64, sent: Moment) {
+        let answered = Moment::now();
+        let last = self.lock(&self.clock).replace((now, sent, answered));
+        let Some((before, last_sent, last_answered)) = last else { return };
+        let between = |from: Moment, to: Moment| from.elapsed().saturating_sub(to.elapsed());
+        let ours = (between(last_answered, sent), between(last_sent, answered));
+        let jump = jump((now - before) as f64 / 1000.0, ours);
+        if jump.abs() > CLOCKS {
+            warn!(
+                seconds = jump,
+                "the server's clock jumped: what it keeps expires too early or too late by that"
+            );
         }
     }
 
@@ -195,17 +220,22 @@ impl Life {
     }
 
     pub(crate) fn memberships(&self) -> Vec<(GroupId, Lease)> {
-        self.lock(&self.memberships).iter().map(|(g, l)| (g.clone(), l.clone())).collect()
+        let memberships = self.lock(&self.memberships);
+        memberships.iter().map(|(group, (_, lease))| (group.clone(), lease.clone())).collect()
     }
 
-    pub(crate) fn add_membership(&self, group: &GroupId) -> Lease {
+    pub(crate) fn add_membership(&self, group: &GroupId, by: OperationId) -> Lease {
+        self.remove_membership(group);
         let lease = self.lease.child();
-        self.lock(&self.memberships).insert(group.clone(), lease.clone());
+        self.listeners.add_holder(by, &lease);
+        self.lock(&self.memberships).insert(group.clone(), (by, lease.clone()));
         lease
     }
 
     pub(crate) fn remove_membership(&self, group: &GroupId) {
-        self.lock(&self.memberships).remove(group);
+        if let Some((by, _)) = self.lock(&self.memberships).remove(group) {
+            self.listeners.remove_holder(by);
+        }
     }
 
     /// The server knows the session no more: it was silent for too long, or the server restarted
@@ -241,6 +271,12 @@ impl Life {
         goodbye.push(Script::Close.call(&keys, &arguments));
         self.link.call_all(&goodbye).await.map(drop)
     }
+}
+
+/// By how many seconds a clock went ahead of ours, when the time that it showed to have passed is
+/// compared with the least and the most that have.
+fn jump(theirs: f64, (least, most): (Duration, Duration)) -> f64 {
+    theirs - theirs.clamp(least.as_secs_f64(), most.max(least).as_secs_f64())
 }
 
 /// A fraction from 0 to 1, for jitter.
@@ -343,8 +379,8 @@ impl Session for RedisSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
@@ -368,5 +404,18 @@ impl Session for RedisSession {
 
     async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
         election::watch(&self.0, group, feed).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_is_what_no_slow_answer_explains() {
+        let ours = (Duration::from_secs(9), Duration::from_secs(11));
+        for (theirs, expected) in [(10.0, 0.0), (11.0, 0.0), (71.0, 60.0), (-51.0, -60.0)] {
+            assert_eq!(jump(theirs, ours), expected, "{theirs}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use server::{SentinelSet, asked_for, start};
+use server::{Folder, SentinelSet, asked_for, start};
 use tokio::time::sleep;
 use tooz_core::{ErrorKind, Result};
 
@@ -28,8 +28,7 @@ async fn nobody_holds_a_lock_with_another_over_failovers() -> Result<()> {
     let failovers = failovers.and_then(|count| count.parse().ok()).unwrap_or(3);
     let mut set = SentinelSet::start();
     let url = set.url("timeout=6&wait_replicas=1");
-    let folder = std::env::temp_dir().join(format!("tooz-failover-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = Folder::new("failover");
     let (done, sections, last) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
@@ -39,7 +38,7 @@ async fn nobody_holds_a_lock_with_another_over_failovers() -> Result<()> {
     for n in 0..4 {
         let coordinator = start(&url, &format!("m{n}")).await?;
         let (done, sections, last) = (done.clone(), sections.clone(), last.clone());
-        let mark = folder.join("held");
+        let mark = folder.path("held");
         tasks.push(tokio::spawn(async move {
             while !done.load(Relaxed) {
                 let lock = coordinator.lock("it").unwrap();
@@ -83,6 +82,5 @@ async fn nobody_holds_a_lock_with_another_over_failovers() -> Result<()> {
     for task in tasks {
         task.await.expect("no two in a section");
     }
-    std::fs::remove_dir_all(&folder).unwrap();
     Ok(())
 }

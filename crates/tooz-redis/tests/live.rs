@@ -11,9 +11,11 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use server::{Server, asked_for, build, start};
+use server::{Folder, Server, asked_for, build, session, start};
 use tokio::time::sleep;
-use tooz_core::{Characteristic, ErrorKind, GroupEvent, Loss, Result, SessionEvent};
+use tooz_core::{
+    Capabilities, Characteristic, ErrorKind, GroupEvent, JoinRequest, Loss, Result, SessionEvent,
+};
 
 macro_rules! if_asked_for {
     () => {
@@ -79,10 +81,9 @@ async fn a_server_that_becomes_a_replica_or_full_says_so() -> Result<()> {
 
     // A snapshot that cannot be written.
     set("save", "3600 1");
-    let folder = std::env::temp_dir().join(format!("tooz-redis-{}", server.port));
-    std::fs::create_dir_all(&folder).unwrap();
-    set("dir", folder.to_str().unwrap());
-    std::fs::remove_dir_all(&folder).unwrap();
+    let folder = Folder::new("gone");
+    set("dir", &folder.path(""));
+    drop(folder);
     let mut client = server.client();
     redis::cmd("BGSAVE").exec(&mut client).unwrap();
     sleep(Duration::from_millis(300)).await;
@@ -131,9 +132,9 @@ async fn wait_replicas_refuses_what_is_not_replicated() -> Result<()> {
 #[tokio::test]
 async fn a_unix_socket_is_a_server_too() -> Result<()> {
     if_asked_for!();
-    let path = std::env::temp_dir().join(format!("tooz-redis-{}.sock", std::process::id()));
-    let path = path.to_str().unwrap();
-    let server = Server::start(&["--unixsocket", path, "--databases", "4"]);
+    let folder = Folder::new("socket");
+    let path = folder.path("redis.sock");
+    let server = Server::start(&["--unixsocket", &path, "--databases", "4"]);
     let a = start(&format!("redis://{path}?db=3"), "a").await?;
     let guard = a.lock("it")?.acquire().await?;
     // Another database is another world; another address is not.
@@ -145,7 +146,57 @@ async fn a_unix_socket_is_a_server_too() -> Result<()> {
     for coordinator in [a, b, c] {
         coordinator.stop().await?;
     }
+    drop((server, folder));
+    assert!(!std::path::Path::new(&path).exists(), "nothing is left of it");
     Ok(())
+}
+
+// ---- Members.
+
+#[tokio::test]
+async fn a_session_ends_no_membership_of_a_namesake() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start(&[]);
+    // Sessions as the engine opens them, without its own refusal before them.
+    let (one, two) = (session(&server.url(""), "a").await?, session(&server.url(""), "a").await?);
+    let g = "g".into();
+    one.create_group(&g).await?;
+    let membership = one.join_group(JoinRequest::new("g".into(), caps(1)?, false)).await?;
+    for refused in [two.leave_group(&g).await, two.update_capabilities(&g, &caps(2)?).await] {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::MemberNotJoined);
+    }
+    assert_eq!(two.member(&g, &"a".into()).await?.capabilities, caps(1)?);
+    one.heartbeat().await?;
+    assert_eq!(membership.loss(), None);
+    // A membership that was replaced is no longer that of the first session.
+    two.join_group(JoinRequest::new("g".into(), caps(2)?, true)).await?;
+    one.heartbeat().await?;
+    assert_eq!(membership.loss(), Some(Loss::Taken));
+    one.close().await?;
+    assert_eq!(two.members(&g).await?.len(), 1);
+    two.close().await
+}
+
+#[tokio::test]
+async fn a_removed_member_is_told_at_once() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start(&[]);
+    let a = session(&server.url("timeout=60"), "a").await?;
+    let b = start(&server.url("timeout=60"), "b").await?;
+    a.create_group(&"g".into()).await?;
+    for _ in 0..2 {
+        let membership = a.join_group(JoinRequest::new("g".into(), caps(1)?, false)).await?;
+        b.remove_member("g", "a").await?;
+        let loss = tokio::time::timeout(Duration::from_secs(5), membership.lost()).await;
+        assert_eq!(loss.expect("a push, long before a heartbeat"), Loss::Taken);
+    }
+    assert_eq!(a.leave_group(&"g".into()).await.unwrap_err().kind(), ErrorKind::MemberNotJoined);
+    a.close().await?;
+    b.stop().await
+}
+
+fn caps(number: i32) -> Result<Capabilities> {
+    Capabilities::encode(&number)
 }
 
 // ---- Faults.

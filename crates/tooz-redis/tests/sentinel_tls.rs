@@ -10,7 +10,9 @@
 
 mod server;
 
-use server::{Server, build, free_port, start};
+use std::path::Path;
+
+use server::{Folder, Server, build, free_port, start};
 use tooz_core::{ErrorKind, Release, Result};
 
 #[tokio::test]
@@ -32,16 +34,15 @@ async fn the_sentinels_have_their_own_password_and_tls() -> Result<()> {
     let _master = Server::start(&master);
 
     let (plain, secure) = (free_port(), free_port());
-    let folder = std::env::temp_dir().join(format!("tooz-sentinel-tls-{plain}"));
-    std::fs::create_dir_all(&folder).unwrap();
-    let settings = folder.join("sentinel.conf");
+    let folder = Folder::new("sentinel-tls");
+    let settings = folder.path("sentinel.conf");
     let text = format!(
         "port {plain}\nbind 127.0.0.1\ntls-port {secure}\nrequirepass guard\ntls-replication yes\n\
          tls-ca-cert-file {ca}\ntls-cert-file {certificate}\ntls-key-file {key}\n\
          sentinel monitor main 127.0.0.1 {secure_port} 1\nsentinel auth-pass main data\n"
     );
     std::fs::write(&settings, text).unwrap();
-    let _sentinel = Server::sentinel(plain, &settings);
+    let _sentinel = Server::sentinel(plain, Path::new(&settings));
 
     let url = |data: &str, guard: &str, more: &str| {
         format!(
@@ -64,6 +65,5 @@ async fn the_sentinels_have_their_own_password_and_tls() -> Result<()> {
         assert_eq!(error.kind(), kind, "{error:?}");
         assert!(!format!("{error:?}").contains("guard"), "no password is shown: {error:?}");
     }
-    std::fs::remove_dir_all(&folder).unwrap();
     Ok(())
 }

@@ -26,8 +26,9 @@ local value, left = holder()
 if mode == 's' then
   local expires = redis.call('ZSCORE', READERS, reader)
   if epoch_of(value) and expires and tonumber(expires) > now_ms() then
-    local number = next_number(KEYS[1])
+    -- First: a server without memory refuses a number, but not behind a first write.
     redis.call('ZREM', QUEUE, me)
+    local number = next_number(KEYS[1])
     local epoch = read(value, reader, life)
     grant()
     return granted(number, epoch)
@@ -43,8 +44,8 @@ elseif value then
     end
   end
   if mine and not others then
-    put(mine, life)
     redis.call('ZREM', QUEUE, me)
+    put(mine, life)
     return granted(string.match(mine, '^%x+:(%d+):'), '')
   elseif mine then
     for key in spellings() do
@@ -87,9 +88,12 @@ if ARGV[9] ~= '1' then
 end
 local place = ARGV[8]
 if place == '' then
-  place = next_number(KEYS[1])
+  place = next_place()
 end
-redis.call('ZADD', QUEUE, 'NX', place, me)
+-- Who waits already needs no memory for it.
+if not redis.call('ZSCORE', QUEUE, me) then
+  redis.call('ZADD', QUEUE, place, me)
+end
 -- Every waiter looks again within the life of what it waits for and a second: a queue that nobody
 -- touches for much longer is an abandoned one.
 redis.call('PEXPIRE', QUEUE, math.max(left or 0, tonumber(life)) * 2 + 60000)

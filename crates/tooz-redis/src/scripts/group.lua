@@ -12,6 +12,19 @@ local function changed()
   redis.call('PUBLISH', ARGV[1], 'members')
 end
 
+-- The session and the operation that the member joined in, if it is one of ours.
+local function joined_by(member)
+  local record = redis.call('HGET', COMPANION, 'm:' .. member)
+  return string.match(record or '', '^(%x+):(%x+):')
+end
+
+-- Whether the member joined in the caller's session, and not in one of a namesake.
+local function is_callers(member)
+  local session = joined_by(member)
+  return session and string.sub(KEYS[3], -#session) == session
+    and redis.call('HEXISTS', GROUP, member) == 1
+end
+
 local function drop(member)
   redis.call('HDEL', COMPANION, 'm:' .. member)
   return redis.call('HDEL', GROUP, member)

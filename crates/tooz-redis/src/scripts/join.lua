@@ -9,8 +9,7 @@ if redis.call('EXISTS', GROUP) == 0 then
 end
 local field = 'm:' .. ARGV[3]
 if redis.call('HEXISTS', GROUP, ARGV[3]) == 1 and ARGV[7] ~= '1' then
-  local record = redis.call('HGET', COMPANION, field)
-  local session, operation = string.match(record or '', '^(%x+):(%x+):')
+  local session, operation = joined_by(ARGV[3])
   if operation == ARGV[6] then
     return 1
   end

@@ -9,13 +9,14 @@ local function now_ms()
   return math.floor(now_us() / 1000)
 end
 
+-- As text, and raised by the server: Lua's own numbers are exact up to 2^53 only.
 local function next_number(counter)
-  local number = now_us()
-  local last = tonumber(redis.call('GET', counter) or '0')
-  if last >= number then
-    number = last + 1
+  local number = string.format('%.0f', now_us())
+  local last = redis.call('GET', counter) or ''
+  if #last > #number or #last == #number and last >= number then
+    redis.call('INCR', counter)
+    return redis.call('GET', counter)
   end
-  number = string.format('%.0f', number)
   redis.call('SET', counter, number)
   return number
 end

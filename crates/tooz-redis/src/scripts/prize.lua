@@ -44,6 +44,13 @@ local function queue_head()
   return redis.call('ZRANGE', QUEUE, 0, 0)[1]
 end
 
+-- Behind all who wait, in the order of time. Scores are exact up to 2^53 only, and the numbers may
+-- be above that.
+local function next_place()
+  local last = redis.call('ZREVRANGE', QUEUE, 0, 0, 'WITHSCORES')[2] or 0
+  return string.format('%.0f', math.max(now_us(), last + 1))
+end
+
 local function epoch_of(value)
   return value and string.match(value, '^shared:(%d+)$')
 end

@@ -26,9 +26,10 @@ while ARGV[a] do
   if ours == 1 then
     local left = life
     if mode == 's' then
-      redis.call('ZADD', readers, now + life, value)
       left = math.max(life, redis.call('PTTL', readers))
+      -- First: a server without memory refuses ZADD, but not behind a first write.
       redis.call('PEXPIRE', readers, left)
+      redis.call('ZADD', readers, now + life, value)
     end
     for i = k + 1, k + count do
       redis.call('PEXPIRE', KEYS[i], left)

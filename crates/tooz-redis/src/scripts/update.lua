@@ -6,7 +6,7 @@ end
 if redis.call('EXISTS', GROUP) == 0 then
   return -1
 end
-if redis.call('HEXISTS', GROUP, ARGV[3]) == 0 then
+if not is_callers(ARGV[3]) then
   return -2
 end
 redis.call('HSET', GROUP, ARGV[3], ARGV[4])

@@ -2,12 +2,16 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod proxy;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tooz_core::{Coordinator, Registry, Result};
+use tooz_core::{Coordinator, CoordinatorUrl, Heartbeat, Options, Registry, Result, Session};
 
 /// Whether tests with real servers were asked for, by `TOOZ_TEST_URL_REDIS` as for the conformance
 /// kit. They start their own with `redis-server`.
@@ -17,6 +21,30 @@ pub(crate) fn asked_for() -> bool {
         eprintln!("not asked for: TOOZ_TEST_URL_REDIS is not set");
     }
     asked
+}
+
+/// A folder of one test, removed when dropped.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new(name: &str) -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let path = std::env::temp_dir().join(format!("tooz-redis-{name}-{process}-{number}"));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// The path of a file in it.
+    pub(crate) fn path(&self, file: &str) -> String {
+        self.0.join(file).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Killed when dropped.
@@ -113,7 +141,7 @@ pub(crate) struct SentinelSet {
     sentinels: Vec<Server>,
     /// The master first.
     data: [Server; 2],
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl SentinelSet {
@@ -125,18 +153,17 @@ impl SentinelSet {
         replica.kill();
         replica.follow(&master);
         master.wait_for("replication", "state=online");
-        let folder = std::env::temp_dir().join(format!("tooz-sentinels-{}", master.port));
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = Folder::new("sentinels");
         let sentinels = (0..3).map(|_| {
             let port = free_port();
-            let file = folder.join(port.to_string());
+            let file = folder.path(&port.to_string());
             let settings = format!(
                 "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} 2\n\
                  sentinel down-after-milliseconds main 2000\nsentinel failover-timeout main 6000\n",
                 master.port
             );
             std::fs::write(&file, settings).unwrap();
-            Server::sentinel(port, &file)
+            Server::sentinel(port, Path::new(&file))
         });
         let sentinels: Vec<_> = sentinels.collect();
         for sentinel in &sentinels {
@@ -169,12 +196,6 @@ impl SentinelSet {
     }
 }
 
-impl Drop for SentinelSet {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -193,7 +214,6 @@ fn spawn(port: u16, arguments: &[String]) -> Child {
 }
 
 pub(crate) fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 23_600 + (std::process::id() % 6) as u16 * 100;
     (0..100)
@@ -208,6 +228,20 @@ pub(crate) fn build(url: &str, member: &str) -> Result<Coordinator> {
 
 pub(crate) async fn start(url: &str, member: &str) -> Result<Coordinator> {
     let coordinator = build(url, member)?;
+    coordinator.start().await?;
+    Ok(coordinator)
+}
+
+/// A session of the driver, with no engine around it: nothing renews it but its caller.
+pub(crate) async fn session(url: &str, member: &str) -> Result<Arc<dyn Session>> {
+    let url: CoordinatorUrl = url.parse()?;
+    (tooz_redis::DRIVER.open)(&url, Options::of(&url))?.connect(&member.into()).await
+}
+
+/// A coordinator that nothing renews but its caller.
+pub(crate) async fn by_hand(url: &str, member: &str) -> Result<Coordinator> {
+    let registry = Registry::new().with(tooz_redis::DRIVER)?;
+    let coordinator = registry.builder(url, member)?.heartbeat(Heartbeat::Manual).build()?;
     coordinator.start().await?;
     Ok(coordinator)
 }

@@ -1,0 +1,82 @@
+//! A server that may have forgotten what it granted: see the option `restart_grace`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tooz_core::{Moment, Result};
+
+use crate::config::{Address, Config};
+use crate::connection::ServerInfo;
+use crate::errors::translate;
+
+/// By how much the server's uptime may be above the truth: it is the difference of two clock
+/// readings of whole seconds.
+const ROUNDED: Duration = Duration::from_secs(1);
+
+/// A run of the server that may grant nothing yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) until: Moment,
+    /// The server's name for its run.
+    pub(crate) run: String,
+}
+
+/// Whether the server behind a connection may grant nothing yet, and until when.
+pub(crate) async fn closed(
+    config: &Config,
+    address: &Address,
+    server: &ServerInfo,
+    connection: &mut MultiplexedConnection,
+) -> Result<Option<Closed>> {
+    let (uptime, answered) = server.uptime;
+    let Some(until) = config.restart_grace.until(uptime.saturating_sub(ROUNDED), answered) else {
+        return Ok(None);
+    };
+    let closed = Closed { until, run: server.run.clone() };
+    if config.restart_grace_is_set {
+        return Ok(Some(closed));
+    }
+    // Of its own crash the kernel tells all who are connected on the same host.
+    if is_local(address) {
+        return Ok(None);
+    }
+    // An append-only file that has the namespace's counter, which never ends, was read again.
+    if server.has_aof {
+        let mut ask = redis::cmd("EXISTS");
+        ask.arg(config.keys.counter());
+        let remembers: bool = ask.query_async(connection).await.map_err(translate)?;
+        return Ok((!remembers).then_some(closed));
+    }
+    Ok(Some(closed))
+}
+
+fn is_local(address: &Address) -> bool {
+    match address {
+        Address::Unix(_) => true,
+        Address::Tcp(host, _) => {
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_this_host_is_known_by_its_address() {
+        for (host, local) in [
+            ("localhost", true),
+            ("127.0.0.1", true),
+            ("127.8.0.1", true),
+            ("::1", true),
+            ("10.0.0.1", false),
+            ("localhost.example", false),
+            ("redis", false),
+        ] {
+            assert_eq!(is_local(&Address::Tcp(host.to_owned(), 1)), local, "{host}");
+        }
+        assert!(is_local(&Address::Unix("/run/redis.sock".to_owned())));
+    }
+}
