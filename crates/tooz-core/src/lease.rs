@@ -1,7 +1,7 @@
 //! How long something is ours: the one place where ownership is judged.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -51,7 +51,11 @@ struct Shared {
     state: watch::Sender<State>,
     ttl: Option<Duration>,
     parent: Option<Lease>,
+    probe: OnceLock<Probe>,
 }
+
+/// Whether a connection still stands.
+type Probe = Box<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
@@ -80,9 +84,22 @@ impl Lease {
     }
 
     fn new(state: State, ttl: Option<Duration>, parent: Option<Self>) -> Self {
-        let lease = Self(Arc::new(Shared { state: watch::Sender::new(state), ttl, parent }));
+        let (state, probe) = (watch::Sender::new(state), OnceLock::new());
+        let lease = Self(Arc::new(Shared { state, ttl, parent, probe }));
         lease.expire_in_time();
         lease
+    }
+
+    /// Ties it to a connection whose end is its end: `stands` tells whether the connection still
+    /// stands, and from then on every look at the lease asks it, and every look at its children.
+    ///
+    /// A process that was stopped for a while finds out by it that its connection ended meanwhile,
+    /// before its runtime has read the socket. So `stands` asks the operating system, not the
+    /// runtime: it is one call of about a microsecond at most, never blocks and runs on any thread.
+    /// It must not keep the connection open. Of several, the first counts.
+    pub fn stands_with(&self, stands: impl Fn() -> bool + Send + Sync + 'static) {
+        // A second one is dropped: a lease has one connection.
+        drop(self.0.probe.set(Box::new(stands)));
     }
 
     /// The time to live at the backend, where it has one.
@@ -145,7 +162,8 @@ impl Lease {
         });
     }
 
-    /// Why it is no longer held, or `None` while it is. Looks at the clock.
+    /// Why it is no longer held, or `None` while it is. Looks at the clock, and at the
+    /// [connection](Self::stands_with).
     pub fn loss(&self) -> Option<Loss> {
         let state = *self.0.state.borrow();
         if state.loss.is_some() {
@@ -156,6 +174,10 @@ impl Lease {
         }
         if state.deadline.is_some_and(Moment::has_passed) {
             self.lose(Loss::Expired);
+            return self.0.state.borrow().loss;
+        }
+        if self.0.probe.get().is_some_and(|stands| !stands()) {
+            self.lose(Loss::SessionEnded);
             return self.0.state.borrow().loss;
         }
         None
@@ -283,6 +305,21 @@ mod tests {
         parent.lose(Loss::SessionEnded);
         assert_eq!(two.lost().await, Loss::SessionEnded);
         assert_eq!(one.loss(), Some(Loss::Taken), "the first reason stays");
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_its_connection_however_the_runtime_hears_of_it() {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+        let stands = Arc::new(AtomicBool::new(true));
+        let parent = Lease::timed(TTL * 100, Moment::now());
+        let (child, asked) = (parent.child(), stands.clone());
+        parent.stands_with(move || asked.load(Relaxed));
+        assert!(child.is_held());
+        stands.store(false, Relaxed);
+        assert_eq!(child.loss(), Some(Loss::SessionEnded), "a look is enough");
+        stands.store(true, Relaxed);
+        assert!(!parent.renewed(Moment::now()), "and it stays lost");
+        assert_eq!(parent.lost().await, Loss::SessionEnded, "for whoever waits too");
     }
 
     #[tokio::test]
