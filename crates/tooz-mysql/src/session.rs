@@ -1,4 +1,5 @@
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::connection::{self, Opened};
 use crate::errors::{Failure, session_over};
 use crate::extras::Extras;
 use crate::hold::MySqlHold;
-use crate::link::{Link, Rows, bytes, number};
+use crate::link::{Link, Rows, bytes, number, unsigned_in};
 use crate::lock::{self, Attempt};
 use crate::names::{self, Prize};
 use crate::{break_lock, election, group, listen, schema};
@@ -128,7 +129,7 @@ impl Life {
                 () = tokio::time::sleep(self.config.poll_interval) => {}
             }
             if self.holds_anything()
-                && let Err(error) = self.hear_of_broken().await
+                && let Err(error) = self.hear_of_taken().await
             {
                 debug!(%error, "not heard whether locks were broken");
             }
@@ -142,31 +143,70 @@ impl Life {
         self.abandon(&self.main);
     }
 
-    /// Asks for locks that were broken, and gives them up; asks each connection on the way.
-    pub(crate) async fn hear_of_broken(self: &Arc<Self>) -> Result<()> {
+    /// Asks each connection that holds something whether it is there, and no table.
+    pub(crate) async fn touch(&self) {
+        let asked = self.touch_own(&self.holds());
+        // What fails has lost its lease.
+        let _ = tokio::join!(self.ask("DO 0".to_owned()), asked.join_all());
+    }
+
+    /// The same of the connections that hold one lock each.
+    fn touch_own(&self, holds: &[Arc<MySqlHold>]) -> JoinSet<()> {
+        let own = holds.iter().filter(|hold| hold.link.number != self.main.number).cloned();
+        own.map(|hold| async move {
+            // An answer of whatever kind will do.
+            let _ = hold.link.ask("DO 0".to_owned()).await;
+            if hold.link.is_dead() {
+                hold.end(Loss::SessionEnded);
+            }
+        })
+        .collect()
+    }
+
+    /// Asks for locks that were broken and memberships that were ended, and gives them up; asks each
+    /// connection on the way.
+    pub(crate) async fn hear_of_taken(self: &Arc<Self>) -> Result<()> {
         let holds = self.holds();
         let mut connections = vec![self.main.number.to_string()];
-        let mut asked = JoinSet::new();
-        for hold in &holds {
-            if hold.link.number != self.main.number {
-                connections.push(hold.link.number.to_string());
-                let hold = hold.clone();
-                asked.spawn(async move {
-                    // An answer of whatever kind will do.
-                    let _ = hold.link.ask("DO 0".to_owned()).await;
-                    if hold.link.is_dead() {
-                        hold.end(Loss::SessionEnded);
-                    }
-                });
+        let own = holds.iter().map(|hold| hold.link.number);
+        connections.extend(own.filter(|own| *own != self.main.number).map(|own| own.to_string()));
+        let asked = self.touch_own(&holds);
+        // A membership that is being joined is not in the list before it has its row, and one that
+        // is being left is taken from the list before its row goes.
+        let memberships = locked(&self.memberships).clone();
+        let mut sql = format!(
+            "SELECT 0,operation FROM {} WHERE connection IN ({})",
+            self.table("broken"),
+            connections.join(","),
+        );
+        if !memberships.is_empty() {
+            let groups = memberships.keys().map(|group| names::literal(group.as_bytes()));
+            // Writing to a string does not fail.
+            let _ = write!(
+                sql,
+                ";SELECT 1,group_id FROM {} WHERE group_id IN ({}) AND id={} AND session={}",
+                self.table("member"),
+                groups.collect::<Vec<_>>().join(","),
+                self.member_sql(),
+                names::literal(self.main.marker.as_bytes()),
+            );
+        }
+        let (rows, _) = tokio::join!(self.ask(sql), asked.join_all());
+        let mut there = BTreeSet::new();
+        for row in &rows? {
+            let (Some(kind), Some(id)) = (unsigned_in(row, 0), bytes(row, 1)) else { continue };
+            if kind == 1 {
+                there.insert(GroupId::from(id));
+            } else if let Some(hold) = holds.iter().find(|hold| hold.id.as_bytes()[..] == id[..]) {
+                self.give_up_broken(hold).await?;
             }
         }
-        let (table, connections) = (self.table("broken"), connections.join(","));
-        let sql = format!("SELECT operation FROM {table} WHERE connection IN ({connections})");
-        let rows = self.ask(sql).await;
-        while asked.join_next().await.is_some() {}
-        for operation in rows?.iter().filter_map(|row| bytes(row, 0)) {
-            if let Some(hold) = holds.iter().find(|hold| hold.id.as_bytes()[..] == operation[..]) {
-                self.give_up_broken(hold).await?;
+        let mut listed = locked(&self.memberships);
+        for (group, lease) in memberships.into_iter().filter(|(group, _)| !there.contains(group)) {
+            if listed.contains_key(&group) {
+                lease.lose(Loss::Taken);
+                // It may have been joined again meanwhile.
+                listed.retain(|other, lease| *other != group || lease.is_held());
             }
         }
         Ok(())
@@ -336,13 +376,17 @@ impl Life {
 
     pub(crate) fn add_membership(&self, group: &GroupId) -> Lease {
         let lease = self.lease.child();
-        locked(&self.memberships).insert(group.clone(), lease.clone());
-        self.occupied.notify_one();
+        self.put_membership(group, lease.clone());
         lease
     }
 
-    pub(crate) fn remove_membership(&self, group: &GroupId) {
-        locked(&self.memberships).remove(group);
+    pub(crate) fn put_membership(&self, group: &GroupId, lease: Lease) {
+        locked(&self.memberships).insert(group.clone(), lease);
+        self.occupied.notify_one();
+    }
+
+    pub(crate) fn take_membership(&self, group: &GroupId) -> Option<Lease> {
+        locked(&self.memberships).remove(group)
     }
 
     /// Gives back what is left. Whoever is woken by the last of it finds it all gone.
@@ -487,8 +531,8 @@ impl Session for MySqlSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

@@ -9,6 +9,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod proxy;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -17,6 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tooz_core::{Coordinator, ErrorKind, LockGuard, Loss, Registry, Release, Result, SessionEvent};
 use tooz_mysql::inspect::Inspector;
+
+use crate::proxy::{Fault, Proxy};
 
 /// How long anything may take that is not timed.
 const SOON: Duration = Duration::from_secs(20);
@@ -48,8 +52,30 @@ impl Place {
         Ok(coordinator)
     }
 
+    /// A proxy in front of the server, and the URL of the place by way of it.
+    async fn behind_proxy(&self) -> (Proxy, String) {
+        let (user, rest) = self.url.split_once('@').unwrap();
+        let (address, database) = rest.split_once('/').unwrap();
+        let proxy = Proxy::new(address).await;
+        let url = format!("{user}@{}/{database}", proxy.address());
+        (proxy, url)
+    }
+
     async fn connections(&self) -> usize {
         self.inspector.connections().await.unwrap()
+    }
+
+    /// Waits until a member has the second connection by which it is woken.
+    async fn listener_of(&self, member: &str) {
+        let ask = format!(
+            "SELECT CONVERT(s.listener,CHAR) FROM n_session s JOIN information_schema.PROCESSLIST p \
+             ON p.ID=s.listener WHERE s.member_id='{member}' AND p.INFO LIKE '%GET_LOCK%'"
+        );
+        let start = Instant::now();
+        while self.inspector.ask(&ask).await.unwrap().is_empty() {
+            assert!(start.elapsed() < SOON, "{member} does not listen");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Ends the sessions of a member at the server.
@@ -251,6 +277,70 @@ async fn a_silent_connection_is_dropped_by_the_server_after_the_deadline() -> Re
         assert!(b.lock("it")?.acquire_for(SOON).await?.is_some());
         b.stop().await?;
         a.stop().await
+    })
+    .await
+}
+
+/// The holder's idle connections are reset, by a firewall say: the server frees what they hold, and
+/// the next has it at once.
+#[tokio::test]
+async fn a_reset_is_told_before_the_next_holder_has_done_much() -> Result<()> {
+    everywhere(async |place| {
+        let next = place.start("next", "namespace=n").await?;
+        let mut slowest = Duration::ZERO;
+        for round in 0..8 {
+            let (proxy, url) = place.behind_proxy().await;
+            // What the server does not push is asked for so rarely that it is no help.
+            let holder = build(&format!("{url}?namespace=n&poll_interval=10"), "holder")?;
+            holder.start().await?;
+            let free = holder.lock("free")?.acquire().await?;
+            let waited = wait_for(&holder, &next, "waited").await?;
+            place.listener_of("holder").await;
+            let (lock, start) = (next.lock("free")?, Instant::now());
+            proxy.inflict(Fault::Reset);
+            let told = async {
+                assert_eq!(free.lost().await, Loss::SessionEnded);
+                assert_eq!(waited.lost().await, Loss::SessionEnded);
+                start.elapsed()
+            };
+            let (told, held) = tokio::join!(
+                async { timeout(SOON, told).await.expect("the loss is told") },
+                lock.acquire_for(SOON)
+            );
+            println!("round {round}: told after {told:?}");
+            slowest = slowest.max(told);
+            held?.expect("it is free").release().await?;
+            holder.stop().await?;
+        }
+        // Where the machine is busy, so are all; it is a fraction of what the poll took.
+        assert!(slowest < Duration::from_millis(150), "{slowest:?}");
+        next.stop().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_removed_member_is_woken() -> Result<()> {
+    everywhere(async |place| {
+        let a = place.start("a", "namespace=n&poll_interval=10").await?;
+        let b = place.start("b", "namespace=n").await?;
+        a.join_group_create("g", &7).await?;
+        place.listener_of("a").await;
+        let mut events = a.watch_group("g").await?;
+        let start = Instant::now();
+        b.remove_member("g", "a").await?;
+        let rejoined = async {
+            while let Some(event) = events.next().await {
+                if event == tooz_core::GroupEvent::Rejoined {
+                    return;
+                }
+            }
+        };
+        timeout(Duration::from_secs(5), rejoined).await.expect("far sooner than by its own look");
+        println!("back after {:?}", start.elapsed());
+        assert_eq!(b.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
+        a.stop().await?;
+        b.stop().await
     })
     .await
 }
