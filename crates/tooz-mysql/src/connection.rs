@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::config::{Address, Config, TlsMode};
 use crate::errors::Failure;
-use crate::link::{Link, number, unsigned};
+use crate::link::{Link, number, unsigned, well_formed};
 use crate::names;
 
 /// What tells of the deployment. A server knows some of them.
@@ -81,9 +81,10 @@ pub(crate) async fn beside(config: &Config, address: &Address, first: &Link) -> 
 pub(crate) async fn connect(config: &Config, address: &Address) -> Result<Link> {
     tooz_core::ensure_crypto_provider();
     let options = options(config, address);
-    let connection = match tokio::time::timeout(config.connect_timeout, options.connect()).await {
+    let connecting = well_formed(async { Ok(options.connect().await?) });
+    let connection = match tokio::time::timeout(config.connect_timeout, connecting).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Err(refused(error, address)),
+        Ok(Err(failure)) => return Err(refused(failure, address)),
         Err(_) => return Err(refused_as(Failure::Silence.into(), address)),
     };
     let marker = OperationId::random();
@@ -140,15 +141,15 @@ fn options(config: &Config, address: &Address) -> MySqlConnectOptions {
     options
 }
 
-fn refused(error: sqlx::Error, address: &Address) -> Error {
-    if error.to_string().contains("rsa") {
+fn refused(failure: Failure, address: &Address) -> Error {
+    if failure.to_string().contains("rsa") {
         // A password is not sent where it could be read.
         let message = "the server wants the password, which is not sent without TLS: use \
                        ssl_mode=required, and let the server have TLS";
-        let error = Error::new(ErrorKind::Authentication, message).caused_by(error);
+        let error = Error::new(ErrorKind::Authentication, message).caused_by(failure);
         return refused_as(error, address);
     }
-    refused_as(Failure::from(error).into(), address)
+    refused_as(failure.into(), address)
 }
 
 fn refused_as(error: Error, address: &Address) -> Error {

@@ -29,6 +29,8 @@ pub(crate) enum Failure {
     Silence,
     /// The connection was gone before.
     Gone,
+    /// The answer is none of the protocol's: the client library gave up.
+    Malformed,
 }
 
 impl Failure {
@@ -68,6 +70,7 @@ impl fmt::Display for Failure {
             Self::Client(error) => error.fmt(f),
             Self::Silence => f.write_str("no answer came in time"),
             Self::Gone => f.write_str("the connection is gone"),
+            Self::Malformed => f.write_str("the answer is none of MySQL's protocol"),
         }
     }
 }
@@ -85,6 +88,10 @@ impl From<Failure> for Error {
         let (kind, message) = match (&failure, failure.number()) {
             (Failure::Silence, _) => (ErrorKind::TimedOut, "no answer came in time"),
             (Failure::Gone, _) => (ErrorKind::Connection, "the connection is gone"),
+            (Failure::Malformed, _) => (
+                ErrorKind::Connection,
+                "what answers is no MySQL or MariaDB server, or something changed its answer",
+            ),
             (Failure::Client(sqlx::Error::Tls(_)), _) => {
                 (ErrorKind::Connection, "there is no secure connection to the server")
             }

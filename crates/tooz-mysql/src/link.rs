@@ -1,9 +1,10 @@
 //! One connection, and what holds for it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
+use futures_util::{FutureExt as _, TryFutureExt as _, TryStreamExt as _};
 use sqlx::mysql::{MySqlConnection, MySqlQueryResult, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Either, Row as _};
 use tokio::sync::Mutex;
@@ -124,7 +125,7 @@ impl Link {
                 }
             };
             let outcome = tokio::select! {
-                reply = statements => reply.map_err(Failure::from),
+                reply = well_formed(statements.map_err(Failure::from)) => reply,
                 () = silence => Err(Failure::Silence),
                 () = dead.cancelled() => Err(Failure::Silence),
             };
@@ -169,6 +170,14 @@ impl Link {
             let _ = tokio::time::timeout(self.limit, connection.close()).await;
         }
     }
+}
+
+/// The client library panics on some answers that it cannot read.
+pub(crate) async fn well_formed<T>(
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    // Nothing of it is used after a panic: the connection is dropped.
+    AssertUnwindSafe(request).catch_unwind().await.unwrap_or(Err(Failure::Malformed))
 }
 
 /// The number in a column of the last row; `None` for NULL as well.

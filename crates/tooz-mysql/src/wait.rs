@@ -41,7 +41,7 @@ async fn acquire_on(life: &Arc<Life>, attempt: &Attempt, link: &Link) -> Result<
     }
     if attempt.mode == Mode::Shared {
         // Registered before the named lock is free again.
-        return shared::register_behind(life, attempt).await.map(Some);
+        return shared::register_behind(life, attempt).await;
     }
     loop {
         let (claim, sent) = claim_waited(life, attempt, link).await?;

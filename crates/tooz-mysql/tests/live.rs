@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tooz_core::{Coordinator, ErrorKind, LockGuard, Loss, Registry, Release, Result, SessionEvent};
@@ -173,6 +174,45 @@ async fn a_user_without_the_right_to_create_tables_is_told_what_to_do() -> Resul
         a.stop().await?;
         admin.ask(&format!("DROP USER '{name}'@'%'")).await?;
         admin.drop_database(&name).await?;
+    }
+    Ok(())
+}
+
+/// No server of the kind, or one that something in between has garbled.
+#[tokio::test]
+async fn malformed_answers_are_a_matter_of_the_connection() -> Result<()> {
+    const GREETING: &[u8] =
+        b"\x4a\0\0\0\n8.0.18\0\x19\0\0\0\x114aB0c\x06g\0\xff\xff\xff\x02\0\xff\xc7\
+        \x15\0\0\0\0\0\0\0\0\0\0tL\x03s\x0f[4\rl4. \0caching_sha2_password\0";
+    const WELCOME: &[u8] = b"\x07\0\0\x02\0\0\0\x02\0\0\0";
+    // Cut in the greeting, and in the answer to the first statement.
+    for answers in [
+        vec![&b"\x01\0\0\0\n"[..]],
+        vec![b"\x08\0\0\0\n8.0.18\0"],
+        vec![b"\x10\0\0\0HTTP/1.1 400 Bad"],
+        vec![GREETING, WELCOME, b"\x01\0\0\x01\xfc"],
+        vec![GREETING, WELCOME, b"\x01\0\0\x01\0"],
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                for (index, answer) in answers.iter().enumerate() {
+                    if index > 0 {
+                        let _ = client.read(&mut [0; 4_096]).await;
+                    }
+                    let _ = client.write_all(answer).await;
+                }
+                // Until the client gives up.
+                let _ = client.read(&mut [0; 4_096]).await;
+            }
+        });
+        let url = format!("mysql://u@{address}/d?ssl_mode=disabled&timeout=4");
+        let started = timeout(SOON, build(&url, "a")?.start()).await.expect("an error");
+        let error = started.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+        server.abort();
     }
     Ok(())
 }
@@ -516,6 +556,41 @@ async fn waiting_shared_and_exclusive_holders_of_many_processes_never_meet() -> 
             done.unwrap()?;
         }
         Ok(())
+    })
+    .await
+}
+
+/// A shared holder that registers is in the way of another transaction, and withdraws; an exclusive
+/// one has found it by then, and waits for its own lock, which it gets in that moment.
+#[tokio::test]
+async fn a_shared_holder_registers_again_after_a_conflict() -> Result<()> {
+    everywhere(async |place| {
+        let a = place.start("a", "namespace=n&timeout=4").await?;
+        a.lock("it")?.acquire().await?.release().await?;
+        let url = format!("{}?namespace=n", place.url);
+        let (row, writer) = (Inspector::connect(&url).await?, Inspector::connect(&url).await?);
+        row.ask("START TRANSACTION;SELECT name FROM n_token FOR UPDATE").await?;
+        let lock = a.lock("it")?;
+        let acquiring = tokio::spawn(async move { lock.acquire_shared().await });
+        let start = Instant::now();
+        let own = loop {
+            let found = place
+                .inspector
+                .ask("SELECT CONCAT('tooz.r.',LOWER(HEX(operation))) FROM n_reader")
+                .await?;
+            if let [own] = &found[..] {
+                break own.clone();
+            }
+            assert!(start.elapsed() < SOON, "it does not register");
+        };
+        // Until the server gives up on the row, and the shared holder withdraws.
+        assert_eq!(writer.ask(&format!("SELECT CONVERT(GET_LOCK('{own}',20),CHAR)")).await?, ["1"]);
+        row.ask("ROLLBACK").await?;
+        writer.ask(&format!("DO RELEASE_LOCK('{own}')")).await?;
+        let guard = timeout(SOON, acquiring).await.expect("the lock").unwrap()?;
+        assert_eq!(guard.release().await?, Release::Released);
+        drop((row, writer));
+        a.stop().await
     })
     .await
 }
