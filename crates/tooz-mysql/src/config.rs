@@ -67,11 +67,11 @@ impl Config {
         if timeout < Duration::from_secs(1) || timeout.subsec_nanos() != 0 {
             return Err(Error::invalid("mysql: the timeout is a whole number of seconds from 1"));
         }
-        // An answer to a heartbeat, which is sent each third, comes before the deadline or too late.
-        let patience = timeout / 2;
+        // A heartbeat, which is due each third, waits for at most one slow statement.
+        let patience = timeout / 3;
         let response_timeout = options.seconds("read_timeout", patience)?.min(patience);
         let connect_timeout =
-            options.seconds("connect_timeout", patience.clamp(CONNECT.0, CONNECT.1))?;
+            options.seconds("connect_timeout", (timeout / 2).clamp(CONNECT.0, CONNECT.1))?;
         let poll_interval = options.seconds("poll_interval", Duration::from_millis(250))?;
         if poll_interval < Duration::from_millis(10) || poll_interval > Duration::from_secs(10) {
             return Err(Error::invalid("mysql: the poll_interval is from 0.01 to 10 seconds"));

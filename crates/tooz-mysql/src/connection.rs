@@ -1,6 +1,7 @@
 //! Opening connections, and what they find.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::{ConnectOptions as _, Row as _};
@@ -26,10 +27,13 @@ pub(crate) struct Opened {
 }
 
 /// The first connection of a session.
-pub(crate) async fn open(config: &Config) -> Result<Opened> {
+pub(crate) async fn open(config: &Arc<Config>) -> Result<Opened> {
     let mut last = None;
     for address in &config.addresses {
-        match open_at(config, address).await {
+        // The limits of the steps are longer: those of a connection that holds something.
+        let limit = config.connect_timeout + config.response_timeout;
+        let opened = tokio::time::timeout(limit, open_at(config, address)).await;
+        match opened.unwrap_or_else(|_| Err(refused_as(Failure::Silence.into(), address))) {
             Ok(opened) => return Ok(opened),
             // What a user has to mend is told rather than what another server may say.
             Err(error) if error.kind() == ErrorKind::DriverChosenPoorly => return Err(error),
@@ -39,7 +43,7 @@ pub(crate) async fn open(config: &Config) -> Result<Opened> {
     Err(last.unwrap_or_else(|| Error::invalid("mysql: the URL names no server")))
 }
 
-async fn open_at(config: &Config, address: &Address) -> Result<Opened> {
+async fn open_at(config: &Arc<Config>, address: &Address) -> Result<Opened> {
     let link = connect(config, address).await?;
     let settings = settings(&link).await?;
     let ensured = match judge(&link, config, &settings, address).await {
@@ -53,7 +57,7 @@ async fn open_at(config: &Config, address: &Address) -> Result<Opened> {
 }
 
 /// A further connection, to the very server that `first` is connected to.
-pub(crate) async fn beside(config: &Config, address: &Address, first: &Link) -> Result<Link> {
+pub(crate) async fn beside(config: &Arc<Config>, address: &Address, first: &Link) -> Result<Link> {
     let link = connect(config, address).await?;
     let ask = format!(
         "SELECT CAST(IS_USED_LOCK({})<=>{} AS SIGNED)",
@@ -78,7 +82,7 @@ pub(crate) async fn beside(config: &Config, address: &Address, first: &Link) -> 
 }
 
 /// A connection that the server drops after the timeout's silence, and that holds its marker.
-pub(crate) async fn connect(config: &Config, address: &Address) -> Result<Link> {
+pub(crate) async fn connect(config: &Arc<Config>, address: &Address) -> Result<Link> {
     tooz_core::ensure_crypto_provider();
     let options = options(config, address);
     let connecting = well_formed(async { Ok(options.connect().await?) });
@@ -88,22 +92,35 @@ pub(crate) async fn connect(config: &Config, address: &Address) -> Result<Link> 
         Err(_) => return Err(refused_as(Failure::Silence.into(), address)),
     };
     let marker = OperationId::random();
-    let link = Link::new(connection, marker, config.response_timeout);
+    let link = Link::new(connection, marker, config, address);
     // Others' defaults must not end a wait, turn errors into warnings or hide others' writes.
     let sql = format!(
         "SET SESSION wait_timeout={timeout},autocommit=1,sql_mode='STRICT_TRANS_TABLES',\
-         innodb_lock_wait_timeout={patience} \
+         lock_wait_timeout={patience},innodb_lock_wait_timeout={patience} \
          /*M! ,max_statement_time=0 */ /*!50708 ,max_execution_time=0 */;\
          SELECT CONNECTION_ID(),CAST(GET_LOCK({marker},0) AS SIGNED)",
         timeout = config.timeout.as_secs(),
-        patience = config.response_timeout.as_secs().max(1),
+        patience = patience(config),
         marker = names::marker(marker),
     );
-    let rows = link.ask(sql).await.map_err(|failure| refused_as(failure.into(), address))?;
+    let asked = tokio::time::timeout(config.response_timeout, link.ask(sql)).await;
+    let rows = match asked.unwrap_or(Err(Failure::Silence)) {
+        Ok(rows) => rows,
+        Err(failure) => {
+            link.cut().await;
+            return Err(refused_as(failure.into(), address));
+        }
+    };
     match (unsigned(&rows, 0), number(&rows, 1)) {
         (Some(id), Some(1)) => Ok(link.numbered(id)),
         _ => Err(crate::errors::odd_answer()),
     }
+}
+
+/// How long the server lets a statement wait for a table or a row, in its whole seconds. Nobody of
+/// ours keeps one locked that long, and what else the connection is for waits behind.
+fn patience(config: &Config) -> u64 {
+    config.response_timeout.as_secs().clamp(1, 2)
 }
 
 fn options(config: &Config, address: &Address) -> MySqlConnectOptions {

@@ -27,6 +27,8 @@ pub(crate) enum Failure {
     Client(sqlx::Error),
     /// No answer came in time.
     Silence,
+    /// It was slow, and the server ended it for us.
+    Slow,
     /// The connection was gone before.
     Gone,
     /// The answer is none of the protocol's: the client library gave up.
@@ -55,12 +57,17 @@ impl Failure {
 
     /// Whether the same may succeed at once: two transactions were in each other's way.
     pub(crate) fn is_conflict(&self) -> bool {
-        self.is(DEADLOCK) || self.is(LOCK_WAIT_TIMEOUT)
+        self.is(DEADLOCK)
+    }
+
+    /// Whether the same may succeed later: somebody keeps a table or a row locked.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is(LOCK_WAIT_TIMEOUT) || matches!(self, Self::Slow)
     }
 
     /// Whether the connection is of no use any more.
     pub(crate) fn is_fatal(&self) -> bool {
-        self.number().is_none_or(|number| ENDINGS.contains(&number))
+        !self.is_busy() && self.number().is_none_or(|number| ENDINGS.contains(&number))
     }
 }
 
@@ -69,6 +76,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Client(error) => error.fmt(f),
             Self::Silence => f.write_str("no answer came in time"),
+            Self::Slow => f.write_str("the statement took too long and was ended"),
             Self::Gone => f.write_str("the connection is gone"),
             Self::Malformed => f.write_str("the answer is none of MySQL's protocol"),
         }
@@ -87,6 +95,11 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let (kind, message) = match (&failure, failure.number()) {
             (Failure::Silence, _) => (ErrorKind::TimedOut, "no answer came in time"),
+            _ if failure.is_busy() => (
+                ErrorKind::TimedOut,
+                "a table or a row of tooz stays locked at the server, by a backup or an ALTER TABLE \
+                 say, or the server is overloaded",
+            ),
             (Failure::Gone, _) => (ErrorKind::Connection, "the connection is gone"),
             (Failure::Malformed, _) => (
                 ErrorKind::Connection,
@@ -114,7 +127,9 @@ impl From<Failure> for Error {
         };
         let unknown = failure.is_fatal() && !matches!(failure, Failure::Gone);
         let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
-        Error::new(kind, message).outcome_is(outcome).caused_by(failure)
+        let busy = failure.is_busy();
+        let error = Error::new(kind, message).outcome_is(outcome).caused_by(failure);
+        if busy { error.retryable(true) } else { error }
     }
 }
 

@@ -139,7 +139,7 @@ impl Hold for MySqlHold {
             Mode::Shared => names::reader(self.id),
         };
         let ask = format!("SELECT CAST(IS_USED_LOCK({name})<=>CONNECTION_ID() AS SIGNED)");
-        match self.link.ask(ask).await {
+        match self.link.urge(ask).await {
             Ok(rows) => Ok(number(&rows, 0) == Some(1)),
             // With its connection, it is lost, whatever the answer would have been.
             Err(_) if self.link.is_dead() => Ok(false),
@@ -158,11 +158,22 @@ impl Hold for MySqlHold {
             self.end(loss);
             return Ok(Release::WasLost);
         }
-        let freed = match self.link.change(&self.freeing(&life)).await {
+        let freeing = self.freeing(&life);
+        let freeing = match self.mode {
+            Mode::Exclusive => self.link.urge(freeing).await,
+            Mode::Shared => self.link.change(&freeing).await,
+        };
+        let freed = match freeing {
             Ok(rows) => number(&rows, 0) == Some(1),
             Err(_) if self.link.is_dead() => {
                 self.end(Loss::SessionEnded);
                 return Ok(Release::WasLost);
+            }
+            // The row counts for nothing without the lock, which needs no table.
+            Err(failure) if failure.is_busy() && self.mode == Mode::Shared => {
+                let own = names::reader(self.id);
+                let sql = format!("SELECT CAST(RELEASE_LOCK({own}) AS SIGNED)");
+                number(&self.link.urge(sql).await?, 0) == Some(1)
             }
             Err(failure) => return Err(failure.into()),
         };

@@ -135,5 +135,5 @@ pub(crate) async fn tell(life: &Life, prize: &Prize, holders: &BTreeSet<Holder>)
 /// Ends the wait of a session's listener, so that the session looks at what it has lost.
 pub(crate) async fn wake(life: &Life, listener: u64) {
     // It may have ended, or be another user's, whose sessions look by themselves.
-    let _ = life.main.ask(format!("KILL QUERY {listener}")).await;
+    let _ = life.main.urge(format!("KILL QUERY {listener}")).await;
 }

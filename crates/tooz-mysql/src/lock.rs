@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tooz_core::{Error, ErrorKind, Hold, Mode, Moment, OperationId, Outcome, Result, Waiting};
 
-use crate::errors::{odd_answer, session_over};
+use crate::errors::{self, Failure, odd_answer, session_over};
 use crate::hold::{Granted, MySqlHold, Turn};
 use crate::link::{Link, Reply, number};
 use crate::names::{self, Prize};
@@ -60,7 +60,7 @@ async fn attempt_exclusive(life: &Arc<Life>, attempt: &Attempt) -> Result<Option
         "SELECT CAST(GET_LOCK({name},0) AS SIGNED);{claim};DO IF(ROW_COUNT(),0,RELEASE_LOCK({name}))",
         claim = claim(life, attempt),
     );
-    let reply = settle(life, &sql, &format!("DO RELEASE_LOCK({name})")).await?;
+    let reply = settle(life, attempt, &sql, &name).await?;
     match number(&reply.rows, 0) {
         Some(0) => Ok(None),
         Some(_) => match claimed(&reply)? {
@@ -137,20 +137,32 @@ pub(crate) async fn claim_waited(
     Ok((claimed(&reply)?, sent))
 }
 
-/// Statements on the session's connection that may have got something when they fail: `undo` gives
-/// it back.
-pub(crate) async fn settle(life: &Life, sql: &str, undo: &str) -> Result<Reply> {
+/// Statements on the session's connection that may have got the named lock `got` when they fail: it
+/// is given back. They are repeated while others are in their way, as long as the waiting goes on.
+pub(crate) async fn settle(life: &Life, attempt: &Attempt, sql: &str, got: &str) -> Result<Reply> {
     loop {
         let failure = match life.main.reply(sql.to_owned()).await {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
-        if !life.main.is_dead() && life.main.ask(undo.to_owned()).await.is_err() {
+        if !life.main.is_dead() && free(life, got).await.is_err() {
             // With the connection, the server gives back all.
             life.main.cut().await;
         }
-        if life.main.is_dead() || !failure.is_conflict() {
+        let again = failure.is_conflict() || (failure.is_busy() && !attempt.waiting.is_over());
+        if life.main.is_dead() || !again {
             return Err(life.failed(failure));
+        }
+    }
+}
+
+/// Gives back a named lock, of which it is not known whether we have it.
+async fn free(life: &Life, name: &str) -> Result<(), Failure> {
+    loop {
+        match life.main.urge(format!("DO RELEASE_LOCK({name})")).await {
+            // Somebody else ended the statement.
+            Err(failure) if failure.is(errors::INTERRUPTED) || failure.is_busy() => {}
+            result => return result.map(drop),
         }
     }
 }

@@ -121,6 +121,8 @@ impl Life {
     /// Notices what the server does not push: that a connection has ended which waited for a lock.
     /// The rest as well, should the listener not be there: see [`listen`].
     async fn tend(self: Arc<Self>) {
+        // Until then, a table that is locked is left alone: to look keeps others waiting.
+        let mut locked_until = Moment::now();
         loop {
             tokio::select! {
                 () = self.closed.cancelled() => return,
@@ -128,10 +130,14 @@ impl Life {
                 () = self.main.died() => break,
                 () = tokio::time::sleep(self.config.poll_interval) => {}
             }
-            if self.holds_anything()
-                && let Err(error) = self.hear_of_taken().await
-            {
+            if !self.holds_anything() {
+                continue;
+            }
+            if !locked_until.has_passed() {
+                self.touch().await;
+            } else if let Err(error) = self.hear_of_taken().await {
                 debug!(%error, "not heard whether locks were broken");
+                locked_until = Moment::now() + self.config.heartbeat_interval();
             }
         }
         self.lease.lose(Loss::SessionEnded);
@@ -147,7 +153,7 @@ impl Life {
     pub(crate) async fn touch(&self) {
         let asked = self.touch_own(&self.holds());
         // What fails has lost its lease.
-        let _ = tokio::join!(self.ask("DO 0".to_owned()), asked.join_all());
+        let _ = tokio::join!(self.urge("DO 0".to_owned()), asked.join_all());
     }
 
     /// The same of the connections that hold one lock each.
@@ -155,7 +161,7 @@ impl Life {
         let own = holds.iter().filter(|hold| hold.link.number != self.main.number).cloned();
         own.map(|hold| async move {
             // An answer of whatever kind will do.
-            let _ = hold.link.ask("DO 0".to_owned()).await;
+            let _ = hold.link.urge("DO 0".to_owned()).await;
             if hold.link.is_dead() {
                 hold.end(Loss::SessionEnded);
             }
@@ -240,7 +246,10 @@ impl Life {
             }
         }
         let sent = Moment::now();
-        let alive = is_alive(&self.main).await;
+        // One statement that is slow may be before it, until that is ended.
+        let limit = self.config.response_timeout * 3 / 2;
+        let alive = tokio::time::timeout(limit, is_alive(&self.main)).await;
+        let alive = alive.unwrap_or(Err(Failure::Silence));
         while renewals.join_next().await.is_some() {}
         match alive {
             Ok(true) if self.lease.renewed(sent) => Ok(()),
@@ -262,9 +271,16 @@ impl Life {
         session_over().caused_by(failure)
     }
 
-    /// [`Link::ask`] for what only reads, or ends with the session.
+    /// [`Link::ask`] for what only reads: it does not wait for the answer until the deadline.
     pub(crate) async fn ask(&self, sql: String) -> Result<Rows> {
-        self.main.ask(sql).await.map_err(|failure| self.failed(failure))
+        let limit = self.config.response_timeout * 3 / 2;
+        let asked = tokio::time::timeout(limit, self.main.ask(sql)).await;
+        asked.unwrap_or(Err(Failure::Silence)).map_err(|failure| self.failed(failure))
+    }
+
+    /// [`Link::urge`], for what uses no table.
+    async fn urge(&self, sql: String) -> Result<Rows> {
+        self.main.urge(sql).await.map_err(|failure| self.failed(failure))
     }
 
     /// [`Link::change`] for what ends with the session.
@@ -434,10 +450,10 @@ impl Drop for Entered<'_> {
 async fn is_alive(link: &Link) -> Result<bool, Failure> {
     let marker = names::marker(link.marker);
     let ask = format!("SELECT CAST(IS_USED_LOCK({marker})<=>{} AS SIGNED)", link.number);
-    Ok(number(&link.ask(ask).await?, 0) == Some(1))
+    Ok(number(&link.urge(ask).await?, 0) == Some(1))
 }
 
-async fn end_at_server(config: &Config, address: &Address, link: &Link) -> Result<()> {
+async fn end_at_server(config: &Arc<Config>, address: &Address, link: &Link) -> Result<()> {
     let other = connection::connect(config, address).await?;
     // The number may be another's by now, the marker cannot.
     let ask = format!("SELECT CAST(IS_USED_LOCK({}) AS SIGNED)", names::marker(link.marker));

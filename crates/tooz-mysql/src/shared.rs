@@ -62,9 +62,8 @@ async fn register(life: &Arc<Life>, attempt: &Attempt, condition: &str) -> Resul
         name = attempt.prize.sql(),
         token = next_token(life, attempt, "@free"),
     );
-    // Without its lock, the row is of no use.
-    let undo = format!("DO RELEASE_LOCK({own});DELETE FROM {reader} WHERE operation={id}");
-    let rows = settle(life, &sql, &undo).await?.rows;
+    // A row without its lock counts for nothing, and the next exclusive holder clears it away.
+    let rows = settle(life, attempt, &sql, &own).await?.rows;
     match (number(&rows, 0), number(&rows, 1), unsigned(&rows, 2)) {
         (Some(0 | 1), Some(0), _) => Ok(None),
         (Some(1), Some(_), Some(token)) => {

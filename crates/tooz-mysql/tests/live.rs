@@ -359,6 +359,82 @@ async fn a_reset_is_told_before_the_next_holder_has_done_much() -> Result<()> {
     .await
 }
 
+/// A dump reads every table, and an ALTER TABLE of each waits for it: whoever comes later waits behind.
+#[tokio::test]
+async fn locked_tables_end_no_lock_and_no_membership() -> Result<()> {
+    const TABLES: [&str; 5] = ["session", "member", "token", "reader", "broken"];
+    everywhere(async |place| {
+        let other = place.start("other", "namespace=n").await?;
+        let a = place.start("a", "namespace=n&timeout=2").await?;
+        a.join_group_create("g", &()).await?;
+        let kept = a.lock("kept")?.acquire().await?;
+        let released = a.lock("released")?.acquire().await?;
+        let shared = a.lock("shared")?.acquire_shared().await?;
+        let shared_released = a.lock("shared released")?.acquire_shared().await?;
+        let waited = wait_for(&a, &other, "waited").await?;
+        let mut events = a.session_events();
+        let url = format!("{}?namespace=n", place.url);
+        let dump = Inspector::connect(&url).await?;
+        let read = TABLES.map(|table| format!("SELECT 1 FROM n_{table} LIMIT 1")).join(";");
+        dump.ask(&format!("START TRANSACTION;{read}")).await?;
+        let mut alters = JoinSet::new();
+        for table in TABLES {
+            let alter = Inspector::connect(&url).await?;
+            alters.spawn(async move {
+                let sql =
+                    format!("SET SESSION lock_wait_timeout=60;ALTER TABLE n_{table} COMMENT='x'");
+                alter.ask(&sql).await
+            });
+        }
+        let start = Instant::now();
+        let waiting = "SELECT CONVERT(ID,CHAR) FROM information_schema.PROCESSLIST \
+                       WHERE INFO LIKE 'ALTER TABLE n_%' AND STATE LIKE 'Waiting for table%'";
+        while place.inspector.ask(waiting).await?.len() < TABLES.len() {
+            assert!(start.elapsed() < SOON, "the tables are not locked");
+            sleep(Duration::from_millis(10)).await;
+        }
+        let start = Instant::now();
+        let error = a.lock("new")?.try_acquire().await.unwrap_err();
+        println!("{error} after {:?}", start.elapsed());
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+        assert!(error.to_string().contains("locked"), "{error}");
+        let lock = a.lock("later")?;
+        let later = tokio::spawn(async move { lock.acquire().await });
+        // Nothing that is given back needs the tables.
+        assert_eq!(released.release().await?, Release::Released);
+        assert_eq!(shared_released.release().await?, Release::Released);
+        // Twice the time after which the server, or we, would have given up what is silent.
+        while start.elapsed() < Duration::from_secs(4) {
+            for guard in [&kept, &shared, &waited] {
+                guard.check().expect("it is held");
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert!(kept.verify().await?);
+        dump.ask("COMMIT").await?;
+        while let Some(altered) = alters.join_next().await {
+            altered.unwrap()?;
+        }
+        timeout(SOON, later).await.expect("the lock").unwrap()?.release().await?;
+        for guard in [kept, shared, waited] {
+            assert_eq!(guard.release().await?, Release::Released);
+        }
+        assert_eq!(other.members("g").await?.len(), 1);
+        let lost = async {
+            while let Some(event) = events.next().await {
+                assert!(
+                    !matches!(event, SessionEvent::Lost(_) | SessionEvent::Rejoined(_)),
+                    "{event:?}"
+                );
+            }
+        };
+        assert!(timeout(Duration::from_millis(1), lost).await.is_err(), "the session goes on");
+        a.stop().await?;
+        other.stop().await
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_removed_member_is_woken() -> Result<()> {
     everywhere(async |place| {
