@@ -93,14 +93,10 @@ pub(crate) async fn connect(config: &Arc<Config>, address: &Address) -> Result<L
     };
     let marker = OperationId::random();
     let link = Link::new(connection, marker, config, address);
-    // Others' defaults must not end a wait, turn errors into warnings or hide others' writes.
     let sql = format!(
-        "SET SESSION wait_timeout={timeout},autocommit=1,sql_mode='STRICT_TRANS_TABLES',\
-         lock_wait_timeout={patience},innodb_lock_wait_timeout={patience} \
-         /*M! ,max_statement_time=0 */ /*!50708 ,max_execution_time=0 */;\
-         SELECT CONNECTION_ID(),CAST(GET_LOCK({marker},0) AS SIGNED)",
-        timeout = config.timeout.as_secs(),
-        patience = patience(config),
+        "{settings};\
+         SELECT CONNECTION_ID(),CAST(GET_LOCK({marker},0) AS SIGNED),@@max_allowed_packet",
+        settings = session_settings(config),
         marker = names::marker(marker),
     );
     let asked = tokio::time::timeout(config.response_timeout, link.ask(sql)).await;
@@ -111,10 +107,30 @@ pub(crate) async fn connect(config: &Arc<Config>, address: &Address) -> Result<L
             return Err(refused_as(failure.into(), address));
         }
     };
-    match (unsigned(&rows, 0), number(&rows, 1)) {
-        (Some(id), Some(1)) => Ok(link.numbered(id)),
+    match (unsigned(&rows, 0), number(&rows, 1), unsigned(&rows, 2)) {
+        (Some(id), Some(1), Some(packet)) => Ok(link.known_as(id, packet)),
         _ => Err(crate::errors::odd_answer()),
     }
+}
+
+/// In SQL: what no default of the server or the user may decide: what our statements mean, and how
+/// long they, and the silence between them, may take.
+fn session_settings(config: &Config) -> String {
+    format!(
+        "SET SESSION wait_timeout={timeout},net_read_timeout={timeout},net_write_timeout={timeout},\
+         lock_wait_timeout={patience},innodb_lock_wait_timeout={patience},\
+         autocommit=1,completion_type=0,sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION',\
+         sql_select_limit={all},max_join_size={all},sql_big_selects=1,sql_safe_updates=0,\
+         sql_auto_is_null=0,max_sort_length=1024,foreign_key_checks=1,unique_checks=1,\
+         time_zone='+00:00'\
+         /*M! ,max_statement_time=0,idle_transaction_timeout=0,idle_readonly_transaction_timeout=0,\
+         idle_write_transaction_timeout=0 */ /*!50708 ,max_execution_time=0 */;\
+         SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ,READ WRITE;\
+         SET NAMES utf8mb4 COLLATE utf8mb4_general_ci",
+        timeout = config.timeout.as_secs(),
+        patience = patience(config),
+        all = u64::MAX,
+    )
 }
 
 /// How long the server lets a statement wait for a table or a row, in its whole seconds. Nobody of

@@ -6,6 +6,8 @@ use sqlx::mysql::MySqlDatabaseError;
 use tooz_core::{Error, ErrorKind, Outcome};
 
 pub(crate) const DEADLOCK: u16 = 1213;
+/// MariaDB, with innodb_snapshot_isolation: a row has changed since the transaction read it.
+const CHANGED: u16 = 1020;
 pub(crate) const DUPLICATE: u16 = 1062;
 /// The answer of what a KILL QUERY ended, on MySQL. MariaDB's GET_LOCK answers NULL then.
 pub(crate) const INTERRUPTED: u16 = 1317;
@@ -29,6 +31,8 @@ pub(crate) enum Failure {
     Silence,
     /// It was slow, and the server ended it for us.
     Slow,
+    /// It was not sent: the server takes no request of this length.
+    TooLarge { length: u64, most: u64 },
     /// The connection was gone before.
     Gone,
     /// The answer is none of the protocol's: the client library gave up.
@@ -57,7 +61,7 @@ impl Failure {
 
     /// Whether the same may succeed at once: two transactions were in each other's way.
     pub(crate) fn is_conflict(&self) -> bool {
-        self.is(DEADLOCK)
+        self.is(DEADLOCK) || self.is(CHANGED)
     }
 
     /// Whether the same may succeed later: somebody keeps a table or a row locked.
@@ -67,7 +71,9 @@ impl Failure {
 
     /// Whether the connection is of no use any more.
     pub(crate) fn is_fatal(&self) -> bool {
-        !self.is_busy() && self.number().is_none_or(|number| ENDINGS.contains(&number))
+        !self.is_busy()
+            && !matches!(self, Self::TooLarge { .. })
+            && self.number().is_none_or(|number| ENDINGS.contains(&number))
     }
 }
 
@@ -77,6 +83,9 @@ impl fmt::Display for Failure {
             Self::Client(error) => error.fmt(f),
             Self::Silence => f.write_str("no answer came in time"),
             Self::Slow => f.write_str("the statement took too long and was ended"),
+            Self::TooLarge { length, most } => {
+                write!(f, "the request has {length} bytes, and max_allowed_packet is {most}")
+            }
             Self::Gone => f.write_str("the connection is gone"),
             Self::Malformed => f.write_str("the answer is none of MySQL's protocol"),
         }
@@ -95,6 +104,9 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let (kind, message) = match (&failure, failure.number()) {
             (Failure::Silence, _) => (ErrorKind::TimedOut, "no answer came in time"),
+            (Failure::TooLarge { .. }, _) => {
+                (ErrorKind::InvalidInput, "this is more than the server takes in one request")
+            }
             _ if failure.is_busy() => (
                 ErrorKind::TimedOut,
                 "a table or a row of tooz stays locked at the server, by a backup or an ALTER TABLE \

@@ -44,6 +44,8 @@ pub(crate) struct Link {
     pub(crate) number: u64,
     /// The name of the lock by which others see that it lives.
     pub(crate) marker: OperationId,
+    /// What is longer, the server answers by ending the connection.
+    packet: u64,
     config: Arc<Config>,
     address: Address,
     /// Where statements queue: one at a time goes on to `connection`, so that what is urgent is next
@@ -74,6 +76,7 @@ impl Link {
         Self {
             number: 0,
             marker,
+            packet: u64::MAX,
             config: config.clone(),
             address: address.clone(),
             gate: Arc::default(),
@@ -82,9 +85,9 @@ impl Link {
         }
     }
 
-    /// With the number that the server has said.
-    pub(crate) fn numbered(self, number: u64) -> Self {
-        Self { number, ..self }
+    /// With the number that the server has said, and the most bytes of a request that it takes.
+    pub(crate) fn known_as(self, number: u64, packet: u64) -> Self {
+        Self { number, packet, ..self }
     }
 
     /// Sends statements, all in one packet, and returns the rows of all; the first that fails is the
@@ -144,6 +147,11 @@ impl Link {
     }
 
     async fn run(&self, sql: String, kind: Kind) -> Result<Reply, Failure> {
+        // One byte more says that it is a statement.
+        let length = sql.len() as u64 + 1;
+        if length > self.packet {
+            return Err(Failure::TooLarge { length, most: self.packet });
+        }
         let link = self.clone();
         // In a task, so that no answer is ever left unread on the connection.
         let work = tokio::spawn(async move {

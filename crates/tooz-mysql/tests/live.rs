@@ -10,11 +10,14 @@
 )]
 
 mod proxy;
+mod settings;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -22,6 +25,7 @@ use tooz_core::{Coordinator, ErrorKind, LockGuard, Loss, Registry, Release, Resu
 use tooz_mysql::inspect::Inspector;
 
 use crate::proxy::{Fault, Proxy};
+use crate::settings::Verdict;
 
 /// How long anything may take that is not timed.
 const SOON: Duration = Duration::from_secs(20);
@@ -457,6 +461,118 @@ async fn a_removed_member_is_woken() -> Result<()> {
         assert_eq!(b.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
         a.stop().await?;
         b.stop().await
+    })
+    .await
+}
+
+// ---- Settings.
+
+/// Defaults that a server or a user may have, each far from ours. One statement a row, for a server
+/// that does not know the variable refuses it.
+const HOSTILE: [(&str, &str); 27] = [
+    ("wait_timeout", "1"),
+    ("net_read_timeout", "1"),
+    ("net_write_timeout", "1"),
+    ("lock_wait_timeout", "1"),
+    ("innodb_lock_wait_timeout", "1"),
+    ("autocommit", "0"),
+    ("completion_type", "2"),
+    ("sql_mode", "'ANSI'"),
+    ("sql_select_limit", "1"),
+    ("max_join_size", "1"),
+    ("sql_big_selects", "0"),
+    ("sql_safe_updates", "1"),
+    ("sql_auto_is_null", "1"),
+    ("max_sort_length", "64"),
+    ("foreign_key_checks", "0"),
+    ("unique_checks", "0"),
+    ("time_zone", "'+05:00'"),
+    ("max_statement_time", "0.5"),
+    ("idle_transaction_timeout", "1"),
+    ("idle_readonly_transaction_timeout", "1"),
+    ("idle_write_transaction_timeout", "1"),
+    ("max_execution_time", "500"),
+    ("transaction_isolation", "'READ-UNCOMMITTED'"),
+    ("tx_isolation", "'READ-UNCOMMITTED'"),
+    ("transaction_read_only", "1"),
+    ("tx_read_only", "1"),
+    ("character_set_results", "latin1"),
+];
+
+impl Place {
+    /// The variables that a session may have of its own.
+    async fn session_variables(&self) -> Result<Vec<String>> {
+        let mysql = "SELECT VARIABLE_NAME FROM performance_schema.variables_metadata \
+                     WHERE VARIABLE_SCOPE<>'GLOBAL'";
+        let mariadb = "SELECT LOWER(VARIABLE_NAME) FROM information_schema.SYSTEM_VARIABLES \
+                       WHERE VARIABLE_SCOPE<>'GLOBAL'";
+        let maria = self.inspector.ask("SELECT VERSION()").await?[0].contains("MariaDB");
+        self.inspector.ask(if maria { mariadb } else { mysql }).await
+    }
+}
+
+#[tokio::test]
+async fn each_session_variable_of_the_server_has_a_verdict() -> Result<()> {
+    everywhere(async |place| {
+        let variables = place.session_variables().await?;
+        assert!(variables.len() > 100, "{variables:?}");
+        let unknown: Vec<_> =
+            variables.iter().filter(|name| settings::verdict(name).is_none()).collect();
+        assert!(unknown.is_empty(), "set, check or call harmless: {unknown:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_defaults_of_the_server_change_nothing() -> Result<()> {
+    everywhere(async |place| {
+        let known = place.session_variables().await?;
+        let set: Vec<_> =
+            known.iter().filter(|name| settings::verdict(name) == Some(Verdict::Set)).collect();
+        let values = async || {
+            let inspector = Inspector::connect(&format!("{}?namespace=n", place.url)).await?;
+            let mut values = Vec::new();
+            for name in &set {
+                let ask = format!("SELECT CONVERT(@@SESSION.{name},CHAR)");
+                values.push((name.to_string(), inspector.ask(&ask).await?));
+            }
+            Ok::<_, tooz_core::Error>(values)
+        };
+        let before = values().await?;
+        let hostile: Vec<_> =
+            HOSTILE.iter().filter(|(name, _)| known.iter().any(|known| known == name)).collect();
+        assert!(hostile.len() > 20, "{hostile:?}");
+        for (name, value) in &hostile {
+            place.inspector.ask(&format!("SET GLOBAL {name}={value}")).await?;
+        }
+        let result = async {
+            assert_eq!(values().await?, before);
+            let mut members = Vec::new();
+            for id in ["a", "b", "c"] {
+                let member = place.start(id, "namespace=n").await?;
+                member.join_group_create("g", &()).await?;
+                members.push(member);
+            }
+            for member in &members {
+                assert_eq!(member.members("g").await?.len(), 3);
+            }
+            let [a, b, _] = &members[..] else { panic!() };
+            let guard = a.lock("it")?.acquire_shared().await?;
+            assert!(b.lock("it")?.try_acquire().await?.is_none());
+            guard.release().await?;
+            wait_for(a, b, "it").await?.release().await?;
+            for member in members {
+                member.stop().await?;
+            }
+            Ok::<_, tooz_core::Error>(())
+        };
+        // What they are must be put right again, whatever happens.
+        let result = AssertUnwindSafe(timeout(SOON, result)).catch_unwind().await;
+        for (name, _) in &hostile {
+            place.inspector.ask(&format!("SET GLOBAL {name}=DEFAULT")).await?;
+        }
+        result.expect("no assertion failed").expect("in time")
     })
     .await
 }
