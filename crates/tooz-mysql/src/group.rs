@@ -15,7 +15,7 @@ use crate::names;
 use crate::session::Life;
 
 /// The server's time in milliseconds.
-const NOW: &str = "CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS UNSIGNED)";
+pub(crate) const NOW: &str = "CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS UNSIGNED)";
 
 /// In SQL: whether the session of a row of members lives.
 fn lives(table: &str) -> String {

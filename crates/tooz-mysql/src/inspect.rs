@@ -42,7 +42,7 @@ impl Inspector {
     /// # Errors
     /// When the server does not answer or refuses.
     pub async fn prepare(&self) -> Result<()> {
-        schema::ensure(&self.link, &self.config).await
+        schema::ensure(&self.link, &self.config).await.map(drop)
     }
 
     /// Runs statements and returns the first column of their rows.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tooz_core::{Error, ErrorKind, Hold, Mode, Moment, OperationId, Outcome, Result, Waiting};
 
-use crate::errors::{self, Failure, odd_answer, session_over};
+use crate::errors::{self, odd_answer, session_over};
 use crate::hold::{Granted, MySqlHold, Turn};
 use crate::link::{Link, Reply, number};
 use crate::names::{self, Prize};
 use crate::session::Life;
-use crate::{shared, wait};
+use crate::{delay, shared, wait};
 
 /// An acquisition of a lock or of a term.
 pub(crate) struct Attempt {
@@ -21,6 +21,13 @@ pub(crate) struct Attempt {
 
 pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option<Arc<dyn Hold>>> {
     let _counted = life.enter()?;
+    if let Some(until) = life.granting_from.filter(|until| !until.has_passed()) {
+        tokio::select! {
+            () = until.wait() => {}
+            () = attempt.waiting.over() => return Ok(None),
+            () = life.over() => return Err(session_over()),
+        }
+    }
     let Some(turn) = turn(life, &attempt).await? else { return Ok(None) };
     let granted = match attempt.mode {
         Mode::Exclusive => attempt_exclusive(life, &attempt).await?,
@@ -28,6 +35,12 @@ pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option
     };
     let granted = match granted {
         None if !attempt.waiting.is_over() => wait::acquire(life, &attempt).await?,
+        granted => granted,
+    };
+    let granted = match granted {
+        Some(granted) if !life.config.lock_delay.is_zero() => {
+            delay::outlast(life, &attempt, granted).await?
+        }
         granted => granted,
     };
     let Some(granted) = granted else { return Ok(None) };
@@ -145,10 +158,7 @@ pub(crate) async fn settle(life: &Life, attempt: &Attempt, sql: &str, got: &str)
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
-        if !life.main.is_dead() && free(life, got).await.is_err() {
-            // With the connection, the server gives back all.
-            life.main.cut().await;
-        }
+        free(life, got).await;
         let again = failure.is_conflict() || (failure.is_busy() && !attempt.waiting.is_over());
         if life.main.is_dead() || !again {
             return Err(life.failed(failure));
@@ -156,13 +166,15 @@ pub(crate) async fn settle(life: &Life, attempt: &Attempt, sql: &str, got: &str)
     }
 }
 
-/// Gives back a named lock, of which it is not known whether we have it.
-async fn free(life: &Life, name: &str) -> Result<(), Failure> {
-    loop {
+/// Gives back a named lock of the session's connection, of which it is not known whether we have it.
+pub(crate) async fn free(life: &Life, name: &str) {
+    while !life.main.is_dead() {
         match life.main.urge(format!("DO RELEASE_LOCK({name})")).await {
             // Somebody else ended the statement.
             Err(failure) if failure.is(errors::INTERRUPTED) || failure.is_busy() => {}
-            result => return result.map(drop),
+            Ok(_) => return,
+            // With the connection, the server gives back all.
+            Err(_) => life.main.cut().await,
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Life {
     pub(crate) main: Link,
     address: Address,
     pub(crate) lease: Lease,
+    /// Before, nothing is granted: see [`schema::ensure`].
+    pub(crate) granting_from: Option<Moment>,
     characteristics: Characteristics,
     holds: Mutex<HashMap<OperationId, Arc<MySqlHold>>>,
     memberships: Mutex<HashMap<GroupId, Lease>>,
@@ -57,10 +59,13 @@ impl MySqlSession {
     pub(crate) async fn open(config: Arc<Config>, member: MemberId) -> Result<Self> {
         names::check_member(&member)?;
         let Opened { link, address, ensured } = connection::open(&config).await?;
-        if let Err(error) = schema::ensure(&link, &config).await {
-            link.close().await;
-            return Err(error);
-        }
+        let granting_from = match schema::ensure(&link, &config).await {
+            Ok(granting_from) => granting_from,
+            Err(error) => {
+                link.close().await;
+                return Err(error);
+            }
+        };
         let sent = Moment::now();
         let life = Arc::new(Life {
             lease: Lease::timed(config.timeout, sent),
@@ -68,6 +73,7 @@ impl MySqlSession {
             member,
             main: link,
             address,
+            granting_from,
             characteristics: ensured,
             holds: Mutex::default(),
             memberships: Mutex::default(),
@@ -422,6 +428,11 @@ impl Life {
         );
         if let Err(error) = self.main.change(&sql).await {
             debug!(%error, "rows of the session are left, to no effect");
+        }
+        for hold in &own {
+            if let Err(error) = hold.link.change(&hold.freeing(self)).await {
+                debug!(%error, "not given back before the connection ends");
+            }
         }
         for hold in own {
             hold.lease().lose(Loss::GivenUp);

@@ -465,6 +465,171 @@ async fn a_removed_member_is_woken() -> Result<()> {
     .await
 }
 
+// ---- The server forgets, and the holder does not hear it.
+
+/// Something between ends the server's side alone.
+#[tokio::test]
+async fn what_was_not_given_back_is_granted_after_the_delay() -> Result<()> {
+    everywhere(async |place| {
+        const OPTIONS: &str = "namespace=n&timeout=2&lock_delay=2";
+        let next = place.start("next", OPTIONS).await?;
+        // Given back, it is free at once.
+        next.lock("it")?.acquire().await?.release().await?;
+        next.lock("it")?.acquire_shared().await?.release().await?;
+        wait_for(&next, &next, "it").await?.release().await?;
+        for (held_shared, next_shared) in [(false, false), (false, true), (true, false)] {
+            let (proxy, url) = place.behind_proxy().await;
+            let holder = build(&format!("{url}?{OPTIONS}"), "holder")?;
+            holder.start().await?;
+            let take = async |coordinator: &Coordinator, shared| {
+                let lock = coordinator.lock("it")?;
+                if shared { lock.acquire_shared().await } else { lock.acquire().await }
+            };
+            let held = take(&holder, held_shared).await?;
+            let start = Instant::now();
+            proxy.inflict(Fault::Deaf);
+            let granted = timeout(SOON, take(&next, next_shared)).await.expect("the lock")?;
+            println!("granted after {:?}", start.elapsed());
+            assert!(held.check().is_err(), "two holders after {:?}", start.elapsed());
+            assert!(start.elapsed() >= Duration::from_secs(2), "the delay");
+            assert_eq!(granted.release().await?, Release::Released);
+            drop((held, proxy));
+            holder.stop().await?;
+        }
+        // Who does not wait for the end of the delay does not get it, and does not start it anew.
+        let (proxy, url) = place.behind_proxy().await;
+        let holder = build(&format!("{url}?{OPTIONS}"), "holder")?;
+        holder.start().await?;
+        let held = holder.lock("it")?.acquire().await?;
+        proxy.inflict(Fault::Deaf);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(1) {
+            assert!(next.lock("it")?.try_acquire().await?.is_none());
+            sleep(Duration::from_millis(100)).await;
+        }
+        let granted = next.lock("it")?.acquire_for(SOON).await?.expect("it is free");
+        assert!(held.check().is_err());
+        println!("granted after {:?}", start.elapsed());
+        granted.release().await?;
+        // Nobody is in the way of what waits, while the connection that has it is heard of.
+        assert!(next.lock("it")?.try_acquire().await?.is_some());
+        drop((held, proxy));
+        holder.stop().await?;
+        next.stop().await
+    })
+    .await
+}
+
+/// The server restarts, and the holder is cut off: it believes in its lock until its deadline.
+#[tokio::test]
+async fn a_server_that_may_have_forgotten_grants_nothing_for_a_while() -> Result<()> {
+    if std::env::var_os("TOOZ_TEST_URL_MARIADB").is_none() {
+        return Ok(());
+    }
+    let mut server = Server::new();
+    let place = Place::new(&server.url()).await?;
+    let next = place.start("next", "namespace=n&timeout=4").await?;
+    assert!(next.lock("it")?.try_acquire().await?.is_some(), "a new server has nothing to forget");
+    // The tables are older than the server is going to be, in whole seconds.
+    let age = "SELECT 'old' FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() \
+               HAVING MAX(CREATE_TIME)<NOW()-INTERVAL 4 SECOND";
+    let start = Instant::now();
+    while place.inspector.ask(age).await?.is_empty() {
+        assert!(start.elapsed() < SOON);
+        sleep(Duration::from_millis(50)).await;
+    }
+    next.stop().await?;
+    for (grace, waits) in [("", true), ("&restart_grace=0", false)] {
+        let (proxy, url) = place.behind_proxy().await;
+        let holder = build(&format!("{url}?namespace=n&timeout=4{grace}"), "holder")?;
+        holder.start().await?;
+        let held = holder.lock("it")?.acquire_for(SOON).await?.expect("it is free");
+        proxy.inflict(Fault::Deaf);
+        server.restart();
+        let next = place.start("next", &format!("namespace=n&timeout=4{grace}")).await?;
+        let tried = next.lock("it")?.try_acquire().await?;
+        assert_eq!(tried.is_none(), waits);
+        drop(tried);
+        let granted = next.lock("it")?.acquire_for(SOON).await?.expect("the lock");
+        if waits {
+            assert!(held.check().is_err(), "two holders");
+        }
+        granted.release().await?;
+        drop((held, proxy));
+        next.stop().await?;
+        holder.stop().await?;
+    }
+    Ok(())
+}
+
+/// A MariaDB of its own, in a directory that goes with it.
+struct Server {
+    folder: tempfile::TempDir,
+    port: u16,
+    process: std::process::Child,
+}
+
+impl Server {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let users = "CREATE DATABASE IF NOT EXISTS tooz;\n\
+                     CREATE USER IF NOT EXISTS tooz@'127.0.0.1' IDENTIFIED BY 'tooz';\n\
+                     GRANT ALL ON *.* TO tooz@'127.0.0.1';\n";
+        std::fs::write(folder.path().join("init.sql"), users).unwrap();
+        let mut install = Self::command("mariadb-install-db", &folder);
+        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+        assert!(install.stdout(std::process::Stdio::null()).status().unwrap().success());
+        let process = Self::serve(&folder, port);
+        Self { folder, port, process }
+    }
+
+    fn command(program: &str, folder: &tempfile::TempDir) -> std::process::Command {
+        let user = std::process::Command::new("id").arg("-un").output().unwrap().stdout;
+        let mut command = std::process::Command::new(program);
+        command.arg("--no-defaults");
+        command.arg(format!("--datadir={}", folder.path().join("data").display()));
+        command.arg(format!("--user={}", String::from_utf8(user).unwrap().trim()));
+        command
+    }
+
+    fn serve(folder: &tempfile::TempDir, port: u16) -> std::process::Child {
+        let mut command = Self::command("mariadbd", folder);
+        command.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"]);
+        command.arg(format!("--port={port}"));
+        for (option, file) in
+            [("socket", "socket"), ("init-file", "init.sql"), ("log-error", "log")]
+        {
+            command.arg(format!("--{option}={}", folder.path().join(file).display()));
+        }
+        let process = command.spawn().unwrap();
+        let start = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < SOON, "the server does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        process
+    }
+
+    fn url(&self) -> String {
+        format!("mysql://tooz:tooz@127.0.0.1:{}/tooz", self.port)
+    }
+
+    /// After a crash.
+    fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::serve(&self.folder, self.port);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 // ---- Settings.
 
 /// Defaults that a server or a user may have, each far from ours. One statement a row, for a server

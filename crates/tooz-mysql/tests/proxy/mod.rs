@@ -13,6 +13,8 @@ pub(crate) enum Fault {
     None,
     /// A reset to both sides.
     Reset,
+    /// A reset to the server, and silence to the client.
+    Deaf,
 }
 
 /// It ends, and all connections with it, when it is dropped.
@@ -69,8 +71,13 @@ async fn serve(mut client: TcpStream, mut server: TcpStream, mut faults: watch::
             Err(_) => return,
         },
     };
-    if fault == Fault::Reset {
-        client.set_zero_linger().unwrap();
+    if fault != Fault::None {
         server.set_zero_linger().unwrap();
+        drop(server);
+    }
+    match fault {
+        Fault::None => {}
+        Fault::Reset => client.set_zero_linger().unwrap(),
+        Fault::Deaf => while faults.changed().await.is_ok() {},
     }
 }
