@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Options, Result, Secret};
+use tooz_core::{CoordinatorUrl, Error, Options, RestartGrace, Result, Secret};
 
 use crate::names::{DEFAULT_NAMESPACE, Layout, Names};
 
@@ -31,6 +31,10 @@ pub(crate) struct Config {
     pub(crate) response_timeout: Duration,
     /// How often watches and holders look for what the server does not push.
     pub(crate) poll_interval: Duration,
+    /// How long nothing is granted after the server's start, if it may have forgotten.
+    pub(crate) restart_grace: RestartGrace,
+    /// How long what was not given back is not granted again; none if zero.
+    pub(crate) lock_delay: Duration,
     /// The operator vouches that all use one server of several that take writes.
     pub(crate) single_writer: bool,
 }
@@ -67,15 +71,17 @@ impl Config {
         if timeout < Duration::from_secs(1) || timeout.subsec_nanos() != 0 {
             return Err(Error::invalid("mysql: the timeout is a whole number of seconds from 1"));
         }
-        // An answer to a heartbeat, which is sent each third, comes before the deadline or too late.
-        let patience = timeout / 2;
+        // A heartbeat, which is due each third, waits for at most one slow statement.
+        let patience = timeout / 3;
         let response_timeout = options.seconds("read_timeout", patience)?.min(patience);
         let connect_timeout =
-            options.seconds("connect_timeout", patience.clamp(CONNECT.0, CONNECT.1))?;
+            options.seconds("connect_timeout", (timeout / 2).clamp(CONNECT.0, CONNECT.1))?;
         let poll_interval = options.seconds("poll_interval", Duration::from_millis(250))?;
         if poll_interval < Duration::from_millis(10) || poll_interval > Duration::from_secs(10) {
             return Err(Error::invalid("mysql: the poll_interval is from 0.01 to 10 seconds"));
         }
+        let restart_grace = RestartGrace::read(&mut options, timeout)?;
+        let lock_delay = options.seconds_or_zero("lock_delay", Duration::ZERO)?;
         let single_writer = options.flag("single_writer", false)?;
         let database = database(url)?;
         let layout = match options.text("layout").as_deref() {
@@ -108,6 +114,8 @@ impl Config {
             connect_timeout,
             response_timeout,
             poll_interval,
+            restart_grace,
+            lock_delay,
             single_writer,
         })
     }
@@ -275,6 +283,8 @@ mod tests {
             "mysql://h/d?timeout=0.5",
             "mysql://h/d?timeout=1.5",
             "mysql://h/d?poll_interval=60",
+            "mysql://h/d?restart_grace=-1",
+            "mysql://h/d?lock_delay=soon",
             "mysql://h/d?namespace=No",
             "mysql://h/d?namespace=a`b",
             "mysql://h/d?layout=own",

@@ -1,6 +1,7 @@
 //! Opening connections, and what they find.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::{ConnectOptions as _, Row as _};
@@ -9,7 +10,7 @@ use tracing::warn;
 
 use crate::config::{Address, Config, TlsMode};
 use crate::errors::Failure;
-use crate::link::{Link, number, unsigned};
+use crate::link::{Link, number, unsigned, well_formed};
 use crate::names;
 
 /// What tells of the deployment. A server knows some of them.
@@ -26,10 +27,13 @@ pub(crate) struct Opened {
 }
 
 /// The first connection of a session.
-pub(crate) async fn open(config: &Config) -> Result<Opened> {
+pub(crate) async fn open(config: &Arc<Config>) -> Result<Opened> {
     let mut last = None;
     for address in &config.addresses {
-        match open_at(config, address).await {
+        // The limits of the steps are longer: those of a connection that holds something.
+        let limit = config.connect_timeout + config.response_timeout;
+        let opened = tokio::time::timeout(limit, open_at(config, address)).await;
+        match opened.unwrap_or_else(|_| Err(refused_as(Failure::Silence.into(), address))) {
             Ok(opened) => return Ok(opened),
             // What a user has to mend is told rather than what another server may say.
             Err(error) if error.kind() == ErrorKind::DriverChosenPoorly => return Err(error),
@@ -39,7 +43,7 @@ pub(crate) async fn open(config: &Config) -> Result<Opened> {
     Err(last.unwrap_or_else(|| Error::invalid("mysql: the URL names no server")))
 }
 
-async fn open_at(config: &Config, address: &Address) -> Result<Opened> {
+async fn open_at(config: &Arc<Config>, address: &Address) -> Result<Opened> {
     let link = connect(config, address).await?;
     let settings = settings(&link).await?;
     let ensured = match judge(&link, config, &settings, address).await {
@@ -53,7 +57,7 @@ async fn open_at(config: &Config, address: &Address) -> Result<Opened> {
 }
 
 /// A further connection, to the very server that `first` is connected to.
-pub(crate) async fn beside(config: &Config, address: &Address, first: &Link) -> Result<Link> {
+pub(crate) async fn beside(config: &Arc<Config>, address: &Address, first: &Link) -> Result<Link> {
     let link = connect(config, address).await?;
     let ask = format!(
         "SELECT CAST(IS_USED_LOCK({})<=>{} AS SIGNED)",
@@ -78,31 +82,61 @@ pub(crate) async fn beside(config: &Config, address: &Address, first: &Link) -> 
 }
 
 /// A connection that the server drops after the timeout's silence, and that holds its marker.
-pub(crate) async fn connect(config: &Config, address: &Address) -> Result<Link> {
+pub(crate) async fn connect(config: &Arc<Config>, address: &Address) -> Result<Link> {
     tooz_core::ensure_crypto_provider();
     let options = options(config, address);
-    let connection = match tokio::time::timeout(config.connect_timeout, options.connect()).await {
+    let connecting = well_formed(async { Ok(options.connect().await?) });
+    let connection = match tokio::time::timeout(config.connect_timeout, connecting).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Err(refused(error, address)),
+        Ok(Err(failure)) => return Err(refused(failure, address)),
         Err(_) => return Err(refused_as(Failure::Silence.into(), address)),
     };
     let marker = OperationId::random();
-    let link = Link::new(connection, marker, config.response_timeout);
-    // Others' defaults must not end a wait, turn errors into warnings or hide others' writes.
+    let link = Link::new(connection, marker, config, address);
     let sql = format!(
-        "SET SESSION wait_timeout={timeout},autocommit=1,sql_mode='STRICT_TRANS_TABLES',\
-         innodb_lock_wait_timeout={patience} \
-         /*M! ,max_statement_time=0 */ /*!50708 ,max_execution_time=0 */;\
-         SELECT CONNECTION_ID(),CAST(GET_LOCK({marker},0) AS SIGNED)",
-        timeout = config.timeout.as_secs(),
-        patience = config.response_timeout.as_secs().max(1),
+        "{settings};\
+         SELECT CONNECTION_ID(),CAST(GET_LOCK({marker},0) AS SIGNED),@@max_allowed_packet",
+        settings = session_settings(config),
         marker = names::marker(marker),
     );
-    let rows = link.ask(sql).await.map_err(|failure| refused_as(failure.into(), address))?;
-    match (unsigned(&rows, 0), number(&rows, 1)) {
-        (Some(id), Some(1)) => Ok(link.numbered(id)),
+    let asked = tokio::time::timeout(config.response_timeout, link.ask(sql)).await;
+    let rows = match asked.unwrap_or(Err(Failure::Silence)) {
+        Ok(rows) => rows,
+        Err(failure) => {
+            link.cut().await;
+            return Err(refused_as(failure.into(), address));
+        }
+    };
+    match (unsigned(&rows, 0), number(&rows, 1), unsigned(&rows, 2)) {
+        (Some(id), Some(1), Some(packet)) => Ok(link.known_as(id, packet)),
         _ => Err(crate::errors::odd_answer()),
     }
+}
+
+/// In SQL: what no default of the server or the user may decide: what our statements mean, and how
+/// long they, and the silence between them, may take.
+fn session_settings(config: &Config) -> String {
+    format!(
+        "SET SESSION wait_timeout={timeout},net_read_timeout={timeout},net_write_timeout={timeout},\
+         lock_wait_timeout={patience},innodb_lock_wait_timeout={patience},\
+         autocommit=1,completion_type=0,sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION',\
+         sql_select_limit={all},max_join_size={all},sql_big_selects=1,sql_safe_updates=0,\
+         sql_auto_is_null=0,max_sort_length=1024,foreign_key_checks=1,unique_checks=1,\
+         time_zone='+00:00'\
+         /*M! ,max_statement_time=0,idle_transaction_timeout=0,idle_readonly_transaction_timeout=0,\
+         idle_write_transaction_timeout=0 */ /*!50708 ,max_execution_time=0 */;\
+         SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ,READ WRITE;\
+         SET NAMES utf8mb4 COLLATE utf8mb4_general_ci",
+        timeout = config.timeout.as_secs(),
+        patience = patience(config),
+        all = u64::MAX,
+    )
+}
+
+/// How long the server lets a statement wait for a table or a row, in its whole seconds. Nobody of
+/// ours keeps one locked that long, and what else the connection is for waits behind.
+fn patience(config: &Config) -> u64 {
+    config.response_timeout.as_secs().clamp(1, 2)
 }
 
 fn options(config: &Config, address: &Address) -> MySqlConnectOptions {
@@ -140,15 +174,15 @@ fn options(config: &Config, address: &Address) -> MySqlConnectOptions {
     options
 }
 
-fn refused(error: sqlx::Error, address: &Address) -> Error {
-    if error.to_string().contains("rsa") {
+fn refused(failure: Failure, address: &Address) -> Error {
+    if failure.to_string().contains("rsa") {
         // A password is not sent where it could be read.
         let message = "the server wants the password, which is not sent without TLS: use \
                        ssl_mode=required, and let the server have TLS";
-        let error = Error::new(ErrorKind::Authentication, message).caused_by(error);
+        let error = Error::new(ErrorKind::Authentication, message).caused_by(failure);
         return refused_as(error, address);
     }
-    refused_as(Failure::from(error).into(), address)
+    refused_as(failure.into(), address)
 }
 
 fn refused_as(error: Error, address: &Address) -> Error {

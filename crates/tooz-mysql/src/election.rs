@@ -23,9 +23,17 @@ async fn ask(life: &Life, group: &GroupId) -> Result<Option<Option<MemberId>>> {
     let name = life.config.names.term(group).sql();
     let sql = format!(
         "SELECT t.member_id FROM {} g LEFT JOIN {} t ON t.name={name} \
-         AND IS_USED_LOCK({name})<=>t.connection WHERE g.id={}",
+         AND IS_USED_LOCK({name})<=>t.connection{} WHERE g.id={}",
         life.table("group"),
         life.table("token"),
+        // Who waits for the end of a delay has the lock, and does not lead yet.
+        match life.config.lock_delay.is_zero() {
+            true => String::new(),
+            false => format!(
+                " AND EXISTS(SELECT 1 FROM {} h WHERE h.operation=t.operation)",
+                life.table("hold")
+            ),
+        },
         names::literal(group.as_bytes()),
     );
     let rows = life.ask(sql).await?;

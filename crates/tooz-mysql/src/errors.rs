@@ -6,6 +6,8 @@ use sqlx::mysql::MySqlDatabaseError;
 use tooz_core::{Error, ErrorKind, Outcome};
 
 pub(crate) const DEADLOCK: u16 = 1213;
+/// MariaDB, with innodb_snapshot_isolation: a row has changed since the transaction read it.
+const CHANGED: u16 = 1020;
 pub(crate) const DUPLICATE: u16 = 1062;
 /// The answer of what a KILL QUERY ended, on MySQL. MariaDB's GET_LOCK answers NULL then.
 pub(crate) const INTERRUPTED: u16 = 1317;
@@ -27,8 +29,14 @@ pub(crate) enum Failure {
     Client(sqlx::Error),
     /// No answer came in time.
     Silence,
+    /// It was slow, and the server ended it for us.
+    Slow,
+    /// It was not sent: the server takes no request of this length.
+    TooLarge { length: u64, most: u64 },
     /// The connection was gone before.
     Gone,
+    /// The answer is none of the protocol's: the client library gave up.
+    Malformed,
 }
 
 impl Failure {
@@ -53,12 +61,19 @@ impl Failure {
 
     /// Whether the same may succeed at once: two transactions were in each other's way.
     pub(crate) fn is_conflict(&self) -> bool {
-        self.is(DEADLOCK) || self.is(LOCK_WAIT_TIMEOUT)
+        self.is(DEADLOCK) || self.is(CHANGED)
+    }
+
+    /// Whether the same may succeed later: somebody keeps a table or a row locked.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is(LOCK_WAIT_TIMEOUT) || matches!(self, Self::Slow)
     }
 
     /// Whether the connection is of no use any more.
     pub(crate) fn is_fatal(&self) -> bool {
-        self.number().is_none_or(|number| ENDINGS.contains(&number))
+        !self.is_busy()
+            && !matches!(self, Self::TooLarge { .. })
+            && self.number().is_none_or(|number| ENDINGS.contains(&number))
     }
 }
 
@@ -67,7 +82,12 @@ impl fmt::Display for Failure {
         match self {
             Self::Client(error) => error.fmt(f),
             Self::Silence => f.write_str("no answer came in time"),
+            Self::Slow => f.write_str("the statement took too long and was ended"),
+            Self::TooLarge { length, most } => {
+                write!(f, "the request has {length} bytes, and max_allowed_packet is {most}")
+            }
             Self::Gone => f.write_str("the connection is gone"),
+            Self::Malformed => f.write_str("the answer is none of MySQL's protocol"),
         }
     }
 }
@@ -84,7 +104,19 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let (kind, message) = match (&failure, failure.number()) {
             (Failure::Silence, _) => (ErrorKind::TimedOut, "no answer came in time"),
+            (Failure::TooLarge { .. }, _) => {
+                (ErrorKind::InvalidInput, "this is more than the server takes in one request")
+            }
+            _ if failure.is_busy() => (
+                ErrorKind::TimedOut,
+                "a table or a row of tooz stays locked at the server, by a backup or an ALTER TABLE \
+                 say, or the server is overloaded",
+            ),
             (Failure::Gone, _) => (ErrorKind::Connection, "the connection is gone"),
+            (Failure::Malformed, _) => (
+                ErrorKind::Connection,
+                "what answers is no MySQL or MariaDB server, or something changed its answer",
+            ),
             (Failure::Client(sqlx::Error::Tls(_)), _) => {
                 (ErrorKind::Connection, "there is no secure connection to the server")
             }
@@ -107,7 +139,9 @@ impl From<Failure> for Error {
         };
         let unknown = failure.is_fatal() && !matches!(failure, Failure::Gone);
         let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
-        Error::new(kind, message).outcome_is(outcome).caused_by(failure)
+        let busy = failure.is_busy();
+        let error = Error::new(kind, message).outcome_is(outcome).caused_by(failure);
+        if busy { error.retryable(true) } else { error }
     }
 }
 

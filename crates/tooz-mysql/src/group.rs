@@ -9,12 +9,13 @@ use tooz_core::{
 };
 
 use crate::errors::{self, odd_answer};
-use crate::link::{bytes, number, unsigned_in};
+use crate::link::{bytes, number, unsigned, unsigned_in};
+use crate::listen;
 use crate::names;
 use crate::session::Life;
 
 /// The server's time in milliseconds.
-const NOW: &str = "CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS UNSIGNED)";
+pub(crate) const NOW: &str = "CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS UNSIGNED)";
 
 /// In SQL: whether the session of a row of members lives.
 fn lives(table: &str) -> String {
@@ -140,16 +141,24 @@ async fn change_ours(life: &Life, group: &GroupId, sql: &str) -> Result<()> {
 }
 
 pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
+    // Nobody who looks for removed memberships shall find this one.
+    let lease = life.take_membership(group);
+    let left = delete_ours(life, group).await;
+    if let (Err(_), Some(lease)) = (&left, lease) {
+        life.put_membership(group, lease);
+    }
+    left
+}
+
+async fn delete_ours(life: &Life, group: &GroupId) -> Result<()> {
     let sql = format!("DELETE FROM {}", life.table("member"));
     let left = change_ours(life, group, &sql).await;
     if left.is_err() && life.main.is_dead() {
         // With the session, it is no member any more; but the server may take a while to end it.
         life.ask_elsewhere(format!("{sql} WHERE {}", ours(life, group))).await?;
-    } else {
-        left?;
+        return Ok(());
     }
-    life.remove_membership(group);
-    Ok(())
+    left
 }
 
 pub(crate) async fn update(
@@ -163,6 +172,45 @@ pub(crate) async fn update(
         names::literal(capabilities.as_msgpack())
     );
     change_ours(life, group, &sql).await
+}
+
+/// Removes a member, and wakes its session so that it looks for what it has lost.
+pub(crate) async fn remove(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    names::check_group(group)?;
+    let members = life.table("member");
+    let (id, whom) = (names::literal(group.as_bytes()), names::literal(member.as_bytes()));
+    let living = format!("group_id={id} AND id={whom} AND {}", lives(""));
+    let sql = format!(
+        "SET @session=(SELECT session FROM {members} WHERE {living} FOR UPDATE);\
+         DELETE FROM {members} WHERE group_id={id} AND id={whom} AND session=@session;\
+         SELECT CAST(@session IS NOT NULL AS SIGNED),\
+         (SELECT COUNT(*) FROM {group} WHERE id={id}),\
+         (SELECT listener FROM {session} WHERE id=@session)",
+        group = life.table("group"),
+        session = life.table("session"),
+    );
+    let rows = match life.main.transact(&sql).await {
+        Err(failure) if failure.is_fatal() => {
+            let left = life.ask_elsewhere(format!("SELECT 1 FROM {members} WHERE {living}")).await;
+            return match left {
+                Ok(rows) if rows.is_empty() => Ok(()),
+                // It may be another membership by now.
+                _ => Err(failure.into()),
+            };
+        }
+        result => result?,
+    };
+    match (number(&rows, 0), number(&rows, 1)) {
+        (Some(1), _) => {
+            if let Some(listener) = unsigned(&rows, 2) {
+                listen::wake(life, listener).await;
+            }
+            Ok(())
+        }
+        (Some(_), Some(0)) => Err(Error::group_not_created(group)),
+        (Some(_), Some(_)) => Err(Error::member_not_joined(group, member)),
+        _ => Err(odd_answer()),
+    }
 }
 
 // ---- Reading.

@@ -1,10 +1,12 @@
 //! What was granted, and how it is given back.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 use tooz_core::{FencingToken, Hold, Lease, Loss, Mode, OperationId, Release, Result, async_trait};
 
+use crate::errors::Failure;
 use crate::extras::Extras;
 use crate::link::{Link, number};
 use crate::names::{self, Prize};
@@ -60,17 +62,30 @@ impl MySqlHold {
         hold
     }
 
-    /// What frees it; the last row says whether it was held.
-    pub(crate) fn freeing(&self, life: &Life) -> String {
+    /// The named lock that it is.
+    fn named(&self) -> String {
         match self.mode {
-            Mode::Exclusive => format!("SELECT CAST(RELEASE_LOCK({}) AS SIGNED)", self.prize.sql()),
-            Mode::Shared => format!(
-                "DELETE FROM {} WHERE operation={};SELECT CAST(RELEASE_LOCK({}) AS SIGNED)",
-                life.table("reader"),
-                names::literal(self.id.as_bytes()),
-                names::reader(self.id),
-            ),
+            Mode::Exclusive => self.prize.sql(),
+            Mode::Shared => names::reader(self.id),
         }
+    }
+
+    /// What frees the named lock alone, which needs no table; the row says whether it was held.
+    fn freeing_alone(&self) -> String {
+        format!("SELECT CAST(RELEASE_LOCK({}) AS SIGNED)", self.named())
+    }
+
+    /// The same, after the rows that say that it is held.
+    pub(crate) fn freeing(&self, life: &Life) -> String {
+        let mut sql = String::new();
+        let id = names::literal(self.id.as_bytes());
+        let tables =
+            [("reader", self.mode == Mode::Shared), ("hold", !life.config.lock_delay.is_zero())];
+        for (table, _) in tables.into_iter().filter(|(_, has_row)| *has_row) {
+            // Writing to a string does not fail.
+            let _ = write!(sql, "DELETE FROM {} WHERE operation={id};", life.table(table));
+        }
+        sql + &self.freeing_alone()
     }
 
     /// Whether a connection of its own holds it: one that had to wait for it.
@@ -134,12 +149,9 @@ impl Hold for MySqlHold {
         if !self.lease.is_held() {
             return Ok(false);
         }
-        let name = match self.mode {
-            Mode::Exclusive => self.prize.sql(),
-            Mode::Shared => names::reader(self.id),
-        };
+        let name = self.named();
         let ask = format!("SELECT CAST(IS_USED_LOCK({name})<=>CONNECTION_ID() AS SIGNED)");
-        match self.link.ask(ask).await {
+        match self.link.urge(ask).await {
             Ok(rows) => Ok(number(&rows, 0) == Some(1)),
             // With its connection, it is lost, whatever the answer would have been.
             Err(_) if self.link.is_dead() => Ok(false),
@@ -158,7 +170,17 @@ impl Hold for MySqlHold {
             self.end(loss);
             return Ok(Release::WasLost);
         }
-        let freed = match self.link.change(&self.freeing(&life)).await {
+        let (all, alone) = (self.freeing(&life), self.freeing_alone());
+        let mut freeing = match all == alone {
+            true => self.link.urge(alone).await,
+            false => self.link.change(&all).await,
+        };
+        if freeing.as_ref().is_err_and(Failure::is_busy) {
+            // A table is locked. Without the lock, the rows of a shared holder count for nothing, and
+            // the next waits as for one that did not give back.
+            freeing = self.link.urge(self.freeing_alone()).await;
+        }
+        let freed = match freeing {
             Ok(rows) => number(&rows, 0) == Some(1),
             Err(_) if self.link.is_dead() => {
                 self.end(Loss::SessionEnded);

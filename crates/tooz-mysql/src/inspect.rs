@@ -3,6 +3,7 @@
 //! Other users' connections are seen with the privilege `PROCESS`, and ended with
 //! `CONNECTION_ADMIN` or `SUPER`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{CoordinatorUrl, MemberId, Options, Result};
@@ -16,7 +17,7 @@ use crate::schema;
 /// A connection of its own to what coordinators of a URL use.
 #[derive(Debug)]
 pub struct Inspector {
-    config: Config,
+    config: Arc<Config>,
     link: Link,
 }
 
@@ -31,6 +32,7 @@ impl Inspector {
         // Nothing renews it.
         config.timeout = Duration::from_secs(3_600);
         config.response_timeout = Duration::from_secs(60);
+        let config = Arc::new(config);
         let link = connection::open(&config).await?.link;
         Ok(Self { config, link })
     }
@@ -40,7 +42,7 @@ impl Inspector {
     /// # Errors
     /// When the server does not answer or refuses.
     pub async fn prepare(&self) -> Result<()> {
-        schema::ensure(&self.link, &self.config).await
+        schema::ensure(&self.link, &self.config).await.map(drop)
     }
 
     /// Runs statements and returns the first column of their rows.

@@ -9,6 +9,7 @@
 mod break_lock;
 mod config;
 mod connection;
+mod delay;
 mod driver;
 mod election;
 mod errors;

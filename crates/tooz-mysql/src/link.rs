@@ -1,15 +1,22 @@
 //! One connection, and what holds for it.
 
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _, TryStreamExt as _};
 use sqlx::mysql::{MySqlConnection, MySqlQueryResult, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Either, Row as _};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tooz_core::OperationId;
+use tooz_core::{Moment, OperationId};
+use tracing::debug;
 
+use crate::config::{Address, Config};
+use crate::connection;
 use crate::errors::{self, Failure};
 
 pub(crate) type Rows = Vec<MySqlRow>;
@@ -28,26 +35,59 @@ const CONFLICTS: u32 = 20;
 
 /// A connection that is never shared with anybody else's, and with whose end the server frees
 /// everything that it holds.
+///
+/// Nothing ends it for being slow before the server would: who holds something with it loses it no
+/// sooner than at the deadline. A statement that is slow is ended at the server instead.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     /// The server's number for it.
     pub(crate) number: u64,
     /// The name of the lock by which others see that it lives.
     pub(crate) marker: OperationId,
-    limit: Duration,
+    /// What is longer, the server answers by ending the connection.
+    packet: u64,
+    config: Arc<Config>,
+    address: Address,
+    /// Where statements queue: one at a time goes on to `connection`, so that what is urgent is next
+    /// there.
+    gate: Arc<Mutex<()>>,
     connection: Arc<Mutex<Option<MySqlConnection>>>,
     dead: CancellationToken,
 }
 
+/// How a request queues, and how long it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// In the order of arrival; ended when it is slow.
+    Ordinary,
+    /// Before all ordinary ones.
+    Urgent,
+    /// In the order of arrival, and as long as it takes.
+    Waits,
+}
+
 impl Link {
-    pub(crate) fn new(connection: MySqlConnection, marker: OperationId, limit: Duration) -> Self {
-        let connection = Arc::new(Mutex::new(Some(connection)));
-        Self { number: 0, marker, limit, connection, dead: CancellationToken::new() }
+    pub(crate) fn new(
+        connection: MySqlConnection,
+        marker: OperationId,
+        config: &Arc<Config>,
+        address: &Address,
+    ) -> Self {
+        Self {
+            number: 0,
+            marker,
+            packet: u64::MAX,
+            config: config.clone(),
+            address: address.clone(),
+            gate: Arc::default(),
+            connection: Arc::new(Mutex::new(Some(connection))),
+            dead: CancellationToken::new(),
+        }
     }
 
-    /// With the number that the server has said.
-    pub(crate) fn numbered(self, number: u64) -> Self {
-        Self { number, ..self }
+    /// With the number that the server has said, and the most bytes of a request that it takes.
+    pub(crate) fn known_as(self, number: u64, packet: u64) -> Self {
+        Self { number, packet, ..self }
     }
 
     /// Sends statements, all in one packet, and returns the rows of all; the first that fails is the
@@ -58,12 +98,17 @@ impl Link {
 
     /// The same, with what became of each statement.
     pub(crate) async fn reply(&self, sql: String) -> Result<Reply, Failure> {
-        self.run(sql, Some(self.limit)).await
+        self.run(sql, Kind::Ordinary).await
+    }
+
+    /// The rows, before all others that queue: for what renews or gives back, and uses no table.
+    pub(crate) async fn urge(&self, sql: String) -> Result<Rows, Failure> {
+        Ok(self.run(sql, Kind::Urgent).await?.rows)
     }
 
     /// The rows without a limit of the time.
     pub(crate) async fn wait(&self, sql: String) -> Result<Rows, Failure> {
-        Ok(self.run(sql, None).await?.rows)
+        Ok(self.run(sql, Kind::Waits).await?.rows)
     }
 
     /// Statements that change nothing if they fail: repeated while others are in their way.
@@ -101,13 +146,42 @@ impl Link {
         }
     }
 
-    async fn run(&self, sql: String, limit: Option<Duration>) -> Result<Reply, Failure> {
-        let (connection, dead) = (self.connection.clone(), self.dead.clone());
+    async fn run(&self, sql: String, kind: Kind) -> Result<Reply, Failure> {
+        // One byte more says that it is a statement.
+        let length = sql.len() as u64 + 1;
+        if length > self.packet {
+            return Err(Failure::TooLarge { length, most: self.packet });
+        }
+        let link = self.clone();
         // In a task, so that no answer is ever left unread on the connection.
         let work = tokio::spawn(async move {
-            let mut slot = connection.lock().await;
+            let _next = match kind {
+                Kind::Urgent => None,
+                Kind::Ordinary | Kind::Waits => Some(link.gate.lock().await),
+            };
+            let mut slot = link.connection.lock().await;
             let Some(open) = slot.as_mut() else { return Err(Failure::Gone) };
-            let statements = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(open).try_fold(
+            let outcome = link.exchange(open, sql, kind).await;
+            if outcome.as_ref().is_err_and(Failure::is_fatal) {
+                *slot = None;
+                link.dead.cancel();
+            }
+            outcome
+        });
+        // The runtime ends.
+        work.await.unwrap_or(Err(Failure::Gone))
+    }
+
+    async fn exchange(
+        &self,
+        open: &mut MySqlConnection,
+        sql: String,
+        kind: Kind,
+    ) -> Result<Reply, Failure> {
+        let sent = Moment::now();
+        let mut ending: Option<JoinHandle<()>> = None;
+        let outcome = {
+            let statements = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(&mut *open).try_fold(
                 Reply::default(),
                 async |mut reply, next| {
                     match next {
@@ -117,25 +191,39 @@ impl Link {
                     Ok(reply)
                 },
             );
-            let silence = async {
-                match limit {
-                    Some(limit) => tokio::time::sleep(limit).await,
-                    None => std::future::pending().await,
+            let mut statements = pin!(well_formed(statements.map_err(Failure::from)));
+            let mut slow = pin!(tokio::time::sleep(self.config.response_timeout));
+            loop {
+                tokio::select! {
+                    reply = &mut statements => break reply,
+                    () = self.dead.cancelled() => return Err(Failure::Silence),
+                    () = &mut slow, if kind != Kind::Waits => {
+                        if sent.elapsed() >= self.config.timeout {
+                            return Err(Failure::Silence);
+                        }
+                        if ending.as_ref().is_none_or(JoinHandle::is_finished) {
+                            ending = Some(tokio::spawn(end_statement(self.clone())));
+                        }
+                        slow.as_mut().reset(Instant::now() + self.config.response_timeout);
+                    }
                 }
-            };
-            let outcome = tokio::select! {
-                reply = statements => reply.map_err(Failure::from),
-                () = silence => Err(Failure::Silence),
-                () = dead.cancelled() => Err(Failure::Silence),
-            };
-            if outcome.as_ref().is_err_and(Failure::is_fatal) {
-                *slot = None;
-                dead.cancel();
             }
-            outcome
-        });
-        // The runtime ends, or there is a bug in the client library.
-        work.await.unwrap_or(Err(Failure::Gone))
+        };
+        let Some(ending) = ending else { return outcome };
+        // It must not end a later statement. If it comes when there is none, it ends the next.
+        let _ = ending.await;
+        if !outcome.as_ref().is_err_and(Failure::is_fatal) {
+            let idle = well_formed(async { Ok(sqlx::raw_sql("DO 0").execute(open).await?) });
+            match tokio::time::timeout(self.config.response_timeout, idle).await {
+                Ok(Err(failure)) if failure.is_fatal() => return Err(failure),
+                Err(_) => return Err(Failure::Silence),
+                Ok(_) => {}
+            }
+        }
+        match outcome {
+            Err(failure) if failure.is(errors::INTERRUPTED) => Err(Failure::Slow),
+            outcome => outcome,
+        }
     }
 
     /// Whether it is of no use any more.
@@ -158,17 +246,44 @@ impl Link {
     pub(crate) async fn close(&self) {
         // A KILL QUERY that came too late for what it was meant for ends this statement instead.
         for _ in 0..3 {
-            match self.ask("DO RELEASE_ALL_LOCKS()".to_owned()).await {
-                Err(failure) if failure.is(errors::INTERRUPTED) => {}
+            let freeing = self.ask("DO RELEASE_ALL_LOCKS()".to_owned());
+            match tokio::time::timeout(self.config.response_timeout, freeing).await {
+                Ok(Err(failure)) if failure.is(errors::INTERRUPTED) => {}
                 _ => break,
             }
         }
         self.dead.cancel();
         if let Some(connection) = self.connection.lock().await.take() {
             // The server notices the end in any case.
-            let _ = tokio::time::timeout(self.limit, connection.close()).await;
+            let _ = tokio::time::timeout(self.config.response_timeout, connection.close()).await;
         }
     }
+}
+
+/// Ends the statement that the connection is busy with, at the server: its transaction and its locks
+/// stay. What fails is tried again by whoever waits for the answer.
+fn end_statement(link: Link) -> BoxFuture<'static, ()> {
+    // In a box, for it makes requests itself.
+    async move {
+        let other = connection::beside(&link.config, &link.address, &link);
+        match tokio::time::timeout(link.config.response_timeout, other).await {
+            Ok(Ok(other)) => {
+                let _ = other.ask(format!("KILL QUERY {}", link.number)).await;
+                other.close().await;
+            }
+            Ok(Err(error)) => debug!(%error, "a slow statement was not ended"),
+            Err(_) => debug!("a slow statement was not ended: no answer came in time"),
+        }
+    }
+    .boxed()
+}
+
+/// The client library panics on some answers that it cannot read.
+pub(crate) async fn well_formed<T>(
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    // Nothing of it is used after a panic: the connection is dropped.
+    AssertUnwindSafe(request).catch_unwind().await.unwrap_or(Err(Failure::Malformed))
 }
 
 /// The number in a column of the last row; `None` for NULL as well.

@@ -1,14 +1,15 @@
 //! The session's second connection, by which the server wakes it.
 //!
 //! It waits for the lock that the first holds as long as it lives: so it is told at once when the
-//! first has ended. Whoever has something to say to the session ends that wait.
+//! first has ended. Whoever has something to say to the session ends that wait. When it ends itself,
+//! the others are asked at once, for one reset often ends them all, and nobody reads them.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{Loss, Result};
+use tooz_core::{Loss, Moment, Result};
 use tracing::debug;
 
 use crate::break_lock::Holder;
@@ -17,8 +18,11 @@ use crate::names::{self, Prize};
 use crate::session::Life;
 use crate::wait;
 
-/// How soon another connection is tried.
+/// How soon after a connection was opened another is tried.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How soon the other connections are asked again when this one ended.
+const CLOSELY: Duration = Duration::from_millis(2);
 
 /// Listens until the session is over. Where it cannot, what it would hear is noticed later.
 pub(crate) async fn listen(life: Arc<Life>) {
@@ -26,16 +30,43 @@ pub(crate) async fn listen(life: Arc<Life>) {
         () = life.occupied() => {}
         () = life.over() => return,
     }
+    let mut last: Option<Moment> = None;
     loop {
-        match life.another_link().await {
+        let opening = async {
+            if let Some(last) = last {
+                (last + AGAIN).wait().await;
+            }
+            last = Some(Moment::now());
+            life.another_link().await
+        };
+        let mut opening = pin!(opening);
+        let opened = tokio::select! {
+            opened = &mut opening => opened,
+            () = ask_closely(&life) => opening.await,
+        };
+        match opened {
             Ok(link) => hear(&life, &link).await,
             Err(error) => debug!(%error, "no second connection"),
         }
+        if !life.is_open() {
+            return;
+        }
+    }
+}
+
+/// Asks the connections that hold something, as nobody listens: what ended this one may have ended
+/// them, now or in a moment. First at once, then after twice the time each, until that is as long
+/// as others take who ask.
+async fn ask_closely(life: &Life) {
+    let mut pause = CLOSELY;
+    while pause < life.config.poll_interval {
+        life.touch().await;
         tokio::select! {
-            () = tokio::time::sleep(AGAIN) => {}
+            () = tokio::time::sleep(pause) => pause *= 2,
             () = life.over() => return,
         }
     }
+    life.over().await;
 }
 
 /// Until the session is over, or the connection.
@@ -64,7 +95,7 @@ async fn hear(life: &Arc<Life>, link: &Link) {
             Err(_) if link.is_dead() => return,
             _ => {}
         }
-        if let Err(error) = life.hear_of_broken().await {
+        if let Err(error) = life.hear_of_taken().await {
             debug!(%error, "not heard what there is to hear");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -96,8 +127,13 @@ pub(crate) async fn tell(life: &Life, prize: &Prize, holders: &BTreeSet<Holder>)
         lives = names::lives("s", "s.id", "s.connection"),
     );
     for listener in life.change(&sql).await?.iter().filter_map(|row| unsigned_in(row, 0)) {
-        // It may have ended, or be another user's, whose sessions look by themselves.
-        let _ = life.main.ask(format!("KILL QUERY {listener}")).await;
+        wake(life, listener).await;
     }
     Ok(())
+}
+
+/// Ends the wait of a session's listener, so that the session looks at what it has lost.
+pub(crate) async fn wake(life: &Life, listener: u64) {
+    // It may have ended, or be another user's, whose sessions look by themselves.
+    let _ = life.main.urge(format!("KILL QUERY {listener}")).await;
 }

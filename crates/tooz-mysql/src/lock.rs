@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tooz_core::{Error, ErrorKind, Hold, Mode, Moment, OperationId, Outcome, Result, Waiting};
 
-use crate::errors::{odd_answer, session_over};
+use crate::errors::{self, odd_answer, session_over};
 use crate::hold::{Granted, MySqlHold, Turn};
 use crate::link::{Link, Reply, number};
 use crate::names::{self, Prize};
 use crate::session::Life;
-use crate::{shared, wait};
+use crate::{delay, shared, wait};
 
 /// An acquisition of a lock or of a term.
 pub(crate) struct Attempt {
@@ -21,6 +21,13 @@ pub(crate) struct Attempt {
 
 pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option<Arc<dyn Hold>>> {
     let _counted = life.enter()?;
+    if let Some(until) = life.granting_from.filter(|until| !until.has_passed()) {
+        tokio::select! {
+            () = until.wait() => {}
+            () = attempt.waiting.over() => return Ok(None),
+            () = life.over() => return Err(session_over()),
+        }
+    }
     let Some(turn) = turn(life, &attempt).await? else { return Ok(None) };
     let granted = match attempt.mode {
         Mode::Exclusive => attempt_exclusive(life, &attempt).await?,
@@ -28,6 +35,12 @@ pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option
     };
     let granted = match granted {
         None if !attempt.waiting.is_over() => wait::acquire(life, &attempt).await?,
+        granted => granted,
+    };
+    let granted = match granted {
+        Some(granted) if !life.config.lock_delay.is_zero() => {
+            delay::outlast(life, &attempt, granted).await?
+        }
         granted => granted,
     };
     let Some(granted) = granted else { return Ok(None) };
@@ -60,7 +73,7 @@ async fn attempt_exclusive(life: &Arc<Life>, attempt: &Attempt) -> Result<Option
         "SELECT CAST(GET_LOCK({name},0) AS SIGNED);{claim};DO IF(ROW_COUNT(),0,RELEASE_LOCK({name}))",
         claim = claim(life, attempt),
     );
-    let reply = settle(life, &sql, &format!("DO RELEASE_LOCK({name})")).await?;
+    let reply = settle(life, attempt, &sql, &name).await?;
     match number(&reply.rows, 0) {
         Some(0) => Ok(None),
         Some(_) => match claimed(&reply)? {
@@ -137,20 +150,31 @@ pub(crate) async fn claim_waited(
     Ok((claimed(&reply)?, sent))
 }
 
-/// Statements on the session's connection that may have got something when they fail: `undo` gives
-/// it back.
-pub(crate) async fn settle(life: &Life, sql: &str, undo: &str) -> Result<Reply> {
+/// Statements on the session's connection that may have got the named lock `got` when they fail: it
+/// is given back. They are repeated while others are in their way, as long as the waiting goes on.
+pub(crate) async fn settle(life: &Life, attempt: &Attempt, sql: &str, got: &str) -> Result<Reply> {
     loop {
         let failure = match life.main.reply(sql.to_owned()).await {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
-        if !life.main.is_dead() && life.main.ask(undo.to_owned()).await.is_err() {
-            // With the connection, the server gives back all.
-            life.main.cut().await;
-        }
-        if life.main.is_dead() || !failure.is_conflict() {
+        free(life, got).await;
+        let again = failure.is_conflict() || (failure.is_busy() && !attempt.waiting.is_over());
+        if life.main.is_dead() || !again {
             return Err(life.failed(failure));
+        }
+    }
+}
+
+/// Gives back a named lock of the session's connection, of which it is not known whether we have it.
+pub(crate) async fn free(life: &Life, name: &str) {
+    while !life.main.is_dead() {
+        match life.main.urge(format!("DO RELEASE_LOCK({name})")).await {
+            // Somebody else ended the statement.
+            Err(failure) if failure.is(errors::INTERRUPTED) || failure.is_busy() => {}
+            Ok(_) => return,
+            // With the connection, the server gives back all.
+            Err(_) => life.main.cut().await,
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tooz_core::{Error, ErrorKind, Result};
+use tooz_core::{Error, ErrorKind, Moment, Result};
 
 use crate::config::Config;
-use crate::errors::{self, Failure};
-use crate::link::{Link, unsigned};
+use crate::errors::{self, Failure, odd_answer};
+use crate::link::{Link, bytes, number, unsigned};
 
 /// The SQL that makes what the driver needs, for an administrator where its user may not.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -14,13 +14,25 @@ pub const SCHEMA: &str = include_str!("schema.sql");
 /// The version of the tables that this driver works with.
 const VERSION: u64 = 1;
 
+/// Those that any version makes.
+const TABLES: [&str; 7] = ["session", "group", "member", "token", "reader", "broken", "version"];
+
 /// How long their creation may take.
 const CREATION: Duration = Duration::from_secs(30);
 
-/// Sees to it that the tables are there, and that they are ours to use.
-pub(crate) async fn ensure(link: &Link, config: &Config) -> Result<()> {
-    let ask =
+/// How much the server's uptime and the time of a table's creation, in whole seconds, may differ from
+/// each other though both began together.
+const ROUNDING: u64 = 2;
+
+/// Sees to it that the tables are there, and that they are ours to use; before when nothing may be
+/// granted.
+pub(crate) async fn ensure(link: &Link, config: &Config) -> Result<Option<Moment>> {
+    let mut ask =
         format!("SELECT CAST(MAX(version) AS UNSIGNED) FROM {}", config.names.table("version"));
+    if !config.lock_delay.is_zero() {
+        // Older versions did not make it.
+        ask = format!("SELECT 1 FROM {} LIMIT 0;{ask}", config.names.table("hold"));
+    }
     let version = match link.ask(ask.clone()).await {
         Ok(rows) => unsigned(&rows, 0),
         Err(failure) if failure.is(errors::NO_SUCH_TABLE) => None,
@@ -31,14 +43,37 @@ pub(crate) async fn ensure(link: &Link, config: &Config) -> Result<()> {
         Some(version) => version,
         None => create(link, config).await?,
     };
-    if version == VERSION {
-        return Ok(());
+    if version != VERSION {
+        let message = format!(
+            "the tables have version {version} and this driver knows {VERSION}: use one version of \
+             tooz for all services of a namespace"
+        );
+        let error = Error::new(ErrorKind::Backend, message);
+        return Err(error.with("namespace", config.names.namespace()));
     }
-    let message = format!(
-        "the tables have version {version} and this driver knows {VERSION}: use one version of \
-         tooz for all services of a namespace"
+    granting_from(link, config).await
+}
+
+/// Named locks are gone with a restart, and a holder that was cut off may not know. Nobody held any
+/// before the start who had no tables yet: so a new server, and a new namespace, need no grace.
+async fn granting_from(link: &Link, config: &Config) -> Result<Option<Moment>> {
+    let ask = format!(
+        "SHOW GLOBAL STATUS LIKE 'Uptime';\
+         SELECT CAST(UNIX_TIMESTAMP(NOW())-UNIX_TIMESTAMP(MIN(CREATE_TIME)) AS SIGNED) \
+         FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() AND TABLE_NAME IN ({})",
+        TABLES.map(|table| format!("'{}_{table}'", config.names.namespace())).join(","),
     );
-    Err(Error::new(ErrorKind::Backend, message).with("namespace", config.names.namespace()))
+    let rows = link.ask(ask).await?;
+    let answered = Moment::now();
+    let uptime = rows.first().and_then(|row| bytes(row, 1));
+    let uptime = uptime.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
+    let uptime: u64 = uptime.ok_or_else(odd_answer)?;
+    // Of an age that is not known, or in the future, the worst is supposed.
+    let age = number(&rows, 0).and_then(|age| u64::try_from(age).ok()).unwrap_or(u64::MAX);
+    if age <= uptime.saturating_add(ROUNDING) {
+        return Ok(None);
+    }
+    Ok(config.restart_grace.until(Duration::from_secs(uptime), answered))
 }
 
 async fn create(link: &Link, config: &Config) -> Result<u64> {

@@ -65,6 +65,17 @@ CREATE TABLE IF NOT EXISTS `tooz_broken` (
     KEY (connection)
 ) ENGINE=InnoDB;
 
+-- What is held, with the option `lock_delay`: a row that is left when its holder has ended keeps the
+-- next one waiting until `free_at`, in milliseconds of the server's clock.
+CREATE TABLE IF NOT EXISTS `tooz_hold` (
+    operation    BINARY(16) NOT NULL PRIMARY KEY,
+    name         VARBINARY(192) NOT NULL,
+    connection   BIGINT UNSIGNED NOT NULL,
+    shared       BOOLEAN NOT NULL,
+    free_at      BIGINT UNSIGNED,
+    KEY (name)
+) ENGINE=InnoDB;
+
 -- The last, so that whoever sees it sees all.
 CREATE TABLE IF NOT EXISTS `tooz_version` (
     version      INT NOT NULL PRIMARY KEY

@@ -1,4 +1,5 @@
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::connection::{self, Opened};
 use crate::errors::{Failure, session_over};
 use crate::extras::Extras;
 use crate::hold::MySqlHold;
-use crate::link::{Link, Rows, bytes, number};
+use crate::link::{Link, Rows, bytes, number, unsigned_in};
 use crate::lock::{self, Attempt};
 use crate::names::{self, Prize};
 use crate::{break_lock, election, group, listen, schema};
@@ -35,6 +36,8 @@ pub(crate) struct Life {
     pub(crate) main: Link,
     address: Address,
     pub(crate) lease: Lease,
+    /// Before, nothing is granted: see [`schema::ensure`].
+    pub(crate) granting_from: Option<Moment>,
     characteristics: Characteristics,
     holds: Mutex<HashMap<OperationId, Arc<MySqlHold>>>,
     memberships: Mutex<HashMap<GroupId, Lease>>,
@@ -56,10 +59,13 @@ impl MySqlSession {
     pub(crate) async fn open(config: Arc<Config>, member: MemberId) -> Result<Self> {
         names::check_member(&member)?;
         let Opened { link, address, ensured } = connection::open(&config).await?;
-        if let Err(error) = schema::ensure(&link, &config).await {
-            link.close().await;
-            return Err(error);
-        }
+        let granting_from = match schema::ensure(&link, &config).await {
+            Ok(granting_from) => granting_from,
+            Err(error) => {
+                link.close().await;
+                return Err(error);
+            }
+        };
         let sent = Moment::now();
         let life = Arc::new(Life {
             lease: Lease::timed(config.timeout, sent),
@@ -67,6 +73,7 @@ impl MySqlSession {
             member,
             main: link,
             address,
+            granting_from,
             characteristics: ensured,
             holds: Mutex::default(),
             memberships: Mutex::default(),
@@ -120,6 +127,8 @@ impl Life {
     /// Notices what the server does not push: that a connection has ended which waited for a lock.
     /// The rest as well, should the listener not be there: see [`listen`].
     async fn tend(self: Arc<Self>) {
+        // Until then, a table that is locked is left alone: to look keeps others waiting.
+        let mut locked_until = Moment::now();
         loop {
             tokio::select! {
                 () = self.closed.cancelled() => return,
@@ -127,10 +136,14 @@ impl Life {
                 () = self.main.died() => break,
                 () = tokio::time::sleep(self.config.poll_interval) => {}
             }
-            if self.holds_anything()
-                && let Err(error) = self.hear_of_broken().await
-            {
+            if !self.holds_anything() {
+                continue;
+            }
+            if !locked_until.has_passed() {
+                self.touch().await;
+            } else if let Err(error) = self.hear_of_taken().await {
                 debug!(%error, "not heard whether locks were broken");
+                locked_until = Moment::now() + self.config.heartbeat_interval();
             }
         }
         self.lease.lose(Loss::SessionEnded);
@@ -142,31 +155,70 @@ impl Life {
         self.abandon(&self.main);
     }
 
-    /// Asks for locks that were broken, and gives them up; asks each connection on the way.
-    pub(crate) async fn hear_of_broken(self: &Arc<Self>) -> Result<()> {
+    /// Asks each connection that holds something whether it is there, and no table.
+    pub(crate) async fn touch(&self) {
+        let asked = self.touch_own(&self.holds());
+        // What fails has lost its lease.
+        let _ = tokio::join!(self.urge("DO 0".to_owned()), asked.join_all());
+    }
+
+    /// The same of the connections that hold one lock each.
+    fn touch_own(&self, holds: &[Arc<MySqlHold>]) -> JoinSet<()> {
+        let own = holds.iter().filter(|hold| hold.link.number != self.main.number).cloned();
+        own.map(|hold| async move {
+            // An answer of whatever kind will do.
+            let _ = hold.link.urge("DO 0".to_owned()).await;
+            if hold.link.is_dead() {
+                hold.end(Loss::SessionEnded);
+            }
+        })
+        .collect()
+    }
+
+    /// Asks for locks that were broken and memberships that were ended, and gives them up; asks each
+    /// connection on the way.
+    pub(crate) async fn hear_of_taken(self: &Arc<Self>) -> Result<()> {
         let holds = self.holds();
         let mut connections = vec![self.main.number.to_string()];
-        let mut asked = JoinSet::new();
-        for hold in &holds {
-            if hold.link.number != self.main.number {
-                connections.push(hold.link.number.to_string());
-                let hold = hold.clone();
-                asked.spawn(async move {
-                    // An answer of whatever kind will do.
-                    let _ = hold.link.ask("DO 0".to_owned()).await;
-                    if hold.link.is_dead() {
-                        hold.end(Loss::SessionEnded);
-                    }
-                });
+        let own = holds.iter().map(|hold| hold.link.number);
+        connections.extend(own.filter(|own| *own != self.main.number).map(|own| own.to_string()));
+        let asked = self.touch_own(&holds);
+        // A membership that is being joined is not in the list before it has its row, and one that
+        // is being left is taken from the list before its row goes.
+        let memberships = locked(&self.memberships).clone();
+        let mut sql = format!(
+            "SELECT 0,operation FROM {} WHERE connection IN ({})",
+            self.table("broken"),
+            connections.join(","),
+        );
+        if !memberships.is_empty() {
+            let groups = memberships.keys().map(|group| names::literal(group.as_bytes()));
+            // Writing to a string does not fail.
+            let _ = write!(
+                sql,
+                ";SELECT 1,group_id FROM {} WHERE group_id IN ({}) AND id={} AND session={}",
+                self.table("member"),
+                groups.collect::<Vec<_>>().join(","),
+                self.member_sql(),
+                names::literal(self.main.marker.as_bytes()),
+            );
+        }
+        let (rows, _) = tokio::join!(self.ask(sql), asked.join_all());
+        let mut there = BTreeSet::new();
+        for row in &rows? {
+            let (Some(kind), Some(id)) = (unsigned_in(row, 0), bytes(row, 1)) else { continue };
+            if kind == 1 {
+                there.insert(GroupId::from(id));
+            } else if let Some(hold) = holds.iter().find(|hold| hold.id.as_bytes()[..] == id[..]) {
+                self.give_up_broken(hold).await?;
             }
         }
-        let (table, connections) = (self.table("broken"), connections.join(","));
-        let sql = format!("SELECT operation FROM {table} WHERE connection IN ({connections})");
-        let rows = self.ask(sql).await;
-        while asked.join_next().await.is_some() {}
-        for operation in rows?.iter().filter_map(|row| bytes(row, 0)) {
-            if let Some(hold) = holds.iter().find(|hold| hold.id.as_bytes()[..] == operation[..]) {
-                self.give_up_broken(hold).await?;
+        let mut listed = locked(&self.memberships);
+        for (group, lease) in memberships.into_iter().filter(|(group, _)| !there.contains(group)) {
+            if listed.contains_key(&group) {
+                lease.lose(Loss::Taken);
+                // It may have been joined again meanwhile.
+                listed.retain(|other, lease| *other != group || lease.is_held());
             }
         }
         Ok(())
@@ -200,7 +252,10 @@ impl Life {
             }
         }
         let sent = Moment::now();
-        let alive = is_alive(&self.main).await;
+        // One statement that is slow may be before it, until that is ended.
+        let limit = self.config.response_timeout * 3 / 2;
+        let alive = tokio::time::timeout(limit, is_alive(&self.main)).await;
+        let alive = alive.unwrap_or(Err(Failure::Silence));
         while renewals.join_next().await.is_some() {}
         match alive {
             Ok(true) if self.lease.renewed(sent) => Ok(()),
@@ -222,9 +277,16 @@ impl Life {
         session_over().caused_by(failure)
     }
 
-    /// [`Link::ask`] for what only reads, or ends with the session.
+    /// [`Link::ask`] for what only reads: it does not wait for the answer until the deadline.
     pub(crate) async fn ask(&self, sql: String) -> Result<Rows> {
-        self.main.ask(sql).await.map_err(|failure| self.failed(failure))
+        let limit = self.config.response_timeout * 3 / 2;
+        let asked = tokio::time::timeout(limit, self.main.ask(sql)).await;
+        asked.unwrap_or(Err(Failure::Silence)).map_err(|failure| self.failed(failure))
+    }
+
+    /// [`Link::urge`], for what uses no table.
+    async fn urge(&self, sql: String) -> Result<Rows> {
+        self.main.urge(sql).await.map_err(|failure| self.failed(failure))
     }
 
     /// [`Link::change`] for what ends with the session.
@@ -336,13 +398,17 @@ impl Life {
 
     pub(crate) fn add_membership(&self, group: &GroupId) -> Lease {
         let lease = self.lease.child();
-        locked(&self.memberships).insert(group.clone(), lease.clone());
-        self.occupied.notify_one();
+        self.put_membership(group, lease.clone());
         lease
     }
 
-    pub(crate) fn remove_membership(&self, group: &GroupId) {
-        locked(&self.memberships).remove(group);
+    pub(crate) fn put_membership(&self, group: &GroupId, lease: Lease) {
+        locked(&self.memberships).insert(group.clone(), lease);
+        self.occupied.notify_one();
+    }
+
+    pub(crate) fn take_membership(&self, group: &GroupId) -> Option<Lease> {
+        locked(&self.memberships).remove(group)
     }
 
     /// Gives back what is left. Whoever is woken by the last of it finds it all gone.
@@ -362,6 +428,11 @@ impl Life {
         );
         if let Err(error) = self.main.change(&sql).await {
             debug!(%error, "rows of the session are left, to no effect");
+        }
+        for hold in &own {
+            if let Err(error) = hold.link.change(&hold.freeing(self)).await {
+                debug!(%error, "not given back before the connection ends");
+            }
         }
         for hold in own {
             hold.lease().lose(Loss::GivenUp);
@@ -390,10 +461,10 @@ impl Drop for Entered<'_> {
 async fn is_alive(link: &Link) -> Result<bool, Failure> {
     let marker = names::marker(link.marker);
     let ask = format!("SELECT CAST(IS_USED_LOCK({marker})<=>{} AS SIGNED)", link.number);
-    Ok(number(&link.ask(ask).await?, 0) == Some(1))
+    Ok(number(&link.urge(ask).await?, 0) == Some(1))
 }
 
-async fn end_at_server(config: &Config, address: &Address, link: &Link) -> Result<()> {
+async fn end_at_server(config: &Arc<Config>, address: &Address, link: &Link) -> Result<()> {
     let other = connection::connect(config, address).await?;
     // The number may be another's by now, the marker cannot.
     let ask = format!("SELECT CAST(IS_USED_LOCK({}) AS SIGNED)", names::marker(link.marker));
@@ -487,8 +558,8 @@ impl Session for MySqlSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

@@ -1,10 +1,11 @@
 //! Waiting: on a connection of its own, where the server has the queue and wakes who is next.
 
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{Lease, Mode, Result, Waiting};
+use tooz_core::{Error, ErrorKind, Lease, Mode, Result, Waiting};
 
 use crate::errors::{self, Failure, session_over};
 use crate::extras::Extras;
@@ -41,18 +42,39 @@ async fn acquire_on(life: &Arc<Life>, attempt: &Attempt, link: &Link) -> Result<
     }
     if attempt.mode == Mode::Shared {
         // Registered before the named lock is free again.
-        return shared::register_behind(life, attempt).await.map(Some);
+        return shared::register_behind(life, attempt).await;
     }
     loop {
-        let (claim, sent) = claim_waited(life, attempt, link).await?;
-        if let Claim::Token(token) = claim {
-            let lease = Lease::timed(life.config.timeout, sent);
-            return Ok(Some(Granted { token, lease, link: link.clone() }));
-        }
-        if !shared::outwait(life, attempt, link, &attempt.waiting).await? {
-            return Ok(None);
+        match granted_on(life, attempt, link).await {
+            Ok(ControlFlow::Break(granted)) => return Ok(granted),
+            Ok(ControlFlow::Continue(())) => {}
+            // A table is locked; the named lock is ours meanwhile.
+            Err(error) if is_busy(&error, link) && !attempt.waiting.is_over() => {}
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// With the named lock: what is granted, or a wait until one more shared holder is gone.
+async fn granted_on(
+    life: &Arc<Life>,
+    attempt: &Attempt,
+    link: &Link,
+) -> Result<ControlFlow<Option<Granted>>> {
+    let (claim, sent) = claim_waited(life, attempt, link).await?;
+    if let Claim::Token(token) = claim {
+        let lease = Lease::timed(life.config.timeout, sent);
+        return Ok(ControlFlow::Break(Some(Granted { token, lease, link: link.clone() })));
+    }
+    Ok(match shared::outwait(life, attempt, link, &attempt.waiting).await? {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(None),
+    })
+}
+
+/// See [`Failure::is_busy`].
+fn is_busy(error: &Error, link: &Link) -> bool {
+    error.kind() == ErrorKind::TimedOut && !link.is_dead()
 }
 
 /// In SQL: waits for a named lock as long as it takes.
@@ -99,7 +121,9 @@ async fn withdraw(
     let limit = tokio::time::sleep(life.config.response_timeout);
     let mut limit = pin!(limit);
     loop {
-        if life.main.ask(format!("KILL QUERY {}", link.number)).await.is_err_and(|e| e.is_fatal()) {
+        let killed = life.main.urge(format!("KILL QUERY {}", link.number));
+        let killed = tokio::time::timeout(life.config.response_timeout, killed).await;
+        if killed.map_or(true, |killed| killed.is_err_and(|e| e.is_fatal())) {
             break;
         }
         tokio::select! {
