@@ -129,8 +129,9 @@ impl Session for FileSession {
         Ok(self.group(group).living().await?.members.into_values().collect())
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        let _lock = self.place.driver_lock().await?;
+        self.group(group).remove(member)
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
