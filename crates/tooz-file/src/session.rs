@@ -40,8 +40,7 @@ impl FileSession {
         own: OwnSessions,
     ) -> Self {
         let lease = Lease::untimed();
-        let (path, identity) = (&presence.path, presence.identity);
-        let _guard = Guard::over(&place, path, identity, &lease, Loss::SessionEnded);
+        let _guard = Guard::over_session(&place, &presence.path, presence.identity, &lease);
         let (seats, memberships) = (Arc::default(), Memberships::default());
         Self { place, member, lease, presence, own, seats, memberships, _guard }
     }

@@ -238,9 +238,10 @@ async fn a_session_that_is_taken_away_is_rebuilt() {
     let member = a.member("g", "a").await.unwrap();
     assert_eq!(member.capabilities.decode::<serde_json::Value>().unwrap(), json!({"weight": 5}));
     assert_eq!(a.leader("g").await.unwrap(), None);
+    let first = term.fencing_token();
     assert_eq!(term.stand_down().await.unwrap(), Release::WasLost);
     let again = soon("term", a.campaign("g")).await.unwrap();
-    assert_eq!(again.fencing_token().0, 2);
+    assert!(again.fencing_token() > first);
 }
 
 #[tokio::test]
@@ -359,6 +360,7 @@ async fn one_leads_at_a_time_and_all_can_see_who() {
     let term = soon("second term", candidacy).await.unwrap();
     event(&mut leaders, "b leads", leads(Some("b"))).await;
     assert!(term.fencing_token() > first);
+    let second = term.fencing_token();
     // Who leaves leads no more; the counter outlives the group.
     b.leave_group("g").await.unwrap();
     assert!(term.loss().is_some());
@@ -368,5 +370,5 @@ async fn one_leads_at_a_time_and_all_can_see_who() {
     a.create_group("g").await.unwrap();
     assert_eq!(a.leader("g").await.unwrap(), None);
     a.join_group("g", &()).await.unwrap();
-    assert_eq!(a.campaign("g").await.unwrap().fencing_token().0, 3);
+    assert!(a.campaign("g").await.unwrap().fencing_token() > second);
 }
