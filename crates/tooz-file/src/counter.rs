@@ -2,10 +2,13 @@
 //!
 //! `00000000000000000042\n`, and for a leader a second line that says who it is. Each change is one
 //! write of one line of fixed width.
+//!
+//! It counts on by one, and at least to the time of day in microseconds. So the tokens of a name
+//! rise also when its file or the whole directory was removed, moved away, or came back.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tooz_core::{Error, ErrorKind, Moment, Result};
 
@@ -69,9 +72,9 @@ impl<'a> Counting<'a> {
             .map(|content| content.token)
     }
 
-    /// Counts one on, and leaves a note.
+    /// Counts on, and leaves a note.
     pub(crate) fn next(&self, note: impl FnOnce(u64) -> String) -> Result<u64> {
-        let token = self.read()? + 1;
+        let token = (self.read()? + 1).max(time_of_day());
         write(self.locked, token, &note(token)).map_err(|e| failed("write", self.path, e))?;
         Ok(token)
     }
@@ -82,6 +85,12 @@ impl Drop for Counting<'_> {
         // If it fails, the close of the file unlocks.
         let _ = self.locked.unlock();
     }
+}
+
+/// In microseconds since 1970.
+fn time_of_day() -> u64 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(time.as_micros()).unwrap_or(0)
 }
 
 /// What a lock file says.

@@ -134,6 +134,17 @@ impl Group<'_> {
         Ok(())
     }
 
+    /// Removes a member, whoever it is. One of ours watches its file and so learns of it; Python's
+    /// is told by the next touch that fails.
+    pub(crate) fn remove(&self, member: &MemberId) -> Result<()> {
+        self.must_exist()?;
+        if !self.find(member)?.is_some_and(|found| found.standing.is_alive()) {
+            return Err(Error::member_not_joined(self.id, member));
+        }
+        let path = self.place.layout.member(self.id, member);
+        layout::remove(&path).map_err(|error| failed("remove", &path, error))
+    }
+
     // ---- Any time.
 
     /// The file of one member.

@@ -30,6 +30,10 @@ impl Layout {
         Self { root: root.to_owned() }
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The lock around every change of a group.
     pub(crate) fn driver_lock(&self) -> PathBuf {
         self.root.join(".driver_lock")

@@ -10,7 +10,8 @@
 //!
 //! - A **lock** is an OFD record lock on the file `dir/NAME`. It excludes Python's record locks and
 //!   the other coordinators of this process alike, and the kernel gives it back when the holder
-//!   dies. The file's content is the fencing token, a decimal counter. Waiters stand in a
+//!   dies. The file's content is the fencing token, a decimal counter that is never behind the
+//!   clock. Waiters stand in a
 //!   [queue]; the first of them is woken by inotify when the file is closed, and the next
 //!   by the first, when it leaves the queue. An attempt that does not wait wakes nobody.
 //! - A **session** is a file in `dir/.tooz/sessions`, locked for as long as the session lives. A
@@ -23,8 +24,8 @@
 //!
 //! # Limits
 //!
-//! - The counters are not synced to the disk: they survive every process, but a power failure can
-//!   take them back by the last seconds. Who deletes a lock file starts its counter anew.
+//! - The counters are not synced to the disk. Whatever a power failure takes back, or whoever
+//!   removes, the clock makes up for, unless it was set back meanwhile.
 //! - Each lock that is held takes a file descriptor, and each that is waited for three.
 //! - A process that is stopped while it is the first to wait delays the others by a second or two,
 //!   then is passed over. The queue orders ours alone: Python's looks again and again.

@@ -109,6 +109,7 @@ impl LockedFile {
             return Ok(turn);
         }
         let mut watch = place.watch();
+        watch.on_way(&self.path, place.layout.root());
         if !watch.on(&self.path, CLOSED | GONE) || !self.is_in_place() {
             return Ok(Turn::Replaced);
         }

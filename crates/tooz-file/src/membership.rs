@@ -149,6 +149,7 @@ impl FileSession {
         let path = place.layout.member(&group, &member);
         let metadata = place.layout.metadata(&group);
         Guard::while_true(&self.place, lease, Loss::Taken, move |watch| {
+            watch.on_way(&path, place.layout.root());
             // An update replaces the file: the watch goes on with the new one.
             if !watch.on(&path, GONE) || !watch.on(&metadata, GONE) {
                 return false;

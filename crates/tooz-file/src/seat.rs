@@ -180,8 +180,31 @@ impl Guard {
         lease: &Lease,
         loss: Loss,
     ) -> Self {
-        let path = path.to_owned();
+        Self::over_all(place, path, identity, lease, loss, place.layout.root())
+    }
+
+    /// The same for the session itself, which is lost with the whole directory: what it has there
+    /// needs to look no further than the directory.
+    pub(crate) fn over_session(
+        place: &Place,
+        path: &Path,
+        identity: Identity,
+        lease: &Lease,
+    ) -> Self {
+        Self::over_all(place, path, identity, lease, Loss::SessionEnded, Path::new("/"))
+    }
+
+    fn over_all(
+        place: &Place,
+        path: &Path,
+        identity: Identity,
+        lease: &Lease,
+        loss: Loss,
+        top: &Path,
+    ) -> Self {
+        let (path, top) = (path.to_owned(), top.to_owned());
         Self::while_true(place, lease, loss, move |watch| {
+            watch.on_way(&path, &top);
             watch.on(&path, GONE) && identity.is_at(&path)
         })
     }

@@ -40,8 +40,7 @@ impl FileSession {
         own: OwnSessions,
     ) -> Self {
         let lease = Lease::untimed();
-        let (path, identity) = (&presence.path, presence.identity);
-        let _guard = Guard::over(&place, path, identity, &lease, Loss::SessionEnded);
+        let _guard = Guard::over_session(&place, &presence.path, presence.identity, &lease);
         let (seats, memberships) = (Arc::default(), Memberships::default());
         Self { place, member, lease, presence, own, seats, memberships, _guard }
     }
@@ -129,8 +128,9 @@ impl Session for FileSession {
         Ok(self.group(group).living().await?.members.into_values().collect())
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        let _lock = self.place.driver_lock().await?;
+        self.group(group).remove(member)
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

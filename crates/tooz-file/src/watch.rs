@@ -2,13 +2,17 @@
 //!
 //! It is used without a watcher crate, because the choice of events is the point: the processes
 //! that contend for a lock must not wake each other by opening its file or writing its counter.
+//!
+//! A mount raises no such event, though what is mounted over a path leads it elsewhere. The kernel
+//! tells those who poll the list of mounts.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -17,10 +21,11 @@ use nix::errno::Errno;
 use nix::libc;
 pub(crate) use nix::sys::inotify::AddWatchFlags as Changes;
 use nix::sys::inotify::{InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// A file was removed, replaced or moved away. A removed file that is still open shows only as a
 /// change of its attributes.
@@ -29,6 +34,12 @@ pub(crate) const GONE: Changes =
 
 /// Somebody who could have held the lock of a file is done with it.
 pub(crate) const CLOSED: Changes = Changes::IN_CLOSE_WRITE;
+
+/// The mounts that this process sees.
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// How many links a path may lead through: as many as the kernel follows.
+const LINKS: usize = 40;
 
 /// How often to look where changes are not told, give or take a quarter.
 const SLOW_POLL: Duration = Duration::from_millis(100);
@@ -39,7 +50,7 @@ pub(crate) struct Hub {
     /// None if the system gave none.
     inotify: Option<Arc<AsyncFd<Source>>>,
     table: Arc<Table>,
-    reader: Option<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -102,13 +113,16 @@ impl Hub {
         {
             Ok(inotify) => {
                 let inotify = Arc::new(inotify);
-                let reader = tokio::spawn(listen(inotify.clone(), table.clone()));
-                Self { inotify: Some(inotify), table, reader: Some(reader) }
+                let readers = vec![
+                    tokio::spawn(listen(inotify.clone(), table.clone())),
+                    tokio::spawn(listen_to_mounts(table.clone())),
+                ];
+                Self { inotify: Some(inotify), table, readers }
             }
             Err(error) => {
                 warn!(%error, "no inotify: changes are looked for every {SLOW_POLL:?}");
                 table.broken.store(true, Ordering::Relaxed);
-                Self { inotify: None, table, reader: None }
+                Self { inotify: None, table, readers: Vec::new() }
             }
         }
     }
@@ -116,9 +130,7 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        if let Some(reader) = &self.reader {
-            reader.abort();
-        }
+        self.readers.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -137,6 +149,19 @@ async fn listen(inotify: Arc<AsyncFd<Source>>, table: Arc<Table>) {
     warn!(%error, "inotify failed: changes are looked for every {SLOW_POLL:?}");
     table.broken.store(true, Ordering::Relaxed);
     table.tell_all();
+}
+
+async fn listen_to_mounts(table: Arc<Table>) {
+    let told = async {
+        #[expect(deprecated, reason = "what replaces it is unsafe; this owns the file for good")]
+        let mounts = AsyncFd::with_interest(File::open(MOUNTS)?, Interest::PRIORITY)?;
+        loop {
+            mounts.ready(Interest::PRIORITY).await?.clear_ready();
+            table.tell_who_may_be_gone();
+        }
+    };
+    let ended: io::Result<()> = told.await;
+    debug!(?ended, "what is mounted over a directory is noticed with the next heartbeat");
 }
 
 impl Table {
@@ -159,6 +184,13 @@ impl Table {
                     listener.signal.tell(event.mask);
                 }
             }
+        }
+    }
+
+    /// Any path may lead elsewhere.
+    fn tell_who_may_be_gone(&self) {
+        for listener in self.lock().values().flatten().filter(|l| l.changes.intersects(GONE)) {
+            listener.signal.tell(GONE);
         }
     }
 
@@ -222,6 +254,15 @@ impl Watch {
         true
     }
 
+    /// Watches all that the way to a path leads through below `top`, which may be moved and take the
+    /// file at the path along: the directories, and links with where they lead.
+    pub(crate) fn on_way(&mut self, path: &Path, top: &Path) {
+        for step in path.parent().into_iter().flat_map(|dir| way(dir, top, LINKS)) {
+            // What is missing shows at the end of the way.
+            self.on(&step, GONE | Changes::IN_DONT_FOLLOW);
+        }
+    }
+
     /// Waits for changes, and returns their sum since the last call: empty if it is just time to
     /// look. Dropping the future loses none.
     pub(crate) async fn changed(&self) -> Changes {
@@ -254,6 +295,21 @@ impl Drop for Watch {
             }
         }
     }
+}
+
+/// That directory, all above it below `top`, and the same of where links among them lead.
+fn way(dir: &Path, top: &Path, links: usize) -> Vec<PathBuf> {
+    let mut steps = Vec::new();
+    for step in dir.ancestors().take_while(|step| *step != top && *step != Path::new("/")) {
+        steps.push(step.to_owned());
+        if links > 0
+            && let Ok(target) = fs::read_link(step)
+        {
+            let target = step.parent().unwrap_or(step).join(target);
+            steps.extend(way(&target, Path::new("/"), links - 1));
+        }
+    }
+    steps
 }
 
 /// With jitter, so that many waiters do not look all at once.
@@ -319,7 +375,7 @@ mod tests {
     async fn what_is_not_told_is_looked_for() {
         let table = Arc::new(Table::default());
         table.broken.store(true, Ordering::Relaxed);
-        let broken = Arc::new(Hub { inotify: None, table, reader: None });
+        let broken = Arc::new(Hub { inotify: None, table, readers: Vec::new() });
         for mut watch in [Watch::new(broken, false), Watch::new(Hub::of_this_thread(), true)] {
             assert!(watch.on(Path::new("/"), CLOSED));
             let began = Instant::now();

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{event, soon, started, waiting};
+use common::{event, only_file, soon, started, started_to_be_told, token_in, waiting};
 use tempfile::tempdir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -30,7 +30,11 @@ struct Process {
 
 impl Process {
     fn start(dir: &Path, orders: &str) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        Self::start_by(Command::new(std::env::current_exe().unwrap()), dir, orders)
+    }
+
+    /// By a command that has the program as its last argument so far.
+    fn start_by(mut command: Command, dir: &Path, orders: &str) -> Self {
         command.args(["--exact", "child", "--nocapture", "--test-threads=1"]);
         command.env(ORDERS, orders).env(DIR, dir).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
@@ -55,6 +59,19 @@ impl Process {
         let signal = signal.to_string();
         let killed = std::process::Command::new("kill").args(["-s", &signal, &pid]).status();
         assert!(killed.unwrap().success());
+    }
+
+    /// Stops it, and waits until it has stopped: until its first thread has heard of it, others go
+    /// on, and one may well take a lock.
+    async fn stop(&self) {
+        self.signal(nix::libc::SIGSTOP);
+        let stat = format!("/proc/{}/stat", self.child.id().unwrap());
+        let stopped = async {
+            while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        soon("stop", stopped).await;
     }
 }
 
@@ -87,6 +104,7 @@ async fn child() {
             held.release().await.unwrap();
             say("released");
         }
+        "mount over" => mount_over(dir).await,
         "contend" => contend(dir).await,
         orders => panic!("no such orders: {orders}"),
     }
@@ -95,6 +113,20 @@ async fn child() {
 fn say(what: &str) {
     // The test harness leaves its own line open.
     println!("\n{what}");
+}
+
+/// In a mount namespace of its own: mounts something over the directory in which it has a lock.
+async fn mount_over(dir: &Path) {
+    let coordinator = started_to_be_told(dir, "child").await;
+    let held = coordinator.lock("x").unwrap().acquire().await.unwrap();
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=1m", "tooz-test"]).arg(dir);
+    assert!(mount.status().unwrap().success());
+    soon("loss", held.lost()).await;
+    let other = started(dir, "other").await;
+    let next = soon("turn", async { other.lock("x").unwrap().acquire().await.unwrap() }).await;
+    assert!(next.fencing_token() > held.fencing_token());
+    say("done");
 }
 
 /// Eight contenders that read, look and write a side record while they hold the lock.
@@ -143,6 +175,8 @@ async fn all_of_a_killed_process_is_gone_at_once() {
     })
     .await;
     assert!(a.lock("x").unwrap().try_acquire().await.unwrap().is_none());
+    let childs_lock = token_in(&dir.path().join("x"));
+    let childs_term = token_in(&only_file(&dir.path().join(".tooz/leaders")));
     let (lock, candidate) = (a.lock("x").unwrap(), a.clone());
     let waiting = tokio::spawn(async move { lock.acquire().await.unwrap().fencing_token().0 });
     let candidacy = tokio::spawn(async move { candidate.campaign("g").await.unwrap() });
@@ -154,14 +188,14 @@ async fn all_of_a_killed_process_is_gone_at_once() {
         _ => None,
     })
     .await;
-    assert_eq!(soon("lock", waiting).await.unwrap(), 2);
+    assert!(soon("lock", waiting).await.unwrap() > childs_lock);
     let term = soon("term", candidacy).await.unwrap();
     let a_leads = |leader: &Option<MemberId>| (*leader == Some("a".into())).then_some(());
     event(&mut leaders, "a leads", a_leads).await;
     let took = killed.elapsed();
     println!("all of a killed process was gone after {took:?}");
     assert!(took < AT_ONCE, "{took:?}");
-    assert_eq!(term.fencing_token().0, 2);
+    assert!(term.fencing_token().0 > childs_term);
 
     // It stands in nobody's way, and is not in the way of its successor.
     let mut successor = Process::start(dir.path(), "hold all");
@@ -180,7 +214,7 @@ async fn a_stopped_holder_keeps_its_lock_and_learns_that_it_was_broken() {
     let a = started(dir.path(), "a").await;
     let mut child = Process::start(dir.path(), "hold and tell");
     child.says("held").await;
-    child.signal(nix::libc::SIGSTOP);
+    child.stop().await;
     let lock = a.lock("x").unwrap();
     assert!(lock.acquire_for(Duration::from_millis(100)).await.unwrap().is_none());
     assert!(lock.break_lock().await.unwrap());
@@ -188,6 +222,22 @@ async fn a_stopped_holder_keeps_its_lock_and_learns_that_it_was_broken() {
     child.signal(nix::libc::SIGCONT);
     child.says(&format!("lost {:?}", Loss::Taken)).await;
     assert!(held.verify().await.unwrap());
+}
+
+#[tokio::test]
+async fn what_is_mounted_over_is_lost_at_once() {
+    let dir = tempdir().unwrap();
+    let apart = ["--mount", "--propagation", "private"];
+    let tried = std::process::Command::new("unshare").args(apart).arg("true").output();
+    if !tried.is_ok_and(|tried| tried.status.success()) {
+        println!("skipped: it needs to mount, which this user or container may not");
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command.args(apart).arg(std::env::current_exe().unwrap());
+    let mut child = Process::start_by(command, dir.path(), "mount over");
+    child.says("done").await;
+    child.child.kill().await.unwrap();
 }
 
 #[tokio::test]
@@ -201,7 +251,10 @@ async fn a_waiter_that_is_stopped_or_killed_keeps_nobody_from_a_free_lock() {
         let lock = b.lock("x").unwrap();
         let next = tokio::spawn(async move { lock.acquire().await.unwrap() });
         waiting(dir.path(), 2).await;
-        child.signal(signal);
+        match signal {
+            nix::libc::SIGSTOP => child.stop().await,
+            signal => child.signal(signal),
+        }
         held.release().await.unwrap();
         soon("next", next).await.unwrap().release().await.unwrap();
         if signal == nix::libc::SIGSTOP {

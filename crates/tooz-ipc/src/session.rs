@@ -158,8 +158,8 @@ impl Session for IpcSession {
         on_group!(self, group, self.file.members_with_capabilities(group))
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        on_group!(self, group, self.file.remove_member(group, member))
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

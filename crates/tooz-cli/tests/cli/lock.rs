@@ -31,9 +31,14 @@ fn the_exit_code_is_that_of_the_command() {
 fn the_command_sees_what_it_needs() {
     let place = Place::new();
     let script = "echo $TOOZ_FENCING_TOKEN $TOOZ_LOCK $TOOZ_MEMBER_ID $TOOZ_URL";
-    for token in 1..=3 {
+    let mut last = 0;
+    for _ in 0..3 {
         let done = place.run(["--member", "me", "lock", "a", "--", "sh", "-c", script]);
-        assert_eq!(done.out, format!("{token} a me {}\n", place.url()));
+        let (token, rest) = done.out.split_once(' ').unwrap();
+        assert_eq!(rest, format!("a me {}\n", place.url()));
+        let token: u64 = token.parse().unwrap();
+        assert!(token > last, "{token} after {last}");
+        last = token;
     }
 }
 

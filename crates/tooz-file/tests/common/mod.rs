@@ -33,6 +33,16 @@ pub(crate) async fn started_with(dir: &Path, member: &str, query: &str) -> Coord
     coordinator
 }
 
+/// One that looks by itself only every 20 seconds, so that what it knows sooner it was told.
+pub(crate) async fn started_to_be_told(dir: &Path, member: &str) -> Coordinator {
+    started_with(dir, member, "?timeout=60").await
+}
+
+/// The token that a lock's file shows.
+pub(crate) fn token_in(file: &Path) -> u64 {
+    std::fs::read_to_string(file).unwrap().lines().next().unwrap().parse().unwrap()
+}
+
 /// Fails when it does not come in time.
 pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, work).await.unwrap_or_else(|_| panic!("no {what} within {SOON:?}"))
