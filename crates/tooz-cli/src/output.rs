@@ -16,6 +16,7 @@
 //! | another extension type | `{"$ext": type, "$bytes": "…"}` |
 //! | what is not msgpack | `{"$invalid": "…"}` with the bytes |
 
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::io::{self, Write as _};
 
@@ -134,20 +135,15 @@ fn bytes(data: &[u8]) -> serde_json::Value {
 }
 
 fn map(pairs: &[(Value, Value)]) -> serde_json::Value {
-    let mut object = Map::new();
-    for (key, value) in pairs {
-        match key.as_str() {
-            Some(key) if !object.contains_key(key) => {
-                object.insert(key.to_owned(), from_msgpack(value));
-            }
-            _ => {
-                let pair = |(key, value)| json!([from_msgpack(key), from_msgpack(value)]);
-                let pairs: Vec<_> = pairs.iter().map(|(k, v)| pair((k, v))).collect();
-                return json!({"$map": pairs});
-            }
-        }
+    let mut names = BTreeSet::new();
+    // Looked at before anything is converted: maps in maps would be converted twice a level.
+    if pairs.iter().all(|(key, _)| key.as_str().is_some_and(|key| names.insert(key))) {
+        let named =
+            |(key, value): &(Value, Value)| Some((key.as_str()?.to_owned(), from_msgpack(value)));
+        return pairs.iter().filter_map(named).collect::<Map<_, _>>().into();
     }
-    object.into()
+    let pair = |(key, value): &(Value, Value)| json!([from_msgpack(key), from_msgpack(value)]);
+    json!({"$map": pairs.iter().map(pair).collect::<Vec<_>>()})
 }
 
 /// The extension types of Python's oslo.serialization.
@@ -202,7 +198,8 @@ fn array(data: &[u8]) -> Option<serde_json::Value> {
 }
 
 fn nested(mut data: &[u8]) -> Option<Value> {
-    let value = rmpv::decode::read_value(&mut data).ok()?;
+    let value =
+        rmpv::decode::read_value_with_max_depth(&mut data, Capabilities::READ_DEPTH).ok()?;
     data.is_empty().then_some(value)
 }
 
@@ -213,6 +210,15 @@ fn hex(data: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn maps_in_maps_are_converted_once() {
+        // In each the next map first, and then a key that is no text.
+        let (first, last) = ([0x82, 0xa1, b'a'], [0xc4, 0x01, b'k', 0xc0]);
+        let stored = [first.repeat(30), vec![0xc0], last.repeat(30)].concat();
+        let text = shown(&stored);
+        assert_eq!(text.matches("$map").count(), 30, "{text}");
+    }
 
     fn shown(stored: &[u8]) -> String {
         capabilities(&Capabilities::from_msgpack(stored)).to_string()

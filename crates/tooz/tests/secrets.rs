@@ -1,6 +1,6 @@
 //! What is put into a wrong place of a URL may be a secret.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 const SECRET: &str = "hunter2";
 
