@@ -2,7 +2,7 @@
 //!
 //! Here, because `fork` is `unsafe`; any driver shows it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(unsafe_code, reason = "a fork")]
 
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ fn a_fork_is_told_so_and_takes_nothing_from_its_parent() {
         assert_eq!(own.members("g").unwrap().len(), 1);
         own.stop().unwrap();
     });
-    assert!(forked(move || child()), "the child says above what failed, or it hung");
+    assert!(forked(child), "the child says above what failed, or it hung");
     let guard = held.take().unwrap();
     guard.check().unwrap();
     assert!(block_on(guard.verify()).unwrap());
