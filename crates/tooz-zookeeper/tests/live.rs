@@ -249,8 +249,9 @@ async fn a_session_that_ends_at_the_server_is_told_and_repaired() -> Result<()> 
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     let (led, next) = timeout(SOON, next).await.unwrap().unwrap()?;
     eprintln!("told {:?} after, the next leads {:?} after", lost - begin, led - begin);
-    // Both hear of it from the same server at the same time; no reconnection brings it back.
-    assert!(lost < led + Duration::from_millis(250), "the old leader knows");
+    // Both hear of it from the same server at the same time; no reconnection brings it back. If one
+    // crosses it, the server is silent to the old leader, which asks over another connection.
+    assert!(lost < led + Duration::from_secs(1), "the old leader knows");
     assert!(term.check().is_err() && next.check().is_ok());
     assert_eq!(b.leader("g").await?, Some("b".into()));
     assert_eq!(a.members("g").await?.len(), 2);
