@@ -83,10 +83,12 @@ impl Inspector {
             hello.push(0);
             let mut goodbye = 1_i32.to_be_bytes().to_vec();
             goodbye.extend((-11_i32).to_be_bytes());
-            for message in [hello, goodbye] {
+            // Both at once: the session's owner must not come between.
+            let framed = [hello, goodbye].map(|message| {
                 let length = i32::try_from(message.len()).unwrap_or(i32::MAX);
-                stream.write_all(&[&length.to_be_bytes(), &message[..]].concat()).await?;
-            }
+                [&length.to_be_bytes(), &message[..]].concat()
+            });
+            stream.write_all(&framed.concat()).await?;
             // The server closes the connection when it is done, unless the session was taken back.
             let mut rest = Vec::new();
             let mut answers = stream.take(4_096);

@@ -123,11 +123,7 @@ impl Life {
                 }
                 SessionState::SyncConnected => {
                     let life = self.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = life.renew().await {
-                            debug!(%error, "no renewal after the reconnection");
-                        }
-                    });
+                    tokio::spawn(async move { life.renew_after_reconnection().await });
                 }
                 SessionState::Expired | SessionState::AuthFailed | SessionState::Closed => {
                     return self.lease.lose(Loss::SessionEnded);
@@ -135,6 +131,42 @@ impl Life {
                 _ => {}
             }
         }
+    }
+
+    /// When the connection and the session's end at the server cross, the server takes the
+    /// connection and drops what comes over it without a word: another one tells.
+    async fn renew_after_reconnection(&self) {
+        let renewed = async {
+            if let Err(error) = self.renew().await {
+                debug!(%error, "no renewal after the reconnection");
+            }
+        };
+        let elsewhere = async {
+            tokio::time::sleep(UNANSWERED).await;
+            match self.is_there().await {
+                Ok(true) => {}
+                Ok(false) => self.lease.lose(Loss::SessionEnded),
+                Err(error) => debug!(%error, "it is not known whether the session is there"),
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = renewed => {}
+            () = elsewhere => {}
+        }
+    }
+
+    /// Whether the server still has the session, asked over a connection of its own.
+    async fn is_there(&self) -> Result<bool> {
+        let client = connection::open(&self.config).await?;
+        let node = self.own_node();
+        let stat = async {
+            client.sync(&node).await?;
+            client.check_stat(&node).await
+        };
+        let stat = tokio::time::timeout(self.config.connect_timeout, stat).await;
+        let stat = stat.unwrap_or(Err(Cause::Timeout)).map_err(|cause| translate(settle(cause)))?;
+        Ok(stat.is_some_and(|stat| self.owns(&stat)))
     }
 
     /// Hears from the leader of the servers that it has the session. The reply to a mere read comes
@@ -227,6 +259,9 @@ impl Life {
         self.memberships.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// After this time without an answer another connection is asked whether the session is there.
+const UNANSWERED: Duration = Duration::from_millis(500);
 
 /// Between attempts of background work.
 pub(crate) const PAUSE: Duration = Duration::from_millis(200);

@@ -131,6 +131,13 @@ async fn a_killed_follower_takes_nothing_away() -> Result<()> {
     let hosts: Vec<_> = servers.iter().map(|s| format!("127.0.0.1:{}", s.port)).collect();
     let url = format!("zookeeper://{}?timeout=10", hosts.join(","));
     let a = start(&url, "a").await?;
+    // The largest request passes from a follower to the leader and back.
+    for (member, server) in ["x", "y", "z"].iter().zip(&servers) {
+        let member = start(&server.url("timeout=10"), member).await?;
+        let capabilities = "c".repeat(1_048_575 - 47 - "/tooz/g/x".len() - 5);
+        member.join_group_create("g", &capabilities).await?;
+        member.stop().await?;
+    }
     let guard = a.lock("it")?.acquire().await?;
     let mut session = a.session_events();
     let connected = |server: &Server| server.ask("cons").contains("lop=") && !server.leads();

@@ -249,8 +249,9 @@ async fn a_session_that_ends_at_the_server_is_told_and_repaired() -> Result<()> 
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     let (led, next) = timeout(SOON, next).await.unwrap().unwrap()?;
     eprintln!("told {:?} after, the next leads {:?} after", lost - begin, led - begin);
-    // Both hear of it from the same server at the same time; no reconnection brings it back.
-    assert!(lost < led + Duration::from_millis(250), "the old leader knows");
+    // Both hear of it from the same server at the same time; no reconnection brings it back. If one
+    // crosses it, the server is silent to the old leader, which asks over another connection.
+    assert!(lost < led + Duration::from_secs(1), "the old leader knows");
     assert!(term.check().is_err() && next.check().is_ok());
     assert_eq!(b.leader("g").await?, Some("b".into()));
     assert_eq!(a.members("g").await?.len(), 2);
@@ -658,7 +659,7 @@ async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
     server.wait_ready();
     let inspector = Inspector::connect(&url).await?;
     let mut used_up = false;
-    for round in 0..12 {
+    for round in 0..6 {
         let first = a.lock("it")?.acquire().await?;
         let names = inspector.residue().await?;
         used_up |= names.iter().any(|node| node.contains("__lock__2147483647"));
@@ -725,10 +726,10 @@ async fn a_crowd_behind_used_up_numbers_holds_one_by_one() -> Result<()> {
     server.wait_ready();
     let (inside, newest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut crowd = JoinSet::new();
-    for _ in 0..40 {
+    for _ in 0..12 {
         let (lock, inside, newest) = (a.lock("it")?, inside.clone(), newest.clone());
         crowd.spawn(async move {
-            for _ in 0..3 {
+            for _ in 0..2 {
                 let guard = lock.acquire().await?;
                 assert!(!inside.swap(true, SeqCst), "two hold it");
                 let token = guard.fencing_token().0;
@@ -740,9 +741,11 @@ async fn a_crowd_behind_used_up_numbers_holds_one_by_one() -> Result<()> {
             Ok::<_, tooz_core::Error>(())
         });
     }
-    while let Some(one) = timeout(SOON, crowd.join_next()).await.expect("nobody is stuck") {
-        one.unwrap()?;
-    }
+    // They finish at about the same time.
+    let all = timeout(SOON * 3, crowd.join_all()).await.expect("nobody is stuck");
+    all.into_iter().collect::<Result<()>>()?;
+    assert!(server.has_written("__lock__2147483647"), "the last number");
+    assert!(server.has_written("__lock__-2147483648"), "and those after it");
     a.stop().await
 }
 

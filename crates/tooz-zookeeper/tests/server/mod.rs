@@ -108,17 +108,25 @@ impl Server {
     /// Sets the counters of all queues, while it is down, to what they were after this many
     /// contenders.
     pub(crate) fn set_counters(&self, to: i32) {
-        let journals = self.folder.path().join("data/version-2");
         let mut set = 0;
-        for file in std::fs::read_dir(journals).unwrap() {
-            let file = file.unwrap();
-            if file.file_name().to_string_lossy().starts_with("log.") {
-                let mut bytes = std::fs::read(file.path()).unwrap();
-                set += journal::set_counters(&mut bytes, "__lock__", to);
-                std::fs::write(file.path(), bytes).unwrap();
-            }
+        for path in self.journals() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            set += journal::set_counters(&mut bytes, "__lock__", to);
+            std::fs::write(&path, bytes).unwrap();
         }
         assert!(set > 0, "no contender in the server's journal");
+    }
+
+    /// Whether a text is in its journal.
+    pub(crate) fn has_written(&self, text: &str) -> bool {
+        let has = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).contains(text);
+        self.journals().into_iter().any(has)
+    }
+
+    fn journals(&self) -> Vec<std::path::PathBuf> {
+        let files = std::fs::read_dir(self.folder.path().join("data/version-2")).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        files.filter(|path| path.file_stem().is_some_and(|name| name == "log")).collect()
     }
 
     /// Starts it again on its port and its data.
