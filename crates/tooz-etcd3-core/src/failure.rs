@@ -148,6 +148,11 @@ impl Failure {
         self.what == What::TimedOut
     }
 
+    /// Whether one side refused the other's certificate.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.what == What::Untrusted
+    }
+
     /// Whether the server cannot be reached or does not speak.
     pub(crate) fn is_out_of_reach(&self) -> bool {
         matches!(self.what, What::Unreachable | What::TimedOut)

@@ -45,16 +45,19 @@ impl Grpc {
             tls: config.tls.clone(),
         };
         for endpoint in &config.endpoints {
-            grpc.address(endpoint).map_err(|e| {
-                Error::invalid("etcd3: a host, a certificate or a key cannot be used")
-                    .with("server", endpoint.authority())
-                    .caused_by(e)
+            grpc.address(endpoint).map_err(|unusable| match unusable {
+                Unusable::File(error) => error.on(config.backend),
+                Unusable::Content(e) => {
+                    Error::invalid("etcd3: a host, a certificate or a key cannot be used")
+                        .with("server", endpoint.authority())
+                        .caused_by(e)
+                }
             })?;
         }
         Ok(grpc)
     }
 
-    fn address(&self, endpoint: &Endpoint) -> Result<Address, tonic::transport::Error> {
+    fn address(&self, endpoint: &Endpoint) -> Result<Address, Unusable> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let address = Address::from_shared(format!("{scheme}://{}", endpoint.authority()))?
             .connect_timeout(self.connect_timeout)
@@ -65,21 +68,41 @@ impl Grpc {
             .keep_alive_while_idle(true);
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return address.tls_config(tls_config(tls));
+            return Ok(address.tls_config(tls_config(&tls.read()?))?);
         }
         Ok(address)
     }
 }
 
+/// Why there is no address to connect to.
+enum Unusable {
+    /// A file cannot be read.
+    File(Error),
+    /// A host, a certificate or a key makes no sense.
+    Content(tonic::transport::Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<tonic::transport::Error> for Unusable {
+    fn from(error: tonic::transport::Error) -> Self {
+        Self::Content(error)
+    }
+}
+
 #[cfg(feature = "tls")]
-fn tls_config(tls: &tooz_etcd3_core::Tls) -> tonic::transport::ClientTlsConfig {
+fn tls_config(pem: &tooz_etcd3_core::Pem) -> tonic::transport::ClientTlsConfig {
     use tonic::transport::{Certificate, ClientTlsConfig, Identity};
     tooz_core::ensure_crypto_provider();
-    let config = match &tls.authorities {
+    let config = match &pem.authorities {
         Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
         None => ClientTlsConfig::new().with_native_roots(),
     };
-    match &tls.identity {
+    match &pem.identity {
         Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key)),
         None => config,
     }
@@ -88,7 +111,11 @@ fn tls_config(tls: &tooz_etcd3_core::Tls) -> tonic::transport::ClientTlsConfig {
 #[async_trait]
 impl Connector for Grpc {
     async fn connect(&self, endpoint: &Endpoint) -> Result<Arc<dyn Transport>, Failure> {
-        let address = self.address(endpoint).map_err(from_connect)?;
+        let address = self.address(endpoint).map_err(|unusable| match unusable {
+            // They may be in the middle of being replaced.
+            Unusable::File(error) => Failure::unreachable(error),
+            Unusable::Content(error) => from_connect(error),
+        })?;
         let channel = address.connect().await.map_err(from_connect)?;
         Ok(Arc::new(Connection { channel }))
     }

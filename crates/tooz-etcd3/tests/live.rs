@@ -348,6 +348,44 @@ async fn both_transports_speak_tls_with_client_certificates() -> Result<()> {
     Ok(())
 }
 
+/// That of v2 too, whose server is the same.
+#[tokio::test]
+async fn certificates_that_were_replaced_are_read_again() -> Result<()> {
+    if_asked_for!();
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server::Node::with_tls(folder.path());
+    let at = folder.path().display();
+    let files =
+        format!("ca_cert={at}/ca.pem&cert_cert={at}/client.pem&cert_key={at}/client-key.pem");
+    let mut held = Vec::new();
+    for scheme in ["etcd3", "etcd3+https", "etcd"] {
+        let v2 = if scheme == "etcd" { "&protocol=https" } else { "" };
+        let namespace = space(scheme);
+        let url = format!(
+            "{scheme}://127.0.0.1:{}?{files}&timeout=20&namespace={namespace}{v2}",
+            server.port
+        );
+        let a = start(&url, "a").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        held.push((scheme, a, guard));
+    }
+    server::certificates(folder.path());
+    server.kill();
+    server.restart();
+    for (scheme, a, guard) in held {
+        // The server may not be asked at once: whoever answers first may be the old connection.
+        let begin = Instant::now();
+        while let Err(error) = guard.verify().await {
+            assert!(begin.elapsed() < Duration::from_secs(10), "{scheme}: {error:?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+        guard.check()?;
+        assert_eq!(guard.release().await?, Release::Released, "{scheme}");
+        a.stop().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn each_version_of_the_gateway_is_found_or_named() -> Result<()> {
     if_asked_for!();
