@@ -24,6 +24,10 @@ use crate::proto::watch_client::WatchClient;
 use crate::proto::watch_request::RequestUnion;
 use crate::proto::{self, WatchResponse};
 
+/// How large an answer may be. The server has no limit that would fit: all members of a group with
+/// their capabilities are one answer, so this is far above the library's 4 MiB.
+const ANSWER: usize = 64 << 20;
+
 /// How often a silent connection is probed. More often than every 5 s a server takes for an attack;
 /// a server that hangs is noticed by the heartbeats before.
 const PROBE: Duration = Duration::from_secs(10);
@@ -139,12 +143,11 @@ fn signed<T>(token: Option<&str>, request: impl IntoRequest<T>) -> Result<Reques
 
 impl Connection {
     fn kv(&self) -> KvClient<Channel> {
-        // The server limits what it sends; a group may be larger than the library's own limit.
-        KvClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+        KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
     fn leases(&self) -> LeaseClient<Channel> {
-        LeaseClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+        LeaseClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 }
 
@@ -200,7 +203,7 @@ impl Transport for Connection {
         let (requests, more) = mpsc::channel(1);
         let request = signed(token, once(create).chain(ReceiverStream::new(more)))?;
         let mut client = WatchClient::new(self.channel.clone());
-        client = client.max_decoding_message_size(usize::MAX);
+        client = client.max_decoding_message_size(ANSWER);
         let responses = client.watch(request).await.map_err(from_status)?.into_inner();
         let mut watch = Watch { responses, _requests: requests };
         // The first response says that it is watched now.
