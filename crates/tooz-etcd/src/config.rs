@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tooz_core::{CoordinatorUrl, Error, Options, Result};
@@ -13,12 +14,22 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 /// What the URL says.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    pub(crate) http: Settings,
+    /// All but the certificates: see [`settings`](Self::settings).
+    http: Settings,
+    tls: Option<TlsFiles>,
     pub(crate) keys: Keys,
     /// The time to live of a session and its memberships, in whole seconds as the server wants it.
     pub(crate) membership_timeout: Ttl,
     /// The time to live of a lock or a term.
     pub(crate) lock_timeout: Ttl,
+}
+
+/// PEM files with certificates.
+#[derive(Clone, Debug)]
+struct TlsFiles {
+    ca_cert: Option<PathBuf>,
+    cert_cert: Option<PathBuf>,
+    cert_key: Option<PathBuf>,
 }
 
 /// A time to live: what leases count with, and the whole seconds that the server is told, which
@@ -46,18 +57,15 @@ impl Config {
             Some("https") => true,
             Some(_) => return Err(Error::invalid("etcd: the protocol is http or https")),
         };
-        let files = Tls {
-            authorities: read_file(&mut options, "ca_cert")?,
-            identity: match (
-                read_file(&mut options, "cert_cert")?,
-                read_file(&mut options, "cert_key")?,
-            ) {
-                (Some(certificate), Some(key)) => Some((certificate, key)),
-                (None, None) => None,
-                _ => return Err(Error::invalid("etcd: cert_cert and cert_key go together")),
-            },
-            server_name: None,
+        let mut path = |name| options.text(name).map(PathBuf::from);
+        let files = TlsFiles {
+            ca_cert: path("ca_cert"),
+            cert_cert: path("cert_cert"),
+            cert_key: path("cert_key"),
         };
+        if files.cert_cert.is_some() != files.cert_key.is_some() {
+            return Err(Error::invalid("etcd: cert_cert and cert_key go together"));
+        }
         if !matches!(url.path(), "" | "/") {
             return Err(Error::invalid("etcd: the URL has no path; use ?namespace=NAME"));
         }
@@ -77,9 +85,6 @@ impl Config {
         let mut http = Settings::new(endpoints)
             .connect_timeout(patience.min(Duration::from_secs(5)))
             .response_timeout(patience.min(LONGEST_ANSWER));
-        if tls {
-            http = http.tls(files);
-        }
         match (url.user(), url.password()) {
             (Some(user), Some(password)) => http = http.basic_auth(user, password)?,
             (None, None) => {}
@@ -90,7 +95,20 @@ impl Config {
             }
         }
         let (membership_timeout, lock_timeout) = (Ttl(membership_timeout), Ttl(lock_timeout));
-        Ok(Self { http, keys, membership_timeout, lock_timeout })
+        let tls = tls.then_some(files);
+        let config = Self { http, tls, keys, membership_timeout, lock_timeout };
+        // A file that cannot be read is told now.
+        config.settings()?;
+        Ok(config)
+    }
+
+    /// What to connect with. Reads the certificates, which may have been replaced.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        let Some(files) = &self.tls else { return Ok(self.http.clone()) };
+        let authorities = read_file("ca_cert", files.ca_cert.as_ref())?;
+        let certificate = read_file("cert_cert", files.cert_cert.as_ref())?;
+        let identity = certificate.zip(read_file("cert_key", files.cert_key.as_ref())?);
+        Ok(self.http.clone().tls(Tls { authorities, identity, server_name: None }))
     }
 
     fn shortest_ttl(&self) -> Duration {
@@ -110,12 +128,12 @@ impl Config {
     }
 }
 
-fn read_file(options: &mut Options, name: &'static str) -> Result<Option<Vec<u8>>> {
-    let Some(path) = options.text(name) else { return Ok(None) };
-    std::fs::read(&path).map(Some).map_err(|e| {
+fn read_file(option: &'static str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>> {
+    let Some(path) = path else { return Ok(None) };
+    std::fs::read(path).map(Some).map_err(|e| {
         Error::invalid("etcd: a certificate or key cannot be read")
-            .with("option", name)
-            .with("path", path)
+            .with("option", option)
+            .with("path", path.display())
             .caused_by(e)
     })
 }
@@ -153,7 +171,7 @@ mod tests {
             ("etcd://h?timeout=0.5", "too short"),
             ("etcd://h?protocol=ftp", "http or https"),
             ("etcd://h/path", "no path"),
-            ("etcd://h?ca_cert=/nowhere", "cannot be read"),
+            ("etcd://h?protocol=https&ca_cert=/nowhere", "cannot be read"),
             ("etcd://h?namespace=a//b", "namespace"),
             ("etcd://h?tiemout=1", "tiemout"),
             ("etcd://u@h", "a user needs a password"),

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tooz_core::{Error, ErrorKind, Outcome, Result};
-use tooz_http::{Http, Request, Response, Settings};
+use tooz_http::{Http, Request, Response};
 use tracing::debug;
+
+use crate::config::Config;
 
 /// How many answers of an only server in a row may fail to come in time, the last of which costs the
 /// connections. It may just be slow; but that two heartbeats go unanswered and a third is answered
@@ -19,7 +21,7 @@ pub(crate) struct Connection(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    settings: Settings,
+    config: Arc<Config>,
     present: Mutex<Arc<Present>>,
 }
 
@@ -39,9 +41,9 @@ impl Present {
 }
 
 impl Connection {
-    pub(crate) fn new(settings: Settings) -> Result<Self> {
-        let present = Mutex::new(Present::new(Http::new(settings.clone())?));
-        Ok(Self(Arc::new(Shared { settings, present })))
+    pub(crate) fn new(config: &Arc<Config>) -> Result<Self> {
+        let present = Mutex::new(Present::new(Http::new(config.settings()?)?));
+        Ok(Self(Arc::new(Shared { config: config.clone(), present })))
     }
 
     /// Sends a request that is answered soon.
@@ -51,6 +53,10 @@ impl Connection {
         match &answer {
             Ok(_) => present.silences.store(0, Ordering::Relaxed),
             Err(error) if error.kind() == ErrorKind::TimedOut => self.bear(&present),
+            // The certificates may have been replaced since they were read.
+            Err(error) if is_refusal(error) && self.renew(&present) => {
+                return self.present().http.send(request).await;
+            }
             Err(_) => {}
         }
         answer
@@ -79,16 +85,25 @@ impl Connection {
         if is_only && silent.silences.fetch_add(1, Ordering::Relaxed) + 1 < SILENCES {
             return;
         }
-        // An only server's other idle connections are as dead. Of several, the client has gone on
-        // to the next already.
-        let http = match is_only {
-            true => Http::new(self.0.settings.clone()),
-            false => Ok(silent.http.clone()),
-        };
-        match http {
-            Ok(http) => self.replace(silent, http),
-            Err(error) => debug!(%error, "the connections stay as they are"),
+        if is_only {
+            // Its other idle connections are as dead.
+            self.renew(silent);
+        } else {
+            // The client has gone on to the next already; the long polls go on there too.
+            self.replace(silent, silent.http.clone());
         }
+    }
+
+    /// Makes a new client, with the certificates as they are now; whether it could.
+    fn renew(&self, old: &Arc<Present>) -> bool {
+        match self.0.config.settings().and_then(Http::new) {
+            Ok(http) => self.replace(old, http),
+            Err(error) => {
+                debug!(%error, "the connections stay as they are");
+                return false;
+            }
+        }
+        true
     }
 
     /// Unless somebody else has done so.
@@ -99,4 +114,9 @@ impl Connection {
         }
         old.broken.cancel();
     }
+}
+
+/// Whether one side refused the other's certificate: what the server says is an answer.
+fn is_refusal(error: &Error) -> bool {
+    error.kind() == ErrorKind::Authentication
 }

@@ -7,9 +7,9 @@ use crate::session::EtcdSession;
 use crate::store::Store;
 
 pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Driver>> {
-    let config = Config::read(url, options)?;
+    let config = Arc::new(Config::read(url, options)?);
     let store = Store::new(&config)?;
-    Ok(Arc::new(EtcdDriver { config: Arc::new(config), store }))
+    Ok(Arc::new(EtcdDriver { config, store }))
 }
 
 #[derive(Debug)]

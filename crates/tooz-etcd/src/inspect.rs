@@ -1,5 +1,7 @@
 //! A look at a namespace from the server's side, for tests and for a person in trouble.
 
+use std::sync::Arc;
+
 use tooz_core::{CoordinatorUrl, Error, MemberId, Options, Result};
 
 use crate::config::Config;
@@ -26,7 +28,7 @@ impl Inspector {
         if root.is_empty() {
             return Err(Error::invalid("etcd: without a namespace, the keys may be anybody's"));
         }
-        Ok(Self { store: Store::new(&config)?, root })
+        Ok(Self { store: Store::new(&Arc::new(config))?, root })
     }
 
     /// What coordinators have in the namespace beside groups: sessions, members, locks held and

@@ -1,5 +1,6 @@
 //! The requests of the v2 API that the driver makes, and what the server answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -110,8 +111,8 @@ pub(crate) enum If<'a> {
 }
 
 impl Store {
-    pub(crate) fn new(config: &Config) -> Result<Self> {
-        let connection = Connection::new(config.http.clone())?;
+    pub(crate) fn new(config: &Arc<Config>) -> Result<Self> {
+        let connection = Connection::new(config)?;
         Ok(Self { connection, heartbeat_timeout: config.heartbeat_timeout() })
     }
 

@@ -1,7 +1,7 @@
 //! Calls that survive the server's troubles: another server, a new token, once more.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub(crate) struct Client {
 struct Line {
     transport: Arc<dyn Transport>,
     endpoint: usize,
+    /// Whether it has ever answered.
+    answers: AtomicBool,
     /// How many answers in a row did not come in time.
     silences: AtomicU32,
     broken: CancellationToken,
@@ -224,10 +226,19 @@ impl Client {
         match self.within(limit, call).await {
             Ok(value) => {
                 line.silences.store(0, Ordering::Relaxed);
+                line.answers.store(true, Ordering::Relaxed);
                 Ok((value, line))
             }
             Err(failure) => {
-                let failure = failure.at(server());
+                let mut failure = failure.at(server());
+                if failure.is_refusal() {
+                    self.leave(&line);
+                    // The certificates were accepted before, so there may be others by now, which a
+                    // new connection reads.
+                    if line.answers.load(Ordering::Relaxed) {
+                        failure = Failure::unreachable(failure);
+                    }
+                }
                 match failure.remedy() {
                     Remedy::Elsewhere if self.bears(&line, &failure) => self.suspend(),
                     Remedy::Elsewhere => self.leave(&line),
@@ -268,8 +279,13 @@ impl Client {
             match connected.unwrap_or_else(|_| Err(Failure::unreachable("no answer in time"))) {
                 Ok(transport) => {
                     self.next.store(endpoint, Ordering::Relaxed);
-                    let (silences, broken) = (AtomicU32::new(0), CancellationToken::new());
-                    let line = Arc::new(Line { transport, endpoint, silences, broken });
+                    let line = Arc::new(Line {
+                        transport,
+                        endpoint,
+                        answers: AtomicBool::new(false),
+                        silences: AtomicU32::new(0),
+                        broken: CancellationToken::new(),
+                    });
                     *lock(&self.line) = Some(line.clone());
                     return Ok(line);
                 }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
@@ -21,7 +22,7 @@ pub struct Config {
     pub backend: &'static str,
     /// The servers of one cluster, in the order given; at least one.
     pub endpoints: Vec<Endpoint>,
-    /// The certificates, if the connections are to be in TLS.
+    /// The files with the certificates, if the connections are to be in TLS.
     pub tls: Option<Tls>,
     /// How long an answer may take.
     pub response_timeout: Duration,
@@ -46,9 +47,17 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+/// Files with certificates, which may be replaced: each new connection [reads](Self::read) them.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    ca_cert: Option<PathBuf>,
+    cert_cert: Option<PathBuf>,
+    cert_key: Option<PathBuf>,
+}
+
 /// Certificates in PEM form.
 #[derive(Clone, Default)]
-pub struct Tls {
+pub struct Pem {
     /// Trusted instead of those of the system.
     pub authorities: Option<Vec<u8>>,
     /// Our own certificate and its key.
@@ -91,7 +100,7 @@ impl Config {
         let ttl = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let third = Duration::from_secs(ttl) / 3;
 
-        let tls = Tls::read(options, defaults, &invalid)?;
+        let tls = Tls::from_options(options, defaults, &invalid)?;
         let login = match (url.user(), url.password()) {
             (Some(user), Some(password)) => Some((user.to_owned(), password.clone())),
             (None, None) => None,
@@ -147,32 +156,43 @@ fn endpoints(url: &CoordinatorUrl) -> Vec<Endpoint> {
 }
 
 impl Tls {
-    fn read(
+    fn from_options(
         options: &mut Options,
         defaults: Defaults,
         invalid: &dyn Fn(&str) -> Error,
     ) -> Result<Option<Self>> {
-        let mut file = |name| match options.text(name) {
-            None => Ok(None),
-            Some(path) => std::fs::read(&path).map(Some).map_err(|e| {
-                invalid("a certificate or key cannot be read")
-                    .with("option", name)
-                    .with("path", path)
-                    .caused_by(e)
-            }),
+        let mut path = |name| options.text(name).map(PathBuf::from);
+        let tls = Self {
+            ca_cert: path("ca_cert"),
+            cert_cert: path("cert_cert"),
+            cert_key: path("cert_key"),
         };
-        let authorities = file("ca_cert")?;
-        let identity = match (file("cert_cert")?, file("cert_key")?) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => return Err(invalid("cert_cert and cert_key are needed together")),
-        };
-        let named = authorities.is_some() || identity.is_some();
+        if tls.cert_cert.is_some() != tls.cert_key.is_some() {
+            return Err(invalid("cert_cert and cert_key are needed together"));
+        }
+        let named = tls.ca_cert.is_some() || tls.cert_cert.is_some();
         let wanted = options.flag("ssl", defaults.tls || named)?;
         if !wanted && (defaults.tls || named) {
             return Err(invalid("ssl=no contradicts the scheme or the certificates"));
         }
-        Ok(wanted.then_some(Self { authorities, identity }))
+        Ok(wanted.then_some(tls))
+    }
+
+    /// What the files hold now. Fails if one cannot be read.
+    pub fn read(&self) -> Result<Pem> {
+        let file = |option, path: &Option<PathBuf>| match path {
+            None => Ok(None),
+            Some(path) => std::fs::read(path).map(Some).map_err(|e| {
+                Error::invalid("a certificate or key cannot be read")
+                    .with("option", option)
+                    .with("path", path.display())
+                    .caused_by(e)
+            }),
+        };
+        let authorities = file("ca_cert", &self.ca_cert)?;
+        let certificate = file("cert_cert", &self.cert_cert)?;
+        let identity = certificate.zip(file("cert_key", &self.cert_key)?);
+        Ok(Pem { authorities, identity })
     }
 }
 
@@ -186,9 +206,9 @@ impl Endpoint {
     }
 }
 
-impl fmt::Debug for Tls {
+impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
+        f.debug_struct("Pem")
             .field("authorities", &self.authorities.is_some())
             .field("identity", &self.identity.is_some())
             .finish()
@@ -258,10 +278,13 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tooz-etcd3-config-{}", std::process::id()));
         std::fs::write(&folder, "PEM").unwrap();
         let (pem, at) = (folder.display().to_string(), "etcd3://a?");
-        let tls = read(&format!("{at}ca_cert={pem}")).unwrap().tls.unwrap();
-        assert!(tls.authorities.is_some() && tls.identity.is_none());
-        let tls = read(&format!("{at}cert_cert={pem}&cert_key={pem}")).unwrap().tls.unwrap();
-        assert!(tls.identity.is_some());
+        let pem_of = |options: &str| read(&format!("{at}{options}")).unwrap().tls.unwrap().read();
+        let found = pem_of(&format!("ca_cert={pem}")).unwrap();
+        assert!(found.authorities.is_some() && found.identity.is_none());
+        let found = pem_of(&format!("cert_cert={pem}&cert_key={pem}")).unwrap();
+        assert!(found.identity.is_some());
+        let error = pem_of("ca_cert=/nowhere").unwrap_err();
+        assert!(error.to_string().contains("option=ca_cert, path=/nowhere"), "{error}");
         assert!(read(&format!("{at}cert_cert={pem}")).is_err(), "a certificate without its key");
         assert!(read(&format!("{at}ca_cert={pem}&ssl=no")).is_err());
         std::fs::remove_file(folder).unwrap();
@@ -274,7 +297,6 @@ mod tests {
             "etcd3://u@a",
             "etcd3://a?layout=v2",
             "etcd3://a?timeout=0",
-            "etcd3://a?ca_cert=/nowhere",
             "etcd3://a?tiemout=1",
         ] {
             assert!(read(refused).is_err(), "{refused}");

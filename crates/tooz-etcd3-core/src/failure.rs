@@ -53,6 +53,8 @@ enum What {
     TimedOut,
     /// One side refused the other's certificate.
     Untrusted,
+    /// The answer is larger than we take.
+    TooLarge,
     /// The server answered with an error of this code.
     Status(i32),
 }
@@ -84,6 +86,11 @@ impl Failure {
     /// One side refused the other's certificate.
     pub fn untrusted(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::new(What::Untrusted, "a certificate was refused").caused_by(source)
+    }
+
+    /// The answer is larger than we take.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(What::TooLarge, message)
     }
 
     /// The server answered with an error: a [`code`] and its message.
@@ -148,6 +155,11 @@ impl Failure {
         self.what == What::TimedOut
     }
 
+    /// Whether one side refused the other's certificate.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.what == What::Untrusted
+    }
+
     /// Whether the server cannot be reached or does not speak.
     pub(crate) fn is_out_of_reach(&self) -> bool {
         matches!(self.what, What::Unreachable | What::TimedOut)
@@ -157,7 +169,7 @@ impl Failure {
         use code::*;
         match self.what {
             What::Unreachable | What::Broken | What::TimedOut => Remedy::Elsewhere,
-            What::Untrusted => Remedy::None,
+            What::Untrusted | What::TooLarge => Remedy::None,
             What::Status(UNAUTHENTICATED) => Remedy::Authenticate,
             What::Status(_) if is_old_token(&self.message) => Remedy::Authenticate,
             What::Status(RESOURCE_EXHAUSTED) if self.says("too many requests") => Remedy::Wait,
@@ -174,7 +186,7 @@ impl Failure {
     pub(crate) fn may_have_been_applied(&self) -> bool {
         match self.what {
             What::Unreachable | What::Untrusted => false,
-            What::Broken | What::TimedOut => true,
+            What::Broken | What::TimedOut | What::TooLarge => true,
             What::Status(code::UNAVAILABLE) => !self.says("no leader"),
             What::Status(_) => self.remedy() == Remedy::Elsewhere,
         }
@@ -191,6 +203,7 @@ impl Failure {
             What::Untrusted => {
                 (ErrorKind::Authentication, "one side refused the other's certificate")
             }
+            What::TooLarge => (backend, "the server's answer is larger than 64 MiB"),
             What::Status(DEADLINE_EXCEEDED) => {
                 (ErrorKind::TimedOut, "the server gave up on the request")
             }

@@ -22,7 +22,7 @@ mod lock;
 mod session;
 mod transport;
 
-pub use config::{Config, Defaults, Endpoint, Layout, Tls};
+pub use config::{Config, Defaults, Endpoint, Layout, Pem, Tls};
 pub use driver::open;
 pub use failure::{Failure, code};
 pub use transport::{

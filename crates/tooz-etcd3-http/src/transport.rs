@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tooz_core::{Result as CoreResult, Secret, async_trait};
 use tooz_etcd3_core::{
-    Attached, Config, Connector, Endpoint, Event, Events, Failure, Range, Transport, Txn, TxnReply,
+    Attached, Config, Connector, Endpoint, Event, Events, Failure, Pem, Range, Transport, Txn,
+    TxnReply,
 };
 use tooz_http::{Http, Lines, Request, Settings, Tls};
 
@@ -17,7 +18,7 @@ use crate::json::{self, Bytes, JsonEvent, JsonTxnReply, Number};
 
 /// The gateway of each server. Their order and failover are the shared part's, so each has a client
 /// of its own; and a new one when it is connected again, since the old one's idle connections may
-/// be dead too.
+/// be dead too, and the certificates may be replaced.
 #[derive(Debug)]
 pub(crate) struct Gateway(GatewayConfig);
 
@@ -36,7 +37,7 @@ fn client(config: &Config, endpoint: &Endpoint) -> CoreResult<Http> {
         .connect_timeout(config.connect_timeout)
         .response_timeout(config.response_timeout);
     if let Some(tls) = &config.tls {
-        let (authorities, identity) = (tls.authorities.clone(), tls.identity.clone());
+        let Pem { authorities, identity } = tls.read().map_err(|e| e.on(config.backend))?;
         settings = settings.tls(Tls { authorities, identity, server_name: None });
     }
     Http::new(settings)

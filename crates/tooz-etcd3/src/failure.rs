@@ -2,10 +2,14 @@
 
 use std::error::Error as StdError;
 
-use tonic::{ConnectError, Status};
+use tonic::{Code, ConnectError, Status};
 use tooz_etcd3_core::Failure;
 
 pub(crate) fn from_status(status: Status) -> Failure {
+    // What the library says of an answer that is above our limit.
+    if status.code() == Code::OutOfRange && status.message().contains("message length too large") {
+        return Failure::too_large(status.message());
+    }
     // What the server says has no cause here.
     if status.source().is_none() {
         return Failure::status(status.code() as i32, status.message());

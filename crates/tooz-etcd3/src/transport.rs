@@ -24,6 +24,10 @@ use crate::proto::watch_client::WatchClient;
 use crate::proto::watch_request::RequestUnion;
 use crate::proto::{self, WatchResponse};
 
+/// How large an answer may be. The server has no limit that would fit: all members of a group with
+/// their capabilities are one answer, so this is far above the library's 4 MiB.
+const ANSWER: usize = 64 << 20;
+
 /// How often a silent connection is probed. More often than every 5 s a server takes for an attack;
 /// a server that hangs is noticed by the heartbeats before.
 const PROBE: Duration = Duration::from_secs(10);
@@ -45,16 +49,19 @@ impl Grpc {
             tls: config.tls.clone(),
         };
         for endpoint in &config.endpoints {
-            grpc.address(endpoint).map_err(|e| {
-                Error::invalid("etcd3: a host, a certificate or a key cannot be used")
-                    .with("server", endpoint.authority())
-                    .caused_by(e)
+            grpc.address(endpoint).map_err(|unusable| match unusable {
+                Unusable::File(error) => error.on(config.backend),
+                Unusable::Content(e) => {
+                    Error::invalid("etcd3: a host, a certificate or a key cannot be used")
+                        .with("server", endpoint.authority())
+                        .caused_by(e)
+                }
             })?;
         }
         Ok(grpc)
     }
 
-    fn address(&self, endpoint: &Endpoint) -> Result<Address, tonic::transport::Error> {
+    fn address(&self, endpoint: &Endpoint) -> Result<Address, Unusable> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let address = Address::from_shared(format!("{scheme}://{}", endpoint.authority()))?
             .connect_timeout(self.connect_timeout)
@@ -65,21 +72,41 @@ impl Grpc {
             .keep_alive_while_idle(true);
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return address.tls_config(tls_config(tls));
+            return Ok(address.tls_config(tls_config(&tls.read()?))?);
         }
         Ok(address)
     }
 }
 
+/// Why there is no address to connect to.
+enum Unusable {
+    /// A file cannot be read.
+    File(Error),
+    /// A host, a certificate or a key makes no sense.
+    Content(tonic::transport::Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<tonic::transport::Error> for Unusable {
+    fn from(error: tonic::transport::Error) -> Self {
+        Self::Content(error)
+    }
+}
+
 #[cfg(feature = "tls")]
-fn tls_config(tls: &tooz_etcd3_core::Tls) -> tonic::transport::ClientTlsConfig {
+fn tls_config(pem: &tooz_etcd3_core::Pem) -> tonic::transport::ClientTlsConfig {
     use tonic::transport::{Certificate, ClientTlsConfig, Identity};
     tooz_core::ensure_crypto_provider();
-    let config = match &tls.authorities {
+    let config = match &pem.authorities {
         Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
         None => ClientTlsConfig::new().with_native_roots(),
     };
-    match &tls.identity {
+    match &pem.identity {
         Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key)),
         None => config,
     }
@@ -88,7 +115,11 @@ fn tls_config(tls: &tooz_etcd3_core::Tls) -> tonic::transport::ClientTlsConfig {
 #[async_trait]
 impl Connector for Grpc {
     async fn connect(&self, endpoint: &Endpoint) -> Result<Arc<dyn Transport>, Failure> {
-        let address = self.address(endpoint).map_err(from_connect)?;
+        let address = self.address(endpoint).map_err(|unusable| match unusable {
+            // They may be in the middle of being replaced.
+            Unusable::File(error) => Failure::unreachable(error),
+            Unusable::Content(error) => from_connect(error),
+        })?;
         let channel = address.connect().await.map_err(from_connect)?;
         Ok(Arc::new(Connection { channel }))
     }
@@ -112,12 +143,11 @@ fn signed<T>(token: Option<&str>, request: impl IntoRequest<T>) -> Result<Reques
 
 impl Connection {
     fn kv(&self) -> KvClient<Channel> {
-        // The server limits what it sends; a group may be larger than the library's own limit.
-        KvClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+        KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 
     fn leases(&self) -> LeaseClient<Channel> {
-        LeaseClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+        LeaseClient::new(self.channel.clone()).max_decoding_message_size(ANSWER)
     }
 }
 
@@ -173,7 +203,7 @@ impl Transport for Connection {
         let (requests, more) = mpsc::channel(1);
         let request = signed(token, once(create).chain(ReceiverStream::new(more)))?;
         let mut client = WatchClient::new(self.channel.clone());
-        client = client.max_decoding_message_size(usize::MAX);
+        client = client.max_decoding_message_size(ANSWER);
         let responses = client.watch(request).await.map_err(from_status)?.into_inner();
         let mut watch = Watch { responses, _requests: requests };
         // The first response says that it is watched now.

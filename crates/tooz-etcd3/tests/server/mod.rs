@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod endless;
 pub(crate) mod proxy;
 
 use std::io::{Read, Write};
@@ -34,6 +35,8 @@ pub(crate) struct Cluster {
 
 pub(crate) struct Node {
     pub(crate) port: u16,
+    /// Where it speaks of its health, without TLS.
+    health: u16,
     process: Child,
     arguments: Vec<String>,
 }
@@ -95,7 +98,8 @@ impl Cluster {
             ];
             let arguments = arguments.iter().flatten().chain(options);
             let arguments: Vec<_> = arguments.map(|a| (*a).to_owned()).collect();
-            Node { port: clients[n], process: spawn(&arguments), arguments }
+            let port = clients[n];
+            Node { port, health: port, process: spawn(&arguments), arguments }
         };
         let mut cluster = Self { nodes: (0..size).map(node).collect(), _folder: folder };
         cluster.wait_ready().then_some(cluster)
@@ -152,6 +156,32 @@ impl Cluster {
 }
 
 impl Node {
+    /// A node that demands a client's certificate, with the [`certificates`] of a folder.
+    pub(crate) fn with_tls(folder: &Path) -> Self {
+        certificates(folder);
+        let (port, peer, health) = (free_port(), free_port(), free_port());
+        let file = |name: &str| folder.join(name).display().to_string();
+        let (client, peer) =
+            (format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+        let arguments = [
+            ["--data-dir", &file("data")],
+            ["--listen-client-urls", &client],
+            ["--advertise-client-urls", &client],
+            ["--listen-peer-urls", &peer],
+            ["--initial-advertise-peer-urls", &peer],
+            ["--initial-cluster", &format!("default={peer}")],
+            ["--listen-metrics-urls", &format!("http://127.0.0.1:{health}")],
+            ["--trusted-ca-file", &file("ca.pem")],
+            ["--cert-file", &file("server.pem")],
+            ["--key-file", &file("server-key.pem")],
+            ["--client-cert-auth", "--enable-v2"],
+        ];
+        let arguments: Vec<_> = arguments.iter().flatten().map(|a| (*a).to_owned()).collect();
+        let mut node = Self { port, health, process: spawn(&arguments), arguments };
+        node.wait_healthy();
+        node
+    }
+
     /// Runs `etcdctl`; what it prints.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let output = Command::new("etcdctl")
@@ -173,9 +203,13 @@ impl Node {
     /// Starts it again on its port, with its data.
     pub(crate) fn restart(&mut self) {
         self.process = spawn(&self.arguments);
+        self.wait_healthy();
+    }
+
+    fn wait_healthy(&mut self) {
         let start = Instant::now();
         while !self.is_healthy() {
-            assert!(start.elapsed() < Duration::from_secs(30), "the server does not start again");
+            assert!(start.elapsed() < Duration::from_secs(30), "the server does not start");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -197,7 +231,7 @@ impl Node {
     }
 
     fn get(&self, path: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.health))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
         let mut text = String::new();
@@ -222,6 +256,27 @@ fn spawn(arguments: &[String]) -> Child {
         .expect("etcd is installed")
 }
 
+/// Makes an authority, and from it a certificate for the server and one for clients, in the place of
+/// those that there were.
+pub(crate) fn certificates(folder: &Path) {
+    let script = "
+        set -e
+        mkdir new; cd new
+        new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30'
+        openssl req -x509 $new -keyout ca.key -out ca.pem -subj '/CN=tooz test authority' \\
+            -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign
+        for name in server client; do
+            openssl req $new -keyout $name-key.pem -out request.pem -subj /O=tooz
+            printf '%s\\n' subjectAltName=DNS:localhost,IP:127.0.0.1 \\
+                extendedKeyUsage=serverAuth,clientAuth basicConstraints=critical,CA:FALSE >extensions
+            openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 \\
+                -extfile extensions -out $name.pem
+        done
+        mv *.pem ..; cd ..; rm -r new";
+    let output = Command::new("sh").args(["-c", script]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 pub(crate) fn openssl(arguments: &[&str]) {
     let output = Command::new("openssl").args(arguments).output().expect("openssl is installed");
     let error = String::from_utf8_lossy(&output.stderr);
@@ -241,7 +296,7 @@ fn free_port() -> u16 {
 
 pub(crate) fn builder(url: &str, member: &str) -> Result<Builder> {
     let registry = Registry::new().with(tooz_etcd3::DRIVER)?.with(tooz_etcd3_http::DRIVER)?;
-    registry.builder(url, member)
+    registry.with(tooz_etcd::DRIVER)?.builder(url, member)
 }
 
 pub(crate) fn build(url: &str, member: &str) -> Result<Coordinator> {
