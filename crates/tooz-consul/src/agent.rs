@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tooz_core::{Error, ErrorKind, Outcome, Result};
+use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 use tooz_http::{Endpoint, Http, Request, Response, Settings};
 
 use crate::lookout::Lookout;
@@ -18,13 +18,18 @@ use crate::token::Token;
 
 /// What a process may have under way with an agent at a time.
 const REQUESTS: usize = 16;
-const HEARTBEATS: usize = 4;
+const HEARTBEATS: usize = 16;
 /// Blocking queries about one key each, and about a group each.
-const WAITS: usize = 24;
-const WATCHES: usize = 12;
+const WAITS: usize = 16;
+const WATCHES: usize = 8;
 
-/// How many connections of a kind are kept while nobody uses them.
-const IDLE: usize = 2;
+/// How long a request may wait for its turn. It is for the case that the server answers nobody: a
+/// burst is to get through, and who gives up and asks again is the last in the queue.
+const QUEUE: Duration = Duration::from_secs(20);
+
+/// How many connections of blocking queries are kept while nobody uses them. Of the others all are,
+/// for a while: to make new ones costs more.
+const IDLE_POLLS: usize = 8;
 
 /// What agents are reached by, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,9 +79,10 @@ struct Limits {
 impl Agent {
     /// A way of one's own, whose connections live within the runtime that uses it.
     pub(crate) fn new(access: Access) -> Result<Self> {
-        let http = access.http.clone().most_idle(IDLE);
-        let heartbeats = Http::new(http.clone().response_timeout(access.heartbeat_timeout))?;
-        let (requests, polls) = (Http::new(http.clone())?, Http::new(http)?);
+        let lane = |most_idle| access.http.clone().most_idle(most_idle);
+        let requests = Http::new(lane(REQUESTS))?;
+        let heartbeats = lane(HEARTBEATS).response_timeout(access.heartbeat_timeout);
+        let (heartbeats, polls) = (Http::new(heartbeats)?, Http::new(lane(IDLE_POLLS))?);
         let limits = Limits::of(requests.endpoints());
         let (rolls, lookout) = Default::default();
         Ok(Self { access, limits, requests, heartbeats, polls, rolls, lookout })
@@ -102,22 +108,21 @@ impl Agent {
 
     /// Sends a request as soon as its turn comes.
     pub(crate) async fn send(&self, lane: Lane, request: &Request) -> Result<Response> {
-        let Access { response_timeout, heartbeat_timeout, .. } = self.access;
         let Limits { requests, heartbeats, .. } = &*self.limits;
-        let (http, permits, limit) = match lane {
+        let (http, permits) = match lane {
             Lane::Polls => return self.polls.send(request).await,
-            Lane::Requests => (&self.requests, requests, response_timeout),
-            Lane::Heartbeats => (&self.heartbeats, heartbeats, heartbeat_timeout),
+            Lane::Requests => (&self.requests, requests),
+            Lane::Heartbeats => (&self.heartbeats, heartbeats),
         };
-        // Whoever is before us is through after this time, with an answer or without.
-        let turn = tokio::time::timeout(limit, permits.acquire()).await;
+        let turn = tokio::time::timeout(QUEUE, permits.acquire()).await;
         let Ok(Ok(_turn)) = turn else { return Err(busy()) };
+        let sent = Moment::now();
         let answer = http.send(request).await;
         if matches!(lane, Lane::Heartbeats)
             && answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::TimedOut)
         {
             // What heartbeats find dead costs nobody else the time to find out.
-            self.requests.reconnect();
+            self.requests.reconnect(sent);
         }
         answer
     }

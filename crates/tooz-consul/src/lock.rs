@@ -228,20 +228,23 @@ async fn try_withdraw(life: &Arc<Life>, attempt: &Attempt) -> Result<()> {
 /// Unlocks a key that is still claimed; whether it was. `index` is where it was last changed, if that
 /// is known.
 async fn unlock(life: &Life, claim: &Claim, mut index: Option<u64>) -> Result<bool> {
+    let mut again = false;
     loop {
         let changed = match index.take() {
             Some(index) => index,
             None => match life.api().get(&claim.key).await? {
                 Some(entry) if claim.fits(&entry) => entry.changed,
-                _ => return Ok(false),
+                // By an attempt whose reply was lost.
+                _ => return Ok(again),
             },
         };
         let ops = [
             Op::check_index(&claim.key, changed),
             Op::unlock(&claim.key, claim.session.as_bytes(), &claim.session),
         ];
-        if let (transaction::Outcome::Done(_), _) = life.transact(&ops).await? {
-            return Ok(true);
+        match life.transact(&ops).await? {
+            (transaction::Outcome::Done(_), _) => return Ok(true),
+            (transaction::Outcome::Refused(_), repeated) => again |= repeated,
         }
     }
 }

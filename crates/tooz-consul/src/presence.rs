@@ -56,7 +56,7 @@ impl Presence {
             let presence = Self { check: check.clone(), locks, members };
             // From here, however long it took to come here.
             let begun = Moment::now();
-            presence.renew(&config.api.of_heartbeats()).await?;
+            presence.renew(&config.api).await?;
             Ok((presence, begun))
         };
         let opened = opened.await;

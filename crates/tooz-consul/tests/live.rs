@@ -364,6 +364,26 @@ async fn many_who_wait_need_few_connections() -> Result<()> {
     b.stop().await
 }
 
+/// A burst takes longer than the answer to a single request may, and costs neither a grant nor the
+/// session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_gets_through() -> Result<()> {
+    let a = start(&fresh(&asked_for!("CONSUL"), "ttl=6"), "a").await?;
+    let mut tasks = Vec::new();
+    for n in 0..500 {
+        let lock = a.lock(format!("lock-{n}"))?;
+        tasks.push(tokio::spawn(async move {
+            let guard = lock.try_acquire().await?.expect("it is free");
+            guard.check()?;
+            guard.release().await
+        }));
+    }
+    for task in tasks {
+        assert_eq!(task.await.unwrap()?, Release::Released);
+    }
+    a.stop().await
+}
+
 /// The limit is for a process, whatever the number of its coordinators.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_coordinators_share_their_connections() -> Result<()> {
@@ -442,7 +462,7 @@ async fn lost_replies_are_resolved() -> Result<()> {
             let guard = lock.acquire_with(mode, wait).await?.expect("applied, and found so");
             assert!(guard.verify().await?);
             proxy.lose_next();
-            guard.release().await?;
+            assert_eq!(guard.release().await?, Release::Released);
             let next = lock.try_acquire().await?.expect("it was released");
             next.release().await?;
         }

@@ -54,6 +54,8 @@ struct Inner {
 struct Connections {
     connector: Connector,
     client: Client<Connector, Full<Bytes>>,
+    /// Since when the client makes them.
+    since: Moment,
     tls: Option<Tls>,
     /// When the files were looked at.
     looked: Moment,
@@ -69,8 +71,9 @@ impl Http {
         }
         let tls = settings.tls.clone();
         let connector = connector(&settings, tls.as_ref())?;
-        let (client, looked) = (client(&settings, &connector), Moment::now());
-        let connections = Mutex::new(Connections { connector, client, tls, looked });
+        let (client, since) = (client(&settings, &connector), Moment::now());
+        let connections = Connections { connector, client, since, tls, looked: since };
+        let connections = Mutex::new(connections);
         Ok(Self(Arc::new(Inner { settings, connections, preferred: AtomicUsize::new(0) })))
     }
 
@@ -93,8 +96,9 @@ impl Http {
                 let (status, headers) = (head.status.as_u16(), head.headers);
                 Ok(Response { status, headers, body, sent, endpoint })
             };
+            let begun = Moment::now();
             tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
-                self.reconnect();
+                self.reconnect(begun);
                 Err(error::timed_out())
             })
         })
@@ -116,8 +120,9 @@ impl Http {
                 let (status, headers) = (head.status.as_u16(), head.headers);
                 Err(Response { status, headers, body, sent, endpoint }.error())
             };
+            let begun = Moment::now();
             tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
-                self.reconnect();
+                self.reconnect(begun);
                 Err(error::timed_out())
             })
         })
@@ -133,11 +138,14 @@ impl Http {
         let _ = self.0.preferred.compare_exchange(endpoint, next, order, order);
     }
 
-    /// Uses no connection again that was used before: requests that come make new ones, and those
-    /// under way go on. One that does not answer may be dead, and the others with it.
-    pub fn reconnect(&self) {
+    /// Uses no connection again that there was at that moment, when a request was sent that got no
+    /// answer: the others may be dead, too. Requests under way go on.
+    pub fn reconnect(&self, sent: Moment) {
         let mut connections = self.connections();
-        connections.client = client(&self.0.settings, &connections.connector);
+        if connections.since <= sent {
+            connections.client = client(&self.0.settings, &connections.connector);
+            connections.since = Moment::now();
+        }
     }
 
     async fn try_each<T, F: Future<Output = Result<T>>>(
@@ -223,7 +231,8 @@ impl Http {
             && let Ok(connector) = connector(settings, Some(&tls))
         {
             let client = client(settings, &connector);
-            *connections = Connections { connector, client, tls: Some(tls), ..*connections };
+            let since = Moment::now();
+            *connections = Connections { connector, client, since, tls: Some(tls), ..*connections };
         }
         connections.client.clone()
     }
