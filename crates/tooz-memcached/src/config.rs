@@ -1,6 +1,7 @@
+use std::net::IpAddr;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Options, Result, Secret};
+use tooz_core::{CoordinatorUrl, Error, Options, RestartGrace, Result, Secret};
 
 use crate::keys::Keys;
 use crate::wire::LONGEST_TIME;
@@ -35,6 +36,9 @@ pub(crate) struct Config {
     /// How long an answer may take.
     pub(crate) response_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    /// None by default for a server of this host: the kernel tells all who are connected on the
+    /// same host of its crash.
+    pub(crate) restart_grace: RestartGrace,
 }
 
 /// User and password, of the server's option `-Y`.
@@ -70,6 +74,13 @@ impl Config {
         let lock_timeout = time("lock_timeout")?;
         let leader_timeout = time("leader_timeout")?;
         let shortest = membership_timeout.min(lock_timeout).min(leader_timeout);
+        let first = url.hosts().first();
+        let host = first.map_or("localhost", |host| &host.name).to_owned();
+        let grace = match is_local(&host) {
+            true => Duration::ZERO,
+            false => lock_timeout.max(leader_timeout),
+        };
+        let restart_grace = RestartGrace::read(&mut options, grace)?;
         let namespace = options.text("namespace").unwrap_or_default();
         let protocol = match options.text("protocol").as_deref() {
             None | Some("auto") => Protocol::Auto,
@@ -89,9 +100,8 @@ impl Config {
         // One connection carries everything, and all that rustls speaks is safe.
         options.ignore(&["max_pool_size", "ssl_ciphers"]);
         options.finish()?;
-        let first = url.hosts().first();
         Ok(Self {
-            host: first.map_or("localhost", |host| &host.name).to_owned(),
+            host,
             port: first.and_then(|host| host.port).unwrap_or(PORT),
             unused_hosts: url.hosts().len().saturating_sub(1),
             login: url.user().zip(url.password()).map(|(user, password)| Login {
@@ -107,6 +117,7 @@ impl Config {
             leader_timeout,
             response_timeout: shortest / 4,
             connect_timeout: (shortest / 3).clamp(CONNECT.0, CONNECT.1),
+            restart_grace,
         })
     }
 
@@ -122,6 +133,10 @@ impl Config {
     }
 }
 
+fn is_local(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 #[cfg(not(feature = "tls"))]
 fn no_tls(options: &mut Options) -> Result<()> {
     if options.flag("use_ssl", false)? {
@@ -133,6 +148,8 @@ fn no_tls(options: &mut Options) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tooz_core::Moment;
+
     use super::*;
 
     fn read(url: &str) -> Result<Config> {
@@ -161,6 +178,20 @@ mod tests {
         assert_eq!((config.lock_timeout.as_secs(), config.protocol), (30, Protocol::Auto));
         assert_eq!(config.keys.groups(), b"_TOOZ_GROUP_LIST");
         assert_eq!(read("memcached://a,b:1,[::1]").unwrap().unused_hosts, 2);
+    }
+
+    #[test]
+    fn a_server_of_another_host_grants_nothing_at_first() {
+        let grace = |url| {
+            let until = read(url).unwrap().restart_grace.until(Duration::ZERO, Moment::now());
+            until.map_or(0, |until| until.remaining().as_secs_f64().round() as u64)
+        };
+        assert_eq!(grace("memcached://db?lock_timeout=7&leader_timeout=8"), 8);
+        assert_eq!(grace("memcached://db?restart_grace=0"), 0);
+        for local in ["memcached://", "memcached://127.0.0.1", "memcached://[::1]"] {
+            assert_eq!(grace(local), 0, "{local}");
+        }
+        assert_eq!(grace("memcached://localhost?restart_grace=3"), 3);
     }
 
     #[test]

@@ -1,16 +1,22 @@
 //! What is known of the server before it is relied upon.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use tooz_core::{Error, ErrorKind, Result};
+use tooz_core::{Error, ErrorKind, Moment, Result};
 use tracing::warn;
 
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::wire::{Reply, Request};
 
-/// Warns of what weakens the guarantees, and refuses what takes them away.
-pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<()> {
+/// By how much the server's uptime may be above the truth: it counts whole seconds, and begins with 2
+/// of them.
+const AHEAD: Duration = Duration::from_secs(3);
+
+/// Warns of what weakens the guarantees, and refuses what takes them away. Until when the server may
+/// grant nothing, if it may not now.
+pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<Option<Moment>> {
     if config.unused_hosts > 0 {
         warn!(
             used = config.server(),
@@ -18,7 +24,9 @@ pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<
             "memcached servers know nothing of each other, so only the first is used"
         );
     }
-    let replies = connection.call(&[Request::Version, Request::Stats("settings")]).await?;
+    let ask = [Request::Version, Request::Stats("settings"), Request::Stats("")];
+    let replies = connection.call(&ask).await?;
+    let answered = Moment::now();
     let mut replies = replies.into_iter();
     let version = match replies.next() {
         Some(Reply::Version(version)) => version,
@@ -27,6 +35,10 @@ pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<
     let settings = match replies.next() {
         Some(Reply::Stats(settings)) => settings,
         _ => BTreeMap::new(),
+    };
+    let uptime = match replies.next() {
+        Some(Reply::Stats(stats)) => stats.get("uptime").and_then(|time| time.parse().ok()),
+        _ => None,
     };
     if !version.starts_with(|c: char| c.is_ascii_digit()) || !settings.contains_key("evictions") {
         warn!(
@@ -46,7 +58,10 @@ pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<
             "the server evicts locks and groups when its memory is full: its option -M prevents it"
         );
     }
-    Ok(())
+    // One that does not say is a proxy, and the word of that would be about itself.
+    Ok(uptime
+        .map(Duration::from_secs)
+        .and_then(|uptime| config.restart_grace.until(uptime.saturating_sub(AHEAD), answered)))
 }
 
 pub(crate) fn without_cas() -> Error {

@@ -1,6 +1,7 @@
 //! What a session's tasks and holds share, and the care for its connection.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tooz_core::{
     Error, ErrorKind, GroupId, Hold as _, Lease, Loss, MemberId, Moment, OperationId, Result,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::config::Config;
 use crate::connection::{self, Connection};
@@ -35,6 +36,11 @@ pub(crate) struct Life {
     pub(crate) member_key: Vec<u8>,
     pub(crate) lease: Lease,
     pub(crate) link: Link,
+    /// Until when the server may have forgotten whose its locks are, if it may; as a session is of one
+    /// run of the server, that stays.
+    pub(crate) closed_until: Option<Moment>,
+    /// Whether that was said.
+    told: AtomicBool,
     epoch: Mutex<Epoch>,
     holds: Mutex<HashMap<OperationId, Arc<MemcachedHold>>>,
     memberships: Mutex<HashMap<GroupId, Membership>>,
@@ -65,7 +71,7 @@ impl Life {
         let id = OperationId::random().to_string();
         let connection = connection::open(&config).await?;
         let opening = tokio::time::timeout(config.connect_timeout, async {
-            deployment::look_at(&connection, &config).await?;
+            let closed_until = deployment::look_at(&connection, &config).await?;
             let epoch = Epoch::begun(connection.call(&Epoch::begin(&config.keys, None)?).await?)?;
             let sent = Moment::now();
             let life = Seconds::at_least(config.membership_timeout);
@@ -84,9 +90,10 @@ impl Life {
             if item.is_some_and(|item| item.cas == 0) {
                 return Err(deployment::without_cas());
             }
-            Ok((epoch, sent))
+            Ok((closed_until, epoch, sent))
         });
-        let (epoch, sent) = opening.await.unwrap_or_else(|_| Err(errors::no_answer()))?;
+        let (closed_until, epoch, sent) =
+            opening.await.unwrap_or_else(|_| Err(errors::no_answer()))?;
         let life = Arc::new(Life {
             server: config.server(),
             lease: Lease::timed(config.membership_timeout, sent),
@@ -95,6 +102,8 @@ impl Life {
             id,
             member,
             member_key,
+            closed_until,
+            told: AtomicBool::new(false),
             epoch: Mutex::new(epoch),
             holds: Mutex::default(),
             memberships: Mutex::default(),
@@ -215,6 +224,17 @@ impl Life {
     /// When the session's item was renewed before.
     pub(crate) fn beaten(&self, sent: Moment) -> Moment {
         std::mem::replace(&mut *self.lock(&self.beaten), sent)
+    }
+
+    /// Says once why nothing is granted.
+    pub(crate) fn tell_closed(&self, until: Moment) {
+        if !self.told.swap(true, Relaxed) {
+            warn!(
+                seconds = until.remaining().as_secs_f64(),
+                "no lock and no term is granted yet: the server started a moment ago and has \
+                 forgotten whose they are; see the option restart_grace"
+            );
+        }
     }
 
     // ---- What is held.

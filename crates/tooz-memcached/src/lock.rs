@@ -59,6 +59,14 @@ pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option
         attempt,
         _busy: life.busy(),
     };
+    if let Some(until) = life.closed_until.filter(|until| !until.has_passed()) {
+        life.tell_closed(until);
+        tokio::select! {
+            () = until.wait() => {}
+            () = contender.attempt.waiting.over() => return Ok(None),
+            _ = life.lease.lost() => return Err(life.forgotten()),
+        }
+    }
     if contender.attempt.waiting.is_over() {
         return match contender.step(Take::InTurn).await {
             Ok(Step::Granted(hold, _)) => Ok(Some(hold)),

@@ -173,6 +173,138 @@ async fn rejoined(events: &mut Events<SessionEvent>) {
     }
 }
 
+#[tokio::test]
+async fn a_server_that_came_back_grants_nothing_before_the_last_holder_was_told() -> Result<()> {
+    if_asked_for!();
+    // Without the grace both hold it; with it, never.
+    for (grace, both) in [("0", true), ("4", false)] {
+        let mut server = Server::start(&[]);
+        let proxy = Proxy::start(server.port).await;
+        let cut_off = start(&proxy.url("timeout=4&restart_grace=0"), "cut-off").await?;
+        let rival = start(&server.url(&format!("timeout=4&restart_grace={grace}")), "b").await?;
+        cut_off.join_group_create("g", &1).await?;
+        rival.join_group("g", &1).await?;
+        let (held, read) =
+            (cut_off.lock("it")?.acquire().await?, cut_off.lock("s")?.acquire_shared().await?);
+        let term = cut_off.campaign("g").await?;
+        // One waits from before.
+        let lock = rival.lock("it")?;
+        let waiting = tokio::spawn(async move { lock.acquire().await });
+        // Its local deadline is as late as it can be.
+        renewed(&cut_off).await?;
+        proxy.silence_all();
+        server.kill();
+        server.restart();
+        let writer = rival.lock("s")?;
+        let writer = tokio::spawn(async move { writer.acquire().await });
+        let candidate = rival.clone();
+        let candidacy = tokio::spawn(async move { candidate.campaign("g").await });
+        let ours = timeout(SOON * 2, waiting).await.expect("in time").unwrap()?;
+        assert_eq!((held.check().is_ok(), ours.check().is_ok()), (both, true), "{grace}");
+        let writer = timeout(SOON * 2, writer).await.expect("in time").unwrap()?;
+        assert_eq!((read.check().is_ok(), writer.check().is_ok()), (both, true), "{grace}");
+        let elected = timeout(SOON * 2, candidacy).await.expect("in time").unwrap();
+        assert!(elected.is_err() || term.check().is_ok() == both, "{grace}");
+        rival.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_that_dies_silently_loses_nothing_at_any_time_to_live() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start(&[]);
+    let mut tests = JoinSet::new();
+    // The shortest that is allowed, and those up to where renewals come no more rarely.
+    for ttl in [1.0, 1.5, 3.0, 8.0] {
+        let port = server.port;
+        tests.spawn(async move {
+            let proxy = Proxy::start(port).await;
+            let a = start(&proxy.url(&format!("timeout={ttl}&namespace=n{ttl}")), "a").await?;
+            a.join_group_create("g", &1).await?;
+            let (guard, term) = (a.lock("it")?.acquire().await?, a.campaign("g").await?);
+            renewed(&a).await?;
+            proxy.silence_established();
+            sleep(Duration::from_secs_f64(ttl * 1.5)).await;
+            assert!(guard.check().is_ok() && term.check().is_ok(), "{ttl} s: held all the time");
+            assert!(guard.verify().await? && term.verify().await?);
+            a.stop().await
+        });
+    }
+    while let Some(test) = tests.join_next().await {
+        test.expect("no panic")?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_server_loses_nothing_that_it_has() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start(&["-M", "-m", "1", "-I", "512k"]);
+    let url = server.url("timeout=2");
+    let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
+    a.join_group_create("g", &1).await?;
+    b.join_group("g", &1).await?;
+    let term = a.campaign("g").await?;
+    let guards = [
+        a.lock("x")?.acquire().await?,
+        a.lock("s")?.acquire_shared().await?,
+        b.lock("s")?.acquire_shared().await?,
+    ];
+    // Of all lengths, until none is taken any more.
+    for size in (1..1200).step_by(40).chain((1200..20_000).step_by(900)) {
+        let mut fill = Vec::new();
+        for n in 0..(3 << 20) / (size + 80) {
+            fill.extend(format!("set fill-{size}-{n} 0 0 {size}\r\n").bytes());
+            fill.extend(std::iter::repeat_n(b'x', size));
+            fill.extend(b"\r\n");
+            if fill.len() > 32 << 10 {
+                if server.say(&fill).windows(12).any(|w| w == b"SERVER_ERROR") {
+                    break;
+                }
+                fill.clear();
+            }
+        }
+    }
+    let error = a.lock("new")?.try_acquire().await.unwrap_err();
+    assert!(error.to_string().contains("out of memory"), "{error}");
+    sleep(Duration::from_secs(6)).await;
+    for guard in &guards {
+        assert!(guard.check().is_ok() && guard.verify().await?, "{guard:?}");
+    }
+    assert!(term.check().is_ok() && term.verify().await?);
+    assert_eq!(a.members("g").await?.len(), 2);
+    assert!(server.get("_TOOZ_MEMBER_a").is_some(), "for Python peers it lives too");
+    let [exclusive, ..] = guards;
+    assert_eq!(exclusive.release().await?, Release::Released);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_member_that_nobody_can_read_hides_no_other() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start(&[]);
+    let a = start(&server.url("timeout=10"), "a").await?;
+    a.join_group_create("g", &7).await?;
+    let (flags, mut group) = server.get("_TOOZ_GROUP_g").expect("it is there");
+    assert_eq!(group[0], 0x81, "a map of one member");
+    group[0] = 0x82;
+    group.extend(b"\xc4\x03bad\x81\xc4\x0ccapabilities");
+    group.extend([0x91; 20_000]);
+    group.push(0xc0);
+    server.set("_TOOZ_GROUP_g", flags, 0, &group);
+    server.set("_TOOZ_MEMBER_bad", 1, 0, b"It's alive!");
+    assert_eq!(a.members("g").await?.len(), 2);
+    assert_eq!(a.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
+    assert_eq!(a.members_with_capabilities("g").await?.len(), 2);
+    renewed(&a).await?;
+    a.update_capabilities("g", &8).await?;
+    assert_eq!(a.groups().await?.len(), 1);
+    a.remove_member("g", "bad").await?;
+    assert_eq!(a.members("g").await?.len(), 1);
+    a.stop().await
+}
+
 /// Who holds what, by the word of the guards.
 type Holders = Arc<Mutex<HashMap<String, Vec<(u64, Arc<LockGuard>)>>>>;
 

@@ -20,6 +20,10 @@ struct Shared {
     /// The answer to the first piece that contains these bytes is lost, with the connection.
     lose: std::sync::Mutex<Option<Vec<u8>>>,
     connections: std::sync::Mutex<CancellationToken>,
+    /// How many connections there have been.
+    count: AtomicU64,
+    /// Connections with a lower number carry nothing any more, and stay open.
+    silent_below: AtomicU64,
 }
 
 impl Proxy {
@@ -30,6 +34,7 @@ impl Proxy {
         let state = shared.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let number = state.count.fetch_add(1, SeqCst);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
                 client.set_nodelay(true).unwrap();
                 server.set_nodelay(true).unwrap();
@@ -39,8 +44,8 @@ impl Proxy {
                         (client.into_split(), server.into_split());
                     let losing = AtomicBool::new(false);
                     tokio::select! {
-                        () = forward(from, requests, &losing, &state) => {}
-                        () = back(answers, to, &losing) => {}
+                        () = forward(from, requests, &losing, (&state, number)) => {}
+                        () = back(answers, to, &losing, (&state, number)) => {}
                         () = cut.cancelled() => {}
                     }
                 });
@@ -67,9 +72,25 @@ impl Proxy {
         self.shared.lose.lock().unwrap().is_none()
     }
 
+    /// Established connections carry nothing any more; the next ones are served.
+    pub(crate) fn silence_established(&self) {
+        self.shared.silent_below.store(self.shared.count.load(SeqCst), SeqCst);
+    }
+
+    /// Nobody hears of anybody any more.
+    pub(crate) fn silence_all(&self) {
+        self.shared.silent_below.store(u64::MAX, SeqCst);
+    }
+
     /// Breaks all connections.
     pub(crate) fn cut(&self) {
         std::mem::take(&mut *self.shared.connections.lock().unwrap()).cancel();
+    }
+}
+
+impl Shared {
+    fn is_silent(&self, number: u64) -> bool {
+        number < self.silent_below.load(SeqCst)
     }
 }
 
@@ -77,7 +98,7 @@ async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     losing: &AtomicBool,
-    state: &Shared,
+    (state, number): (&Shared, u64),
 ) {
     let mut piece = vec![0; 1 << 20];
     while let Ok(size @ 1..) = from.read(&mut piece).await {
@@ -93,6 +114,9 @@ async fn forward(
             losing.fetch_or(hit, SeqCst);
             hit
         };
+        if state.is_silent(number) {
+            continue;
+        }
         if to.write_all(piece).await.is_err() {
             return;
         }
@@ -103,11 +127,23 @@ async fn forward(
     }
 }
 
-async fn back(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: &AtomicBool) {
+async fn back(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    losing: &AtomicBool,
+    (state, number): (&Shared, u64),
+) {
     let mut piece = vec![0; 1 << 20];
     while let Ok(size @ 1..) = from.read(&mut piece).await {
+        if state.is_silent(number) {
+            continue;
+        }
         if losing.load(SeqCst) || to.write_all(&piece[..size]).await.is_err() {
             return;
         }
+    }
+    if state.is_silent(number) {
+        // Not even the end.
+        std::future::pending::<()>().await;
     }
 }
