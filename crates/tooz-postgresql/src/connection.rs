@@ -100,7 +100,8 @@ impl Connection {
             closing,
         };
         const WHO: &str = "SELECT pg_backend_pid(), inet_client_port(), pg_is_in_recovery(), \
-                           current_setting('transaction_read_only')::boolean";
+                           current_setting('transaction_read_only')::boolean, \
+                           current_setting('session_replication_role') = 'replica'";
         let who = this.one(WHO, &[]).await?;
         if get(&who, 2)? || get(&who, 3)? {
             return Err(Error::new(
@@ -108,6 +109,14 @@ impl Connection {
                 "the server is a standby or read-only, where a lock excludes nobody: name the \
                  primary in the URL, or all servers, of which the one that can be written to is \
                  taken",
+            )
+            .with("server", server));
+        }
+        if get(&who, 4)? {
+            return Err(Error::new(
+                ErrorKind::DriverChosenPoorly,
+                "the setting session_replication_role is replica, under which the server checks no \
+                 foreign keys: let the role of tooz have origin",
             )
             .with("server", server));
         }
@@ -138,6 +147,11 @@ impl Connection {
              set_config('lock_timeout', '0', false), \
              set_config('idle_in_transaction_session_timeout', '0', false), \
              set_config('default_transaction_isolation', 'read committed', false), \
+             set_config('row_security', 'off', false), \
+             set_config('exit_on_error', 'off', false), \
+             set_config('standard_conforming_strings', 'on', false), \
+             (SELECT set_config(name, '0', false) FROM pg_settings \
+                WHERE name = 'transaction_timeout'), \
              set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
                 WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)"
         );

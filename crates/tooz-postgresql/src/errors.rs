@@ -31,6 +31,10 @@ pub(crate) fn translate(error: tokio_postgres::Error) -> Error {
         "57P01" | "57P02" | "57P05" | "25P03" => {
             (ErrorKind::SessionLost, "the server ended the session")
         }
+        "22P05" => (
+            ErrorKind::InvalidInput,
+            "the database's encoding has no such characters: name the schema in others",
+        ),
         "40001" | "40P01" | "57014" | "55P03" => {
             (ErrorKind::Connection, "the server gave the request up")
         }

@@ -89,3 +89,13 @@ fn forbidden(what: &str) -> Error {
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_any_encoding_can_have_the_tables() {
+        assert!(SCHEMA.is_ascii());
+    }
+}

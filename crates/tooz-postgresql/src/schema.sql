@@ -4,7 +4,7 @@
 -- administrator runs this file once in the services' database, with the schema that the option
 -- `schema` names in place of "tooz", and grants the services' role what it needs:
 --
---     sed 's/"tooz"/"other"/' schema.sql | psql --single-transaction …
+--     sed 's/"tooz"/"other"/' schema.sql | psql --single-transaction ...
 --     GRANT USAGE ON SCHEMA tooz TO services;
 --     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tooz TO services;
 --     GRANT USAGE ON ALL SEQUENCES IN SCHEMA tooz TO services;
