@@ -1,11 +1,10 @@
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{CoordinatorUrl, Error, Options, Result, Secret};
 
 use crate::keys::{Keys, Layout};
-use crate::tls::{self, SslMode};
+use crate::tls::Tls;
 
 const PORT: u16 = 5432;
 
@@ -24,9 +23,7 @@ pub(crate) struct Config {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: Option<String>,
-    pub(crate) ssl_mode: SslMode,
-    /// `None` with [`SslMode::Disable`].
-    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) tls: Tls,
     pub(crate) keys: Keys,
     /// How long the server keeps a session that is silent.
     pub(crate) timeout: Duration,
@@ -98,14 +95,13 @@ impl Config {
                 "postgresql: the schema has at most {LONGEST_NAME} bytes and no control characters"
             )));
         }
-        let (ssl_mode, tls) = tls::read(&mut options)?;
+        let tls = Tls::read(&mut options)?;
         options.finish()?;
         Ok(Self {
             servers,
             user,
             password,
             database,
-            ssl_mode,
             tls,
             keys: Keys::new(&schema, layout),
             timeout,
@@ -180,7 +176,7 @@ impl fmt::Debug for Config {
             .field("user", &self.user)
             .field("password", &self.password)
             .field("database", &self.database)
-            .field("ssl_mode", &self.ssl_mode)
+            .field("tls", &self.tls)
             .field("keys", &self.keys)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tracing::debug;
 
 use crate::config::{Address, Config};
 use crate::errors::translate_opening;
-use crate::tls::{Encrypted, Handshake, SslMode};
+use crate::tls::{Encrypted, Handshake, SslMode, Tls};
 
 /// The oldest server that can end silent sessions by itself.
 const OLDEST: u32 = 14;
@@ -32,6 +33,10 @@ pub(crate) struct Opened {
 pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Result<Opened> {
     let limit = config.connect_timeout;
     let opening = async {
+        let tls = match address {
+            Address::Tcp(..) => client_of(&config.tls).await?,
+            Address::Unix(_) => None,
+        };
         let socket = Socket::connect(address, config.timeout).await.map_err(|e| {
             Error::new(ErrorKind::Connection, "the server cannot be reached").caused_by(e)
         })?;
@@ -47,16 +52,16 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
         if let Some(database) = &config.database {
             settings.dbname(database);
         }
-        let to = match (address, &config.tls) {
+        let to = match (address, tls) {
             (Address::Tcp(host, _), Some(tls)) => {
                 let name = ServerName::try_from(host.clone()).map_err(|e| {
                     Error::invalid("the host is no name for TLS; see sslmode").caused_by(e)
                 })?;
-                Some((name, tls.clone()))
+                Some((name, tls))
             }
             _ => None,
         };
-        settings.ssl_mode(match (&to, config.ssl_mode) {
+        settings.ssl_mode(match (&to, config.tls.mode) {
             (None, _) | (_, SslMode::Disable) => Wanted::Disable,
             (_, SslMode::Prefer) => Wanted::Prefer,
             _ => Wanted::Require,
@@ -66,7 +71,9 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
         Ok(Opened { client, connection, local_port })
     };
     let opened = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::TimedOut, "the server did not let us in in time"))
+        let seconds = limit.as_secs_f64();
+        let message = format!("the server did not let us in within {seconds} s");
+        Err(Error::new(ErrorKind::TimedOut, message))
     });
     let opened = opened.map_err(|error| error.with("server", address))?;
     let version = opened.connection.parameter("server_version").unwrap_or_default();
@@ -81,6 +88,17 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
     }
     debug!(server = %address, version, "connected");
     Ok(opened)
+}
+
+/// The client's side of TLS, from its files.
+async fn client_of(tls: &Tls) -> Result<Option<Arc<rustls::ClientConfig>>> {
+    let tls = tls.clone();
+    // Files may be far away.
+    let read = tokio::task::spawn_blocking(move || tls.client()).await;
+    // A file that is replaced just now is whole in a moment.
+    let passing = |error: Error| error.retryable(true);
+    read.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "TLS is not set up").caused_by(e)))
+        .map_err(passing)
 }
 
 /// A socket of either kind.

@@ -143,6 +143,7 @@ pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
 
 pub(crate) async fn join(life: &Arc<Life>, request: JoinRequest) -> Result<Lease> {
     let JoinRequest { group, capabilities, again, .. } = request;
+    keys::check_capabilities(&capabilities)?;
     let more: [Parameter<'_>; 3] = [
         (&life.member.as_bytes(), Type::BYTEA),
         (&capabilities.as_msgpack(), Type::BYTEA),
@@ -184,6 +185,7 @@ pub(crate) async fn update(
     group: &GroupId,
     capabilities: &Capabilities,
 ) -> Result<()> {
+    keys::check_capabilities(capabilities)?;
     let more: [Parameter<'_>; 1] = [(&capabilities.as_msgpack(), Type::BYTEA)];
     let row = change(life, UPDATE, group, &more).await?;
     was_member(life, group, &row)
