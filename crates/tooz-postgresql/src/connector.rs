@@ -1,11 +1,13 @@
 //! The way to the first of the servers that can be written to.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,6 +29,8 @@ pub(crate) struct Opened {
     pub(crate) client: Client,
     pub(crate) connection: Connection<Socket, Encrypted>,
     pub(crate) local_port: Option<u16>,
+    /// The socket, to look at.
+    pub(crate) handle: OwnedFd,
 }
 
 /// A connection to one server.
@@ -40,7 +44,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
         let socket = Socket::connect(address, config.timeout).await.map_err(|e| {
             Error::new(ErrorKind::Connection, "the server cannot be reached").caused_by(e)
         })?;
-        let local_port = socket.local_port();
+        let (local_port, handle) = (socket.local_port(), socket.handle()?);
         let mut settings = tokio_postgres::Config::new();
         settings.application_name(name);
         if let Some(user) = &config.user {
@@ -68,7 +72,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
         });
         let (client, connection) =
             settings.connect_raw(socket, Handshake { to }).await.map_err(translate_opening)?;
-        Ok(Opened { client, connection, local_port })
+        Ok(Opened { client, connection, local_port, handle })
     };
     let opened = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
         let seconds = limit.as_secs_f64();
@@ -101,6 +105,20 @@ async fn client_of(tls: &Tls) -> Result<Option<Arc<rustls::ClientConfig>>> {
         .map_err(passing)
 }
 
+/// Whether a connection stands: neither its end nor an error has come, read or not. It asks the
+/// system and does not block.
+pub(crate) fn stands(socket: &OwnedFd) -> bool {
+    // That the peer has ended its direction.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let end = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+    // Only the end of both directions.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let end = PollFlags::empty();
+    let mut asked = [PollFd::new(socket.as_fd(), end)];
+    // An error or a hang-up is told unasked. A question that fails says nothing.
+    !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..))
+}
+
 /// A socket of either kind.
 pub(crate) enum Socket {
     Tcp(TcpStream),
@@ -124,6 +142,16 @@ impl Socket {
                 Ok(Self::Tcp(stream))
             }
         }
+    }
+
+    fn handle(&self) -> Result<OwnedFd> {
+        let handle = match self {
+            Self::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
+            Self::Unix(stream) => stream.as_fd().try_clone_to_owned(),
+        };
+        handle.map_err(|e| {
+            Error::new(ErrorKind::Connection, "the system has no room for a socket").caused_by(e)
+        })
     }
 
     fn local_port(&self) -> Option<u16> {

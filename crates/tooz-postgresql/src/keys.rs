@@ -78,6 +78,11 @@ impl Keys {
         format!("group {:016x}", self.hash("group", group.as_bytes()))
     }
 
+    /// What is said when somebody has removed a member of the session with that key.
+    pub(crate) fn removal(&self, session: i64) -> String {
+        format!("removed {session:016x}")
+    }
+
     /// What the server's views show our connections as.
     pub(crate) fn application(&self, member: &MemberId) -> String {
         format!("tooz:{}:{}", self.schema, member)

@@ -7,8 +7,7 @@ use tooz_core::{Error, ErrorKind, Result};
 
 use crate::connection::Connection;
 use crate::errors::get;
-
-const WHO: &str = "SELECT pg_backend_pid()";
+use crate::lock::WHO;
 
 /// How often a pooler is looked for that did not answer in time.
 const LOOKS: usize = 3;
