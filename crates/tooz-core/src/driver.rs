@@ -322,6 +322,11 @@ impl Waiting {
         Self::until(Some(Moment::now()), CancellationToken::new())
     }
 
+    /// Waiting for so long, for who calls a driver without the engine.
+    pub fn within(time: Duration) -> Self {
+        Self::until(Some(Moment::now() + time), CancellationToken::new())
+    }
+
     pub(crate) fn until(until: Option<Moment>, given_up: CancellationToken) -> Self {
         Self { until, given_up }
     }

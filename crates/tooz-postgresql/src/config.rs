@@ -1,16 +1,19 @@
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Options, Result, Secret};
+use tooz_core::{CoordinatorUrl, Error, Options, RestartGrace, Result, Secret};
 
 use crate::keys::{Keys, Layout};
-use crate::tls::{self, SslMode};
+use crate::tls::Tls;
 
 const PORT: u16 = 5432;
 
 /// What a server's identifiers may have.
 const LONGEST_NAME: usize = 63;
+
+/// How many statements may be under way at a time on one connection, of those that may have to wait
+/// for each other or for somebody else.
+pub(crate) const LANES: u32 = 4;
 
 /// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
 /// server that hangs must not keep us long from the next.
@@ -24,9 +27,7 @@ pub(crate) struct Config {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) database: Option<String>,
-    pub(crate) ssl_mode: SslMode,
-    /// `None` with [`SslMode::Disable`].
-    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) tls: Tls,
     pub(crate) keys: Keys,
     /// How long the server keeps a session that is silent.
     pub(crate) timeout: Duration,
@@ -35,6 +36,10 @@ pub(crate) struct Config {
     pub(crate) connect_timeout: Duration,
     /// How many waiters for one lock stand in the server's queue.
     pub(crate) waiters_per_lock: usize,
+    /// How long a server that may have forgotten grants nothing.
+    pub(crate) restart_grace: RestartGrace,
+    /// How long what was not given back is not granted again.
+    pub(crate) lock_delay: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,21 +103,30 @@ impl Config {
                 "postgresql: the schema has at most {LONGEST_NAME} bytes and no control characters"
             )));
         }
-        let (ssl_mode, tls) = tls::read(&mut options)?;
+        let restart_grace = RestartGrace::read(&mut options, timeout)?;
+        let lock_delay = options.seconds_or_zero("lock_delay", Duration::ZERO)?;
+        let tls = Tls::read(&mut options)?;
         options.finish()?;
         Ok(Self {
             servers,
             user,
             password,
             database,
-            ssl_mode,
             tls,
             keys: Keys::new(&schema, layout),
             timeout,
             response_timeout: patience,
             connect_timeout,
             waiters_per_lock: usize::from(waiters_per_lock),
+            restart_grace,
+            lock_delay,
         })
+    }
+
+    /// How long a statement may wait for what somebody has locked. All that are under way on a
+    /// connection together, and a heartbeat behind them, fit into the time that an answer may take.
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.response_timeout / 2 / LANES
     }
 
     /// How often everything is renewed.
@@ -180,7 +194,7 @@ impl fmt::Debug for Config {
             .field("user", &self.user)
             .field("password", &self.password)
             .field("database", &self.database)
-            .field("ssl_mode", &self.ssl_mode)
+            .field("tls", &self.tls)
             .field("keys", &self.keys)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
@@ -274,6 +288,8 @@ mod tests {
             ("postgresql://a?sslmode=disable&sslcert=/x", "needs sslkey"),
             ("postgresql://a,b?port=1,2,3", "as many ports"),
             ("postgresql://a?port=x", "a port is"),
+            ("postgresql://a?restart_grace=-1", "restart_grace"),
+            ("postgresql://a?lock_delay=x", "lock_delay"),
             ("postgresql://a?tiemout=1", "tiemout is unknown"),
         ] {
             let error = read(refused).unwrap_err();

@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Notification, Row};
 use tokio_util::sync::CancellationToken;
 use tooz_core::{Error, ErrorKind, Moment, OperationId, Outcome, Result};
 use tracing::debug;
 
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, LANES};
 use crate::connector::{self, Opened, Socket};
 use crate::errors::{get, odd_answer, timed_out, translate};
 use crate::schema::quoted;
@@ -34,8 +35,12 @@ pub(crate) struct Connection {
     pub(crate) key: i64,
     /// When it was opened or last used.
     used: Mutex<Moment>,
+    /// As long as it is open.
+    socket: Weak<OwnedFd>,
     ended: CancellationToken,
     limit: Duration,
+    /// For statements that may have to wait for somebody.
+    lanes: Semaphore,
     /// Whether nobody can stand between us and the server.
     pub(crate) is_direct: bool,
     closing: CancellationToken,
@@ -83,24 +88,29 @@ impl Connection {
         server: &Address,
         name: &str,
     ) -> Result<(Self, Notifications)> {
-        let Opened { client, connection, local_port } =
+        let Opened { client, connection, local_port, handle } =
             connector::open(config, server, name).await?;
+        let handle = Arc::new(handle);
+        let socket = Arc::downgrade(&handle);
         let (ended, closing) = (CancellationToken::new(), CancellationToken::new());
         let (said, notifications) = mpsc::unbounded_channel();
-        tokio::spawn(drive(connection, said, ended.clone(), closing.clone()));
+        tokio::spawn(drive(connection, handle, said, ended.clone(), closing.clone()));
         let mut this = Self {
             client: Mutex::new(Some(Arc::new(client))),
             server: server.clone(),
             process: 0,
             key: config.keys.connection(OperationId::random()),
             used: Mutex::new(Moment::now()),
+            socket,
             ended,
             limit: config.connect_timeout,
+            lanes: Semaphore::new(LANES as usize),
             is_direct: false,
             closing,
         };
         const WHO: &str = "SELECT pg_backend_pid(), inet_client_port(), pg_is_in_recovery(), \
-                           current_setting('transaction_read_only')::boolean";
+                           current_setting('transaction_read_only')::boolean, \
+                           current_setting('session_replication_role') = 'replica'";
         let who = this.one(WHO, &[]).await?;
         if get(&who, 2)? || get(&who, 3)? {
             return Err(Error::new(
@@ -108,6 +118,14 @@ impl Connection {
                 "the server is a standby or read-only, where a lock excludes nobody: name the \
                  primary in the URL, or all servers, of which the one that can be written to is \
                  taken",
+            )
+            .with("server", server));
+        }
+        if get(&who, 4)? {
+            return Err(Error::new(
+                ErrorKind::DriverChosenPoorly,
+                "the setting session_replication_role is replica, under which the server checks no \
+                 foreign keys: let the role of tooz have origin",
             )
             .with("server", server));
         }
@@ -138,6 +156,11 @@ impl Connection {
              set_config('lock_timeout', '0', false), \
              set_config('idle_in_transaction_session_timeout', '0', false), \
              set_config('default_transaction_isolation', 'read committed', false), \
+             set_config('row_security', 'off', false), \
+             set_config('exit_on_error', 'off', false), \
+             set_config('standard_conforming_strings', 'on', false), \
+             (SELECT set_config(name, '0', false) FROM pg_settings \
+                WHERE name = 'transaction_timeout'), \
              set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
                 WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)"
         );
@@ -160,6 +183,12 @@ impl Connection {
         Ok(())
     }
 
+    /// No statement on it waits for long from here on.
+    pub(crate) async fn wait_briefly(&self, config: &Config) -> Result<()> {
+        let time = config.lock_timeout().as_millis().max(1);
+        self.script(&format!("SET lock_timeout = '{time}ms'")).await
+    }
+
     // ---- Asking.
 
     /// One statement, one round trip, however long it takes.
@@ -172,10 +201,28 @@ impl Connection {
         client.query_typed(sql, parameters).await.map_err(translate)
     }
 
-    /// The same within the time limit. When that is over, the statement may still be carried out.
+    /// A place among the statements that may have to wait, which are so few that no heartbeat comes
+    /// too late behind them. `None` when the connection is over.
+    pub(crate) async fn lane(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.lanes.acquire().await.ok()
+    }
+
+    /// One statement within the time limit. When that is over, it may still be carried out.
     pub(crate) async fn ask(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
-        let answer = tokio::time::timeout(self.limit, self.wait_for(sql, parameters)).await;
+        let end = tokio::time::Instant::now() + self.limit;
+        let Ok(_lane) = tokio::time::timeout_at(end, self.lane()).await else {
+            return Err(timed_out().outcome_is(Outcome::NotApplied));
+        };
+        let answer = tokio::time::timeout_at(end, self.wait_for(sql, parameters)).await;
         answer.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// A statement that waits for nobody, in no lane.
+    pub(crate) async fn beat(&self, sql: &str) -> Result<Row> {
+        let answer = tokio::time::timeout(self.limit, self.wait_for(sql, &[])).await;
+        let rows = answer.unwrap_or_else(|_| Err(timed_out()));
+        rows.map_err(|error| error.outcome_is(Outcome::NotApplied))?.pop().ok_or_else(odd_answer)
     }
 
     /// The same, of a statement that only reads.
@@ -211,6 +258,12 @@ impl Connection {
     /// Waits until the server ends it, or the network.
     pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
+    }
+
+    /// What tells whether it stands, for [`Lease::stands_with`](tooz_core::Lease::stands_with).
+    pub(crate) fn probe(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let socket = self.socket.clone();
+        move || socket.upgrade().is_some_and(|socket| connector::stands(&socket))
     }
 
     /// Since when nobody has used it.
@@ -249,6 +302,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Moves what is sent and received, until either end has enough.
 async fn drive(
     mut connection: tokio_postgres::Connection<Socket, Encrypted>,
+    // Keeps the socket open, so it ends with the connection.
+    _handle: Arc<OwnedFd>,
     said: mpsc::UnboundedSender<Notification>,
     ended: CancellationToken,
     closing: CancellationToken,

@@ -1,10 +1,13 @@
 //! The way to the first of the servers that can be written to.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,7 +19,7 @@ use tracing::debug;
 
 use crate::config::{Address, Config};
 use crate::errors::translate_opening;
-use crate::tls::{Encrypted, Handshake, SslMode};
+use crate::tls::{Encrypted, Handshake, SslMode, Tls};
 
 /// The oldest server that can end silent sessions by itself.
 const OLDEST: u32 = 14;
@@ -26,16 +29,22 @@ pub(crate) struct Opened {
     pub(crate) client: Client,
     pub(crate) connection: Connection<Socket, Encrypted>,
     pub(crate) local_port: Option<u16>,
+    /// The socket, to look at.
+    pub(crate) handle: OwnedFd,
 }
 
 /// A connection to one server.
 pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Result<Opened> {
     let limit = config.connect_timeout;
     let opening = async {
+        let tls = match address {
+            Address::Tcp(..) => client_of(&config.tls).await?,
+            Address::Unix(_) => None,
+        };
         let socket = Socket::connect(address, config.timeout).await.map_err(|e| {
             Error::new(ErrorKind::Connection, "the server cannot be reached").caused_by(e)
         })?;
-        let local_port = socket.local_port();
+        let (local_port, handle) = (socket.local_port(), socket.handle()?);
         let mut settings = tokio_postgres::Config::new();
         settings.application_name(name);
         if let Some(user) = &config.user {
@@ -47,26 +56,28 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
         if let Some(database) = &config.database {
             settings.dbname(database);
         }
-        let to = match (address, &config.tls) {
+        let to = match (address, tls) {
             (Address::Tcp(host, _), Some(tls)) => {
                 let name = ServerName::try_from(host.clone()).map_err(|e| {
                     Error::invalid("the host is no name for TLS; see sslmode").caused_by(e)
                 })?;
-                Some((name, tls.clone()))
+                Some((name, tls))
             }
             _ => None,
         };
-        settings.ssl_mode(match (&to, config.ssl_mode) {
+        settings.ssl_mode(match (&to, config.tls.mode) {
             (None, _) | (_, SslMode::Disable) => Wanted::Disable,
             (_, SslMode::Prefer) => Wanted::Prefer,
             _ => Wanted::Require,
         });
         let (client, connection) =
             settings.connect_raw(socket, Handshake { to }).await.map_err(translate_opening)?;
-        Ok(Opened { client, connection, local_port })
+        Ok(Opened { client, connection, local_port, handle })
     };
     let opened = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::TimedOut, "the server did not let us in in time"))
+        let seconds = limit.as_secs_f64();
+        let message = format!("the server did not let us in within {seconds} s");
+        Err(Error::new(ErrorKind::TimedOut, message))
     });
     let opened = opened.map_err(|error| error.with("server", address))?;
     let version = opened.connection.parameter("server_version").unwrap_or_default();
@@ -81,6 +92,31 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
     }
     debug!(server = %address, version, "connected");
     Ok(opened)
+}
+
+/// The client's side of TLS, from its files.
+async fn client_of(tls: &Tls) -> Result<Option<Arc<rustls::ClientConfig>>> {
+    let tls = tls.clone();
+    // Files may be far away.
+    let read = tokio::task::spawn_blocking(move || tls.client()).await;
+    // A file that is replaced just now is whole in a moment.
+    let passing = |error: Error| error.retryable(true);
+    read.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "TLS is not set up").caused_by(e)))
+        .map_err(passing)
+}
+
+/// Whether a connection stands: neither its end nor an error has come, read or not. It asks the
+/// system and does not block.
+pub(crate) fn stands(socket: &OwnedFd) -> bool {
+    // That the peer has ended its direction.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let end = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+    // Only the end of both directions.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let end = PollFlags::empty();
+    let mut asked = [PollFd::new(socket.as_fd(), end)];
+    // An error or a hang-up is told unasked. A question that fails says nothing.
+    !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..))
 }
 
 /// A socket of either kind.
@@ -106,6 +142,16 @@ impl Socket {
                 Ok(Self::Tcp(stream))
             }
         }
+    }
+
+    fn handle(&self) -> Result<OwnedFd> {
+        let handle = match self {
+            Self::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
+            Self::Unix(stream) => stream.as_fd().try_clone_to_owned(),
+        };
+        handle.map_err(|e| {
+            Error::new(ErrorKind::Connection, "the system has no room for a socket").caused_by(e)
+        })
     }
 
     fn local_port(&self) -> Option<u16> {

@@ -6,9 +6,10 @@ use tokio_postgres::types::Type;
 use tooz_core::{Error, GroupId, LeaderFeed, MemberId, Result};
 
 use crate::connection::Parameter;
-use crate::errors::get;
+use crate::errors::{get, is_locked_out};
 use crate::keys;
 use crate::session::Life;
+use crate::tables;
 use crate::watch::Watch;
 
 /// The leader of a group that exists, as long as the session lives that holds the term.
@@ -24,7 +25,14 @@ pub(crate) async fn watch(life: &Arc<Life>, group: &GroupId, feed: &LeaderFeed) 
     let mut watch = Watch::open(life, group).await?;
     loop {
         watch.mark();
-        feed.leader(ask(life, group).await?.flatten());
+        match ask(life, group).await {
+            Ok(leader) => feed.leader(leader.flatten()),
+            Err(error) if is_locked_out(&error) => {
+                watch.pause().await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         watch.changed().await?;
     }
 }
@@ -34,7 +42,7 @@ async fn ask(life: &Life, group: &GroupId) -> Result<Option<Option<MemberId>>> {
     keys::check_group(group)?;
     let parameters: [Parameter<'_>; 2] =
         [(&group.as_bytes(), Type::BYTEA), (&life.main.key, Type::INT8)];
-    let rows = life.main.read(LEADER, &parameters).await?;
+    let rows = tables::read(life, LEADER, &parameters).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(get::<Option<&[u8]>>(row, 0)?.map(MemberId::from)))
 }

@@ -4,6 +4,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use tooz_core::{Error, ErrorKind, Outcome};
 
+const LOCKED_OUT: &str = "55P03";
+
 /// Of a broken connection, nothing that depended on it is left: what is not a row of its own was
 /// not applied.
 pub(crate) fn translate(error: tokio_postgres::Error) -> Error {
@@ -31,13 +33,26 @@ pub(crate) fn translate(error: tokio_postgres::Error) -> Error {
         "57P01" | "57P02" | "57P05" | "25P03" => {
             (ErrorKind::SessionLost, "the server ended the session")
         }
-        "40001" | "40P01" | "57014" | "55P03" => {
-            (ErrorKind::Connection, "the server gave the request up")
-        }
+        LOCKED_OUT => (
+            ErrorKind::Connection,
+            "a table or sequence of tooz is locked by somebody else (VACUUM FULL, ALTER or LOCK, \
+             perhaps behind a dump): see pg_locks",
+        ),
+        "22P05" => (
+            ErrorKind::InvalidInput,
+            "the database's encoding has no such characters: name the schema in others",
+        ),
+        "40001" | "40P01" | "57014" => (ErrorKind::Connection, "the server gave the request up"),
         _ => (ErrorKind::Backend, "the server answered with an error"),
     };
     let code = code.code().to_owned();
     Error::new(kind, message).with("sqlstate", code).caused_by(error)
+}
+
+/// Whether a statement was given up because somebody has locked what it needs. Nothing of it was
+/// carried out, but for an advisory lock that it took before.
+pub(crate) fn is_locked_out(error: &Error) -> bool {
+    error.context("sqlstate") == Some(LOCKED_OUT)
 }
 
 /// The same, of a connection that is being opened.

@@ -14,10 +14,11 @@ use tooz_core::{
 use tracing::debug;
 
 use crate::connection::{Connection, Parameter};
-use crate::errors::get;
+use crate::errors::{get, is_locked_out};
 use crate::keys;
 use crate::session::Life;
 use crate::settle::{has_broken, settle};
+use crate::tables;
 use crate::watch::{Watch, bury};
 
 const FOREIGN_KEY_VIOLATION: &str = "23503";
@@ -63,6 +64,17 @@ const UPDATE: &str = "WITH new AS (UPDATE tooz_member SET capabilities = $5, upd
                       SELECT (SELECT count(*) > 0 FROM told), \
                       EXISTS (SELECT FROM tooz_group WHERE id = $1)";
 
+/// A member's incarnation, if it lives.
+const WHICH: &str = "SELECT incarnation FROM tooz_member WHERE group_id = $1 AND id = $3 \
+                         AND (session = $2 OR NOT pg_try_advisory_xact_lock_shared(session))";
+
+/// Tells the group, and the member.
+const REMOVE: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND id = $2 \
+                          AND incarnation = $3 RETURNING session), \
+                      told AS (SELECT pg_notify($4, $5), \
+                          pg_notify($4, 'removed ' || lpad(to_hex(session), 16, '0')) FROM gone) \
+                      SELECT count(*) > 0 FROM told";
+
 const LEAVE_ALL: &str = "WITH gone AS (DELETE FROM tooz_member WHERE session = $1 RETURNING 1) \
                          SELECT pg_notify($2, change) FROM unnest($3) AS change \
                          WHERE (SELECT count(*) FROM gone) > 0";
@@ -85,7 +97,7 @@ async fn change(life: &Life, sql: &str, group: &GroupId, more: &[Parameter<'_>])
     parameters.push((&change, Type::TEXT));
     parameters
         .extend(more.iter().map(|(value, kind)| (*value as &(dyn ToSql + Sync), kind.clone())));
-    life.main.one(sql, &parameters).await
+    tables::one(life, sql, &parameters).await
 }
 
 pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
@@ -98,10 +110,10 @@ pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
         (&channel, Type::TEXT),
         (&change, Type::TEXT),
     ];
-    let created = match life.main.one(CREATE, &parameters).await {
+    let created = match tables::one(life, CREATE, &parameters).await {
         Ok(row) => get(&row, 0)?,
         Err(error) if has_broken(&error) => {
-            let by = settle(life, error.clone(), group).await?;
+            let by = made_by(life, &error, group).await?;
             if by.as_deref() != Some(&operation.as_bytes()[..]) {
                 return Err(error);
             }
@@ -112,6 +124,14 @@ pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
     if created { Ok(()) } else { Err(Error::group_already_exists(group)) }
 }
 
+/// The operation that made a group, once nothing of the lost session can be carried out any more;
+/// `None` if there is no such group.
+async fn made_by(life: &Life, error: &Error, group: &GroupId) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT operation FROM tooz_group WHERE id = $1";
+    let rows = settle(life, error, sql, &[(&group.as_bytes(), Type::BYTEA)]).await?;
+    rows.first().map(|row| get(row, 0)).transpose()
+}
+
 pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
     let row = match change(life, DELETE, group, &[]).await {
         Ok(row) => row,
@@ -119,7 +139,7 @@ pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
             return Err(Error::group_not_empty(group));
         }
         Err(error) if has_broken(&error) => {
-            return match settle(life, error.clone(), group).await? {
+            return match made_by(life, &error, group).await? {
                 None => Ok(()),
                 Some(_) => Err(error),
             };
@@ -137,12 +157,15 @@ pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
 }
 
 pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
-    let rows = life.main.read("SELECT id FROM tooz_group", &[]).await?;
+    let rows = tables::read(life, "SELECT id FROM tooz_group", &[]).await?;
     rows.iter().map(|row| get::<&[u8]>(row, 0).map(GroupId::from)).collect()
 }
 
 pub(crate) async fn join(life: &Arc<Life>, request: JoinRequest) -> Result<Lease> {
     let JoinRequest { group, capabilities, again, .. } = request;
+    keys::check_capabilities(&capabilities)?;
+    // Somebody may want to remove the member.
+    life.listen().await?;
     let more: [Parameter<'_>; 3] = [
         (&life.member.as_bytes(), Type::BYTEA),
         (&capabilities.as_msgpack(), Type::BYTEA),
@@ -174,9 +197,17 @@ pub(crate) async fn join(life: &Arc<Life>, request: JoinRequest) -> Result<Lease
 }
 
 pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
-    let row = change(life, LEAVE, group, &[]).await?;
-    life.remove_membership(group);
-    was_member(life, group, &row)
+    // From here on, nobody else takes it away.
+    let membership = life.remove_membership(group);
+    match change(life, LEAVE, group, &[]).await {
+        Ok(row) => was_member(life, group, &row),
+        Err(error) => {
+            if let Some(membership) = membership {
+                life.keep_membership(group, membership);
+            }
+            Err(error)
+        }
+    }
 }
 
 pub(crate) async fn update(
@@ -184,6 +215,7 @@ pub(crate) async fn update(
     group: &GroupId,
     capabilities: &Capabilities,
 ) -> Result<()> {
+    keys::check_capabilities(capabilities)?;
     let more: [Parameter<'_>; 1] = [(&capabilities.as_msgpack(), Type::BYTEA)];
     let row = change(life, UPDATE, group, &more).await?;
     was_member(life, group, &row)
@@ -194,6 +226,43 @@ fn was_member(life: &Life, group: &GroupId, row: &Row) -> Result<()> {
         (true, _) => Ok(()),
         (false, true) => Err(Error::member_not_joined(group, &life.member)),
         (false, false) => Err(Error::group_not_created(group)),
+    }
+}
+
+/// Removes the membership that there is now. One that the member makes meanwhile stays.
+pub(crate) async fn remove(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
+    keys::check_group(group)?;
+    let not_joined = || Error::member_not_joined(group, member);
+    let parameters: [Parameter<'_>; 3] = [
+        (&group.as_bytes(), Type::BYTEA),
+        (&life.main.key, Type::INT8),
+        (&member.as_bytes(), Type::BYTEA),
+    ];
+    let rows = tables::read(life, WHICH, &parameters).await?;
+    let Some(row) = rows.first() else {
+        // For the error: which of the two is missing.
+        members(life, group).await?;
+        return Err(not_joined());
+    };
+    let incarnation: i64 = get(row, 0)?;
+    let (channel, change) = (life.keys().channel(), life.keys().change(group));
+    let parameters: [Parameter<'_>; 5] = [
+        (&group.as_bytes(), Type::BYTEA),
+        (&member.as_bytes(), Type::BYTEA),
+        (&incarnation, Type::INT8),
+        (&channel, Type::TEXT),
+        (&change, Type::TEXT),
+    ];
+    match tables::one(life, REMOVE, &parameters).await {
+        Ok(row) if get(&row, 0)? => Ok(()),
+        Ok(_) => Err(not_joined()),
+        Err(error) if has_broken(&error) => {
+            let left =
+                "SELECT FROM tooz_member WHERE group_id = $1 AND id = $2 AND incarnation = $3";
+            let left = settle(life, &error, left, &parameters[..3]).await?;
+            if left.is_empty() { Ok(()) } else { Err(error) }
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -225,8 +294,16 @@ pub(crate) async fn watch(life: &Arc<Life>, group: &GroupId, feed: &GroupFeed) -
     let mut watch = Watch::open(life, group).await?;
     loop {
         watch.mark();
-        // A group that does not exist has no members, and may appear later.
-        feed.snapshot(read(life, group).await?.unwrap_or_default());
+        match read(life, group).await {
+            // A group that does not exist has no members, and may appear later.
+            Ok(members) => feed.snapshot(members.unwrap_or_default()),
+            // Nobody can change it while nobody can read it.
+            Err(error) if is_locked_out(&error) => {
+                watch.pause().await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         watch.changed().await?;
     }
 }
@@ -236,7 +313,7 @@ async fn read(life: &Life, group: &GroupId) -> Result<Option<Vec<Member>>> {
     keys::check_group(group)?;
     let parameters: [Parameter<'_>; 2] =
         [(&group.as_bytes(), Type::BYTEA), (&life.main.key, Type::INT8)];
-    let rows = life.main.read(MEMBERS, &parameters).await?;
+    let rows = tables::read(life, MEMBERS, &parameters).await?;
     if rows.is_empty() {
         return Ok(None);
     }
@@ -255,7 +332,11 @@ async fn read(life: &Life, group: &GroupId) -> Result<Option<Vec<Member>>> {
         members.push(member);
     }
     if dead {
-        bury(life, group).await.map_err(|error| error.outcome_is(Outcome::NotApplied))?;
+        match bury(life, group).await {
+            // Left to who comes next.
+            Err(error) if is_locked_out(&error) => {}
+            buried => buried.map_err(|error| error.outcome_is(Outcome::NotApplied))?,
+        }
     }
     Ok(Some(members))
 }

@@ -1,19 +1,16 @@
 //! The renewal of everything: one round trip of each connection that holds something, all at once.
+//! It touches no table, which somebody might have locked.
 
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
-use tokio_postgres::types::Type;
-use tooz_core::{GroupId, Hold, Loss, Moment, Result};
+use tooz_core::{Hold, Loss, Moment, Result};
 use tracing::debug;
 
-use crate::errors::{get, odd_answer};
-use crate::pooler;
+use crate::errors::get;
+use crate::lock::WHO;
 use crate::session::Life;
-
-/// Who answers, and where we are a member.
-const BEAT: &str = "SELECT pg_backend_pid(), \
-                    ARRAY(SELECT group_id FROM tooz_member WHERE session = $1)";
+use crate::{memberships, pooler};
 
 pub(crate) async fn renew(life: &Arc<Life>) -> Result<()> {
     let mut extras = JoinSet::new();
@@ -21,30 +18,29 @@ pub(crate) async fn renew(life: &Arc<Life>) -> Result<()> {
         extras.spawn(async move {
             let Some(connection) = hold.extra() else { return };
             let sent = Moment::now();
-            match connection.read("SELECT pg_backend_pid()", &[]).await {
+            match connection.beat(WHO).await {
                 Ok(_) => drop(hold.lease().renewed(sent)),
                 Err(error) => debug!(%error, "a lock's own session is not renewed"),
             }
         });
     }
-    let (memberships, sent) = (life.memberships(), Moment::now());
-    let rows = life.main.read(BEAT, &[(&life.main.key, Type::INT8)]).await;
-    extras.join_all().await;
-    let rows = rows?;
-    let row = rows.first().ok_or_else(odd_answer)?;
-    if get::<i32>(row, 0)? != life.main.process {
-        life.lease.lose(Loss::SessionEnded);
-        return Err(pooler::refusal());
-    }
-    let groups: Vec<&[u8]> = get(row, 1)?;
-    let groups: Vec<GroupId> = groups.into_iter().map(GroupId::from).collect();
-    for (group, membership) in memberships {
-        if !groups.contains(&group) {
-            membership.lose(Loss::Taken);
-            life.remove_membership(&group);
+    let sent = Moment::now();
+    let beat = async {
+        if get::<i32>(&life.main.beat(WHO).await?, 0)? != life.main.process {
+            life.lease.lose(Loss::SessionEnded);
+            return Err(pooler::refusal());
         }
+        life.lease.renewed(sent);
+        Ok(())
+    };
+    // Whoever waits for a table must not make the next heartbeat late.
+    let looked = tokio::time::timeout(life.config.response_timeout, memberships::check(life));
+    let (beat, looked) = tokio::join!(beat, looked);
+    if let Ok(Err(error)) = looked {
+        debug!(%error, "whether the memberships are still there is left to the next heartbeat");
     }
-    life.lease.renewed(sent);
+    extras.join_all().await;
+    beat?;
     // What nobody has needed since the last heartbeat.
     life.extras.trim(sent - life.config.heartbeat_interval());
     Ok(())

@@ -33,7 +33,7 @@ impl Inspector {
     }
 
     /// What coordinators have in the schema beside groups: sessions with their advisory locks and
-    /// prepared statements, members, leaders.
+    /// prepared statements, members, leaders, delays.
     ///
     /// # Errors
     /// When the server cannot be asked.
@@ -56,6 +56,11 @@ impl Inspector {
                 "SELECT 'leader ' || encode(member_id, 'escape') FROM {schema}.tooz_leader"
             );
             residue.extend(self.texts(&leaders, &[]).await?);
+        }
+        let hold = format!("{schema}.tooz_hold");
+        if get(&self.connection.one(exists, &[(&hold, Type::TEXT)]).await?, 0)? {
+            let holds = format!("SELECT 'hold ' || token FROM {hold}");
+            residue.extend(self.texts(&holds, &[]).await?);
         }
         Ok(residue)
     }

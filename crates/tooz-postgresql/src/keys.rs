@@ -4,10 +4,13 @@ use std::fmt;
 
 use md5::Md5;
 use sha2::{Digest, Sha256};
-use tooz_core::{Error, GroupId, LockName, MemberId, Mode, OperationId, Result};
+use tooz_core::{Capabilities, Error, GroupId, LockName, MemberId, Mode, OperationId, Result};
 
 /// What an index of the server takes with room to spare.
 const LONGEST_ID: usize = 1_000;
+
+/// What is sent on the connection that a heartbeat may have to wait behind.
+const MOST_CAPABILITIES: usize = 16 * 1024 * 1024;
 
 /// An advisory lock. The two kinds never meet in the server's lock table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +76,11 @@ impl Keys {
     /// What is said in the channel when a group has changed.
     pub(crate) fn change(&self, group: &GroupId) -> String {
         format!("group {:016x}", self.hash("group", group.as_bytes()))
+    }
+
+    /// What is said when somebody has removed a member of the session with that key.
+    pub(crate) fn removal(&self, session: i64) -> String {
+        format!("removed {session:016x}")
     }
 
     /// What the server's views show our connections as.
@@ -154,6 +162,14 @@ pub(crate) fn check_group(group: &GroupId) -> Result<()> {
 
 pub(crate) fn check_member(member: &MemberId) -> Result<()> {
     check(member.as_bytes(), "member")
+}
+
+pub(crate) fn check_capabilities(capabilities: &Capabilities) -> Result<()> {
+    let (length, most) = (capabilities.as_msgpack().len(), MOST_CAPABILITIES);
+    if length <= most {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("capabilities have at most {most} bytes here, not {length}")))
 }
 
 fn check(id: &[u8], what: &str) -> Result<()> {

@@ -18,10 +18,12 @@ use tooz_core::{
 use tracing::debug;
 
 use crate::connection::{Connection, Parameter};
-use crate::errors::{get, odd_answer, timed_out};
+use crate::delay;
+use crate::errors::{get, is_locked_out, odd_answer, timed_out};
 use crate::keys::Key;
-use crate::names::InUse;
+use crate::names::{InUse, OnMain};
 use crate::pooler;
+use crate::rows::Rows;
 use crate::session::Life;
 
 /// One acquisition.
@@ -45,6 +47,9 @@ enum Place {
 /// One round trip if it is free; if not, the wait and one more.
 pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option<Arc<dyn Hold>>> {
     let _attempt = life.attempts();
+    if !life.may_grant(&attempt.waiting).await {
+        return Ok(None);
+    }
     // Somebody may want to break it. Once for each session.
     life.listen().await?;
     let name = life.names.using(attempt.key);
@@ -53,36 +58,45 @@ pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option
         None if attempt.waiting.is_over() => None,
         None => attempt.in_queue(life, &name).await?,
     };
-    Ok(hold.map(|(token, lease, place)| {
-        let hold = Arc::new(PostgresHold {
-            life: life.clone(),
-            attempt,
-            token,
-            lease,
-            place,
-            name,
-            given: tokio::sync::Mutex::default(),
-            asked: AtomicBool::new(false),
-        });
-        life.add_hold(&hold);
-        hold as Arc<dyn Hold>
-    }))
-}
-
-/// A statement that fails after it took the lock leaves it with the session, which nobody would
-/// know of.
-fn may_hold(life: &Life, error: &Error) {
-    let failed = error.context("sqlstate");
-    if failed.is_some_and(|sqlstate| sqlstate != NO_ROOM_FOR_LOCKS) {
-        life.lease.lose(Loss::SessionEnded);
+    let Some((token, lease, place)) = hold else { return Ok(None) };
+    let hold = Arc::new(PostgresHold {
+        life: life.clone(),
+        attempt,
+        token,
+        lease,
+        place,
+        name,
+        given: tokio::sync::Mutex::default(),
+        asked: AtomicBool::new(false),
+    });
+    life.add_hold(&hold);
+    match hold.outlasts_the_delay().await {
+        Ok(true) => Ok(Some(hold)),
+        Ok(false) => {
+            hold.undo().await;
+            Ok(None)
+        }
+        Err(error) => {
+            hold.undo().await;
+            Err(error)
+        }
     }
 }
+
+/// The question whether a connection still leads to the same session.
+pub(crate) const WHO: &str = "SELECT pg_backend_pid()";
 
 /// How long a statement may take to end before it is asked to once more.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// The lock itself failed.
 const NO_ROOM_FOR_LOCKS: &str = "53200";
+
+const LEAD: &str = "WITH led AS (INSERT INTO tooz_leader (group_id, member_id, holder, token) \
+                        VALUES ($1, $2, $3, $4) ON CONFLICT (group_id) DO UPDATE SET \
+                        member_id = excluded.member_id, holder = excluded.holder, \
+                        token = excluded.token RETURNING 1) \
+                    SELECT pg_notify($5, $6), set_config('lock_timeout', $7, false) FROM led";
 
 /// What was granted.
 type Granted = (FencingToken, Lease, Place);
@@ -101,9 +115,10 @@ impl Attempt {
         match tokio::time::timeout(life.config.response_timeout, &mut asking).await {
             Ok(answer) => {
                 let answer = answer.unwrap_or_else(|_| Err(odd_answer()));
-                let Some(token) = answer.inspect_err(|error| may_hold(life, error))? else {
-                    return Ok(None);
-                };
+                if let Err(error) = &answer {
+                    self.undo(life, *on_main, error).await;
+                }
+                let Some(token) = answer? else { return Ok(None) };
                 on_main.add(self.mode);
                 life.proven(sent);
                 Ok(Some((token, life.lease.child(), Place::Main)))
@@ -119,13 +134,33 @@ impl Attempt {
 
     async fn withdraw(self, life: Arc<Life>, asking: JoinHandle<Result<Option<FencingToken>>>) {
         let name = life.names.using(self.key);
-        let granted = asking.await.is_ok_and(|answer| answer.is_ok_and(|token| token.is_some()));
+        let answer = asking.await;
         let mut on_main = name.on_main.lock().await;
-        if granted && let Err(error) = life.main.ask(&self.unlock(), &[]).await {
-            debug!(%error, "what is left of an acquisition ends with the session");
-            return life.lease.lose(Loss::SessionEnded);
-        }
         on_main.remove();
+        match answer {
+            Ok(Ok(Some(_))) => self.unlock_or_end(&life).await,
+            Ok(Err(error)) => self.undo(&life, *on_main, &error).await,
+            _ => {}
+        }
+    }
+
+    /// A statement that failed may have taken the lock before, which stays with the session.
+    async fn undo(&self, life: &Life, on_main: OnMain, error: &Error) {
+        match error.context("sqlstate") {
+            None | Some(NO_ROOM_FOR_LOCKS) => {}
+            // It is nobody else's here, and to give up what is not held does nothing.
+            Some(_) if is_locked_out(error) && on_main == OnMain::Nothing => {
+                self.unlock_or_end(life).await;
+            }
+            Some(_) => life.lease.lose(Loss::SessionEnded),
+        }
+    }
+
+    async fn unlock_or_end(&self, life: &Life) {
+        if let Err(error) = life.main.ask(&self.unlock(), &[]).await {
+            debug!(%error, "what is left of an acquisition ends with the session");
+            life.lease.lose(Loss::SessionEnded);
+        }
     }
 
     /// Stands in the queue, first in that of the coordinator, then in the server's.
@@ -156,8 +191,14 @@ impl Attempt {
         // Nobody knows how long the answer was under way. While it was, the server's patience with
         // a silent session ran.
         let sent = Moment::now();
-        extra.one("SELECT pg_backend_pid()", &[]).await?;
+        match self.term_beside(life) {
+            // It waits for tables next, which are not waited for as long.
+            None if !life.config.lock_delay.is_zero() => extra.wait_briefly(&life.config).await?,
+            None => drop(extra.beat(WHO).await?),
+            Some(group) => self.lead(life, &extra, group, token).await?,
+        }
         let lease = Lease::timed(life.config.timeout, sent);
+        lease.stands_with(extra.probe());
         let (ends, lost) = (extra.clone(), lease.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -206,10 +247,14 @@ impl Attempt {
         extra: Option<Arc<Connection>>,
         lock: String,
     ) -> JoinHandle<Result<Option<FencingToken>>> {
-        let group = self.term_in.clone();
+        // Whoever waits in the queue locks no table meanwhile.
+        let group = self.term_beside(&life).filter(|_| extra.is_none()).cloned();
         tokio::spawn(async move {
             let connection = extra.as_deref().unwrap_or(&life.main);
             let (process, key) = (connection.process, connection.key);
+            let on_main = extra.is_none();
+            let in_lane = on_main && (group.is_some() || life.tokens_are_locked());
+            let _lane = if in_lane { connection.lane().await } else { None };
             // In this order: the token of who comes later is higher.
             let take = format!(
                 "CASE WHEN pg_backend_pid() = $1 AND {lock}::text IN ('', 'true') \
@@ -218,7 +263,11 @@ impl Attempt {
             let rows = match &group {
                 None => {
                     let sql = format!("SELECT pg_backend_pid(), {take}");
-                    connection.wait_for(&sql, &[(&process, Type::INT4)]).await?
+                    let rows = connection.wait_for(&sql, &[(&process, Type::INT4)]).await;
+                    if on_main {
+                        life.set_tokens_locked(rows.as_ref().is_err_and(is_locked_out));
+                    }
+                    rows?
                 }
                 Some(group) => {
                     let sql = format!(
@@ -250,6 +299,34 @@ impl Attempt {
             let token = get::<Option<i64>>(row, 1)?;
             Ok(token.map(|token| FencingToken(token.unsigned_abs())))
         })
+    }
+
+    /// The group whose leader is written as soon as it is granted; not if there may be a delay.
+    fn term_beside(&self, life: &Life) -> Option<&GroupId> {
+        self.term_in.as_ref().filter(|_| life.config.lock_delay.is_zero())
+    }
+
+    /// Writes who leads.
+    async fn lead(
+        &self,
+        life: &Life,
+        holder: &Connection,
+        group: &GroupId,
+        token: FencingToken,
+    ) -> Result<()> {
+        // A release is not to wait for the table.
+        let briefly = format!("{}ms", life.config.lock_timeout().as_millis().max(1));
+        let (channel, change) = (life.keys().channel(), life.keys().change(group));
+        let parameters: [Parameter<'_>; 7] = [
+            (&group.as_bytes(), Type::BYTEA),
+            (&life.member.as_bytes(), Type::BYTEA),
+            (&holder.key, Type::INT8),
+            (&token.0.cast_signed(), Type::INT8),
+            (&channel, Type::TEXT),
+            (&change, Type::TEXT),
+            (&briefly, Type::TEXT),
+        ];
+        holder.one(LEAD, &parameters).await.map(drop)
     }
 
     fn unlock(&self) -> String {
@@ -305,33 +382,60 @@ impl PostgresHold {
         self.connection().close();
     }
 
+    /// Whether it is granted: it is not if the waiting is over before the delay that the end of
+    /// an earlier holder has left.
+    async fn outlasts_the_delay(&self) -> Result<bool> {
+        if self.life.config.lock_delay.is_zero() {
+            return Ok(true);
+        }
+        let connection = self.connection();
+        if !delay::outlast(&self.life, connection, self.key(), self.token, &self.attempt.waiting)
+            .await?
+        {
+            return Ok(false);
+        }
+        if let Some(group) = &self.attempt.term_in {
+            self.attempt.lead(&self.life, connection, group, self.token).await?;
+        }
+        Ok(true)
+    }
+
+    /// Gives back what nobody was told of.
+    async fn undo(&self) {
+        self.lease.lose(Loss::GivenUp);
+        if let Err(error) = self.release().await {
+            debug!(%error, "what is left of an acquisition ends with its session");
+            match &self.place {
+                Place::Main => self.life.lease.lose(Loss::SessionEnded),
+                Place::Extra(connection) => connection.close(),
+            }
+        }
+    }
+
     /// Whether it was ours.
     async fn unlock(&self) -> Result<bool> {
         let again = self.asked.swap(true, Relaxed);
-        let unlock = self.attempt.unlock();
-        let row = match &self.attempt.term_in {
-            None => self.connection().one(&unlock, &[]).await?,
-            Some(group) => {
-                let sql = format!(
-                    "WITH gone AS (DELETE FROM tooz_leader WHERE group_id = $1 AND token = $2 \
-                        RETURNING 1), \
-                     told AS (SELECT count(pg_notify($3, $4)) FROM gone) \
-                     {unlock} FROM told"
-                );
-                let keys = self.life.keys();
-                let (channel, change) = (keys.channel(), keys.change(group));
-                let token = self.token.0.cast_signed();
-                let parameters: [Parameter<'_>; 4] = [
-                    (&group.as_bytes(), Type::BYTEA),
-                    (&token, Type::INT8),
-                    (&channel, Type::TEXT),
-                    (&change, Type::TEXT),
-                ];
-                self.connection().one(&sql, &parameters).await?
-            }
+        let (key, mode, connection) = (self.attempt.key, self.attempt.mode, self.connection());
+        let row = match self.rows() {
+            None => connection.one(&self.attempt.unlock(), &[]).await?,
+            Some(rows) => match rows.remove(&self.life, connection, &key.unlock(mode)).await {
+                // The lock must not wait for the table.
+                Err(error) if is_locked_out(&error) => {
+                    tokio::spawn(rows.remove_later(self.life.clone()));
+                    connection.one(&self.attempt.unlock(), &[]).await?
+                }
+                row => row?,
+            },
         };
         // What a repeated request finds undone was done by the first.
         Ok(get::<bool>(&row, 0)? || again)
+    }
+
+    /// What the tables say of it, if anything.
+    fn rows(&self) -> Option<Rows> {
+        let term_in = self.attempt.term_in.clone();
+        let says = term_in.is_some() || !self.life.config.lock_delay.is_zero();
+        says.then_some(Rows { term_in, token: self.token })
     }
 }
 
@@ -374,7 +478,12 @@ impl Hold for PostgresHold {
             }
             Place::Extra(connection) => match self.unlock().await {
                 Ok(released) => {
-                    self.life.extras.give_back(connection.clone());
+                    // One with rows waits for nothing any more, so it is of no use to a waiter.
+                    if self.rows().is_none() {
+                        self.life.extras.give_back(connection.clone());
+                    } else {
+                        connection.close();
+                    }
                     released
                 }
                 // It was lost with its own session.

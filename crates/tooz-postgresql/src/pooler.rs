@@ -3,13 +3,14 @@
 //! Behind one that does, a lock would stay with a session that serves others next. One that keeps a
 //! session for each client does no harm.
 
-use tokio_postgres::Row;
 use tooz_core::{Error, ErrorKind, Result};
 
 use crate::connection::Connection;
 use crate::errors::get;
+use crate::lock::WHO;
 
-const WHO: &str = "SELECT pg_backend_pid()";
+/// How often a pooler is looked for that did not answer in time.
+const LOOKS: usize = 3;
 
 /// Refuses such a pooler. Both connections are as they were opened.
 pub(crate) async fn refuse(connection: &Connection, other: &Connection) -> Result<()> {
@@ -17,27 +18,44 @@ pub(crate) async fn refuse(connection: &Connection, other: &Connection) -> Resul
     if connection.process == other.process {
         return Err(refusal());
     }
-    // While the other is in a transaction, it has the session that it gave back last, which is ours
-    // if it is anybody's. And one that goes round all its sessions changes ours by itself.
-    let begun = other.script("BEGIN").await;
-    let mut stays = begun.is_ok();
-    for _ in 0..3 {
-        stays &= process(connection.one(WHO, &[]).await)? == Some(connection.process);
+    let mut unanswered = None;
+    for _ in 0..LOOKS {
+        match stays(connection, other).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => return Err(refusal()),
+            // Who is slow is no pooler for that, nor is it none.
+            Err(error) if error.kind() == ErrorKind::TimedOut => unanswered = Some(error),
+            Err(error) => return Err(error),
+        }
     }
-    stays &= process(other.one(WHO, &[]).await)? == Some(other.process);
-    if begun.is_ok() {
-        other.script("ROLLBACK").await?;
-    }
-    if stays { Ok(()) } else { Err(refusal()) }
+    let error = Error::new(
+        ErrorKind::TimedOut,
+        "whether a pooler hands out sessions of the server could not be found out: it did not \
+         answer in time, as a slow server does, or a pool that is in use as a whole",
+    );
+    Err(unanswered.into_iter().fold(error, Error::caused_by))
 }
 
-/// The process that answers; none if all of the pooler's are taken.
-fn process(answer: Result<Row>) -> Result<Option<i32>> {
-    match answer {
-        Ok(row) => get(&row, 0).map(Some),
-        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(None),
-        Err(error) => Err(error),
+/// Whether each connection stays with its session.
+async fn stays(connection: &Connection, other: &Connection) -> Result<bool> {
+    // While the other is in a transaction, it has the session that it gave back last, which is ours
+    // if it is anybody's. And one that goes round all its sessions changes ours by itself.
+    match other.script("BEGIN").await {
+        // A pooler that hands out single statements knows no transactions.
+        Err(error) if error.context("sqlstate").is_some() => return Ok(false),
+        begun => begun?,
     }
+    let looked = look(connection, other).await;
+    other.script("ROLLBACK").await?;
+    looked
+}
+
+async fn look(connection: &Connection, other: &Connection) -> Result<bool> {
+    let mut stays = true;
+    for asked in [connection, connection, connection, other] {
+        stays &= get::<i32>(&asked.one(WHO, &[]).await?, 0)? == asked.process;
+    }
+    Ok(stays)
 }
 
 pub(crate) fn refusal() -> Error {

@@ -1,10 +1,12 @@
 //! The tables.
 
-use tooz_core::{Error, ErrorKind, Result};
+use std::time::Duration;
+
+use tooz_core::{Error, ErrorKind, Moment, Result};
 
 use crate::config::Config;
 use crate::connection::Connection;
-use crate::errors::get;
+use crate::errors::{get, odd_answer};
 
 /// The SQL that makes what the driver needs, for an administrator where its role may not.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -15,15 +17,25 @@ const VERSION: i32 = 1;
 const UNDEFINED_TABLE: &str = "42P01";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// Sees to it that the tables are there, and that they are ours to use.
-pub(crate) async fn ensure(connection: &Connection, config: &Config) -> Result<()> {
-    let version = match version(connection).await? {
-        Some(version) => version,
-        None => {
-            create(connection, config).await?;
-            VERSION
-        }
-    };
+/// What the tables say.
+struct State {
+    version: i32,
+    has_holds: bool,
+    /// How long the server has granted without a break, if somebody may have held something before.
+    may_have_forgotten: Option<f64>,
+}
+
+/// Sees to it that the tables are there, and that they are ours to use; before when nothing may be
+/// granted.
+pub(crate) async fn ensure(connection: &Connection, config: &Config) -> Result<Option<Moment>> {
+    let mut state = state(connection).await?;
+    let lacks_holds = |state: &State| !config.lock_delay.is_zero() && !state.has_holds;
+    if state.as_ref().is_none_or(lacks_holds) {
+        create(connection, config).await?;
+        state = self::state(connection).await?;
+    }
+    let state = state.ok_or_else(odd_answer)?;
+    let version = state.version;
     if version != VERSION {
         return Err(Error::new(
             ErrorKind::Backend,
@@ -34,19 +46,41 @@ pub(crate) async fn ensure(connection: &Connection, config: &Config) -> Result<(
         )
         .with("schema", config.keys.schema()));
     }
-    Ok(())
+    let uptime = state.may_have_forgotten.map(|seconds| {
+        // A clock that was set back must not shorten it.
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
+    });
+    Ok(uptime.and_then(|uptime| config.restart_grace.until(uptime, Moment::now())))
 }
 
-/// The version of the tables; `None` if there are none.
-async fn version(connection: &Connection) -> Result<Option<i32>> {
-    const ASK: &str = "SELECT version, has_sequence_privilege('tooz_token', 'USAGE') \
+/// `began`: since when the server grants. Advisory locks are gone with a restart, with the crash of
+/// any of its processes, and with the standby that became the primary; only the first shows in the
+/// server's start. The writer of the log starts anew each time, but not every role may see it; the
+/// statistics are empty after a crash.
+const STATE: &str = "SELECT version, has_sequence_privilege('tooz_token', 'USAGE') \
                        AND has_table_privilege('tooz_group', 'SELECT, INSERT, UPDATE, DELETE') \
                        AND has_table_privilege('tooz_member', 'SELECT, INSERT, UPDATE, DELETE') \
                        AND has_table_privilege('tooz_leader', 'SELECT, INSERT, UPDATE, DELETE') \
-                       FROM tooz_version";
-    match connection.ask(ASK, &[]).await {
+                       AND coalesce(has_table_privilege(holds, 'SELECT, INSERT, UPDATE, DELETE'), \
+                           true), \
+                       holds IS NOT NULL, \
+                       CASE WHEN (to_jsonb(v)->>'made_at')::timestamptz > began THEN NULL \
+                           ELSE extract(epoch FROM clock_timestamp() - began)::float8 END \
+                     FROM tooz_version v, CAST(to_regclass('tooz_hold') AS oid) holds, \
+                       greatest(pg_postmaster_start_time(), \
+                           (SELECT stats_reset FROM pg_stat_bgwriter), \
+                           (SELECT max(backend_start) FROM pg_stat_activity \
+                               WHERE backend_type = 'walwriter')) began";
+
+/// `None` if there are none.
+async fn state(connection: &Connection) -> Result<Option<State>> {
+    match connection.ask(STATE, &[]).await {
         Ok(rows) => match rows.first() {
-            Some(row) if get(row, 1)? => Ok(Some(get(row, 0)?)),
+            Some(row) if get(row, 1)? => Ok(Some(State {
+                version: get(row, 0)?,
+                has_holds: get(row, 2)?,
+                may_have_forgotten: get(row, 3)?,
+            })),
             Some(_) => Err(forbidden("use all tables of tooz")),
             None => Ok(None),
         },
@@ -88,4 +122,14 @@ fn forbidden(what: &str) -> Error {
 /// A name as an identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_any_encoding_can_have_the_tables() {
+        assert!(SCHEMA.is_ascii() && STATE.is_ascii());
+    }
 }

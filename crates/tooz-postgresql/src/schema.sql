@@ -4,7 +4,7 @@
 -- administrator runs this file once in the services' database, with the schema that the option
 -- `schema` names in place of "tooz", and grants the services' role what it needs:
 --
---     sed 's/"tooz"/"other"/' schema.sql | psql --single-transaction …
+--     sed 's/"tooz"/"other"/' schema.sql | psql --single-transaction ...
 --     GRANT USAGE ON SCHEMA tooz TO services;
 --     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tooz TO services;
 --     GRANT USAGE ON ALL SEQUENCES IN SCHEMA tooz TO services;
@@ -17,7 +17,9 @@ CREATE SCHEMA IF NOT EXISTS "tooz";
 SET LOCAL search_path TO "tooz";
 
 CREATE TABLE IF NOT EXISTS tooz_version (
-    version integer NOT NULL
+    version integer NOT NULL,
+    -- A server that started later may have forgotten what it granted.
+    made_at timestamptz NOT NULL DEFAULT now()
 );
 INSERT INTO tooz_version SELECT 1 WHERE NOT EXISTS (SELECT FROM tooz_version);
 
@@ -49,3 +51,13 @@ CREATE TABLE IF NOT EXISTS tooz_leader (
     holder    bigint NOT NULL,
     token     bigint NOT NULL
 );
+
+-- What is held, with the option `lock_delay`: giving it back removes the row, so that the row of a
+-- session that has ended tells of a holder that may not know yet.
+CREATE TABLE IF NOT EXISTS tooz_hold (
+    token   bigint PRIMARY KEY,
+    lock    text NOT NULL,
+    session bigint NOT NULL,
+    free_at timestamptz
+);
+CREATE INDEX IF NOT EXISTS tooz_hold_lock ON tooz_hold (lock);

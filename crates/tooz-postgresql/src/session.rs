@@ -1,4 +1,5 @@
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,18 +9,20 @@ use tokio_util::sync::CancellationToken;
 use tooz_core::{
     CampaignRequest, Capabilities, Characteristics, Error, ErrorKind, GroupFeed, GroupId, Hold,
     JoinRequest, LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment,
-    OperationId, Outcome, Result, Session, async_trait,
+    OperationId, Outcome, Result, Session, Waiting, async_trait,
 };
 use tracing::debug;
 
 use crate::config::Config;
 use crate::connection::{Connection, Notifications, Purpose};
+use crate::errors::is_locked_out;
 use crate::extras::Extras;
 use crate::keys::{self, Keys};
 use crate::listeners::Listeners;
 use crate::lock::{self, Attempt, PostgresHold};
 use crate::names::Names;
-use crate::{breaking, election, group, heartbeat, pooler, schema, settle};
+use crate::tables::Tables;
+use crate::{breaking, election, group, heartbeat, memberships, pooler, schema, settle};
 
 /// A session: as long as its main connection lives and is renewed.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub(crate) struct Life {
     /// Holds the locks that were free, and whatever shows that the member lives.
     pub(crate) main: Connection,
     pub(crate) extras: Extras,
+    pub(crate) tables: Tables,
     pub(crate) names: Arc<Names>,
     pub(crate) listeners: Arc<Listeners>,
     /// Whether the channel is listened to.
@@ -43,6 +47,10 @@ pub(crate) struct Life {
     /// How many acquisitions are under way.
     attempts: watch::Sender<usize>,
     closed: CancellationToken,
+    /// Nothing is granted before.
+    grants_from: Option<Moment>,
+    /// Whether somebody has locked what tokens come from.
+    tokens_locked: AtomicBool,
 }
 
 impl PostgresSession {
@@ -56,11 +64,15 @@ impl PostgresSession {
         }
         let sent = Moment::now();
         main.set_up(&config, None).await?;
-        schema::ensure(&main, &config).await?;
+        main.wait_briefly(&config).await?;
+        let grants_from = schema::ensure(&main, &config).await?;
+        let lease = Lease::timed(config.timeout, sent);
+        lease.stands_with(main.probe());
         let life = Arc::new(Life {
-            lease: Lease::timed(config.timeout, sent),
+            lease,
             main,
             extras: Extras::new(config.clone(), name),
+            tables: Tables::default(),
             names: Arc::new(Names::new(config.waiters_per_lock)),
             listeners: Arc::default(),
             listening: tokio::sync::OnceCell::new(),
@@ -68,6 +80,8 @@ impl PostgresSession {
             memberships: Mutex::default(),
             attempts: watch::Sender::new(0),
             closed: CancellationToken::new(),
+            grants_from,
+            tokens_locked: AtomicBool::new(false),
             config,
             member,
         });
@@ -102,9 +116,12 @@ impl Life {
     }
 
     fn hear(self: &Arc<Self>, said: &str) {
-        match said.strip_prefix(breaking::BREAK) {
-            Some(request) => breaking::give_way(self, request),
-            None => self.listeners.tell(said),
+        if let Some(request) = said.strip_prefix(breaking::BREAK) {
+            breaking::give_way(self, request);
+        } else if said == self.keys().removal(self.main.key) {
+            tokio::spawn(memberships::check_soon(self.clone()));
+        } else {
+            self.listeners.tell(said);
         }
     }
 
@@ -132,6 +149,27 @@ impl Life {
         let channel = self.keys().channel();
         let parameters = [(&channel as _, Type::TEXT), (&what as _, Type::TEXT)];
         self.main.ask("SELECT pg_notify($1, $2)", &parameters).await.map(drop)
+    }
+
+    // ---- What may be granted.
+
+    /// Waits until a server that may have forgotten grants again; whether the waiting was not over
+    /// before.
+    pub(crate) async fn may_grant(&self, waiting: &Waiting) -> bool {
+        let Some(from) = self.grants_from.filter(|from| !from.has_passed()) else { return true };
+        debug!(left = ?from.remaining(), "the server has just started: nothing is granted yet");
+        tokio::select! {
+            () = from.wait() => true,
+            () = waiting.over() => false,
+        }
+    }
+
+    pub(crate) fn tokens_are_locked(&self) -> bool {
+        self.tokens_locked.load(Relaxed)
+    }
+
+    pub(crate) fn set_tokens_locked(&self, locked: bool) {
+        self.tokens_locked.store(locked, Relaxed);
     }
 
     // ---- What is held.
@@ -162,8 +200,13 @@ impl Life {
         lease
     }
 
-    pub(crate) fn remove_membership(&self, group: &GroupId) {
-        self.lock(&self.memberships).remove(group);
+    pub(crate) fn remove_membership(&self, group: &GroupId) -> Option<Lease> {
+        self.lock(&self.memberships).remove(group)
+    }
+
+    /// Puts back what could not be left.
+    pub(crate) fn keep_membership(&self, group: &GroupId, lease: Lease) {
+        self.lock(&self.memberships).insert(group.clone(), lease);
     }
 
     /// One more acquisition, until the returned value is dropped.
@@ -191,7 +234,11 @@ impl Life {
             hold.lease().lose(Loss::GivenUp);
             hold.release().await?;
         }
-        group::leave_all(self, &self.main).await
+        match group::leave_all(self, &self.main).await {
+            // What the dead leave does not count.
+            Err(error) if is_locked_out(&error) => Ok(()),
+            left => left,
+        }
     }
 }
 
@@ -237,6 +284,7 @@ impl Session for PostgresSession {
             hold.abandon();
         }
         life.extras.clear();
+        life.tables.close();
         life.main.close();
         debug!(member = %life.member, "session closed");
         said
@@ -288,8 +336,8 @@ impl Session for PostgresSession {
         group::members(&self.0, group).await
     }
 
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        Err(tooz_core::Error::not_implemented(tooz_core::Feature::Groups))
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        group::remove(&self.0, group, member).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {

@@ -1,11 +1,11 @@
 //! What is left to do when a session was lost: to find out what became of a change whose answer
 //! went with the connection, and to tell that its memberships are over.
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use tooz_core::{Error, ErrorKind, GroupId, Outcome, Result};
+use tooz_core::{Error, ErrorKind, Outcome, Result};
 
 use crate::connection::{Connection, Parameter, Purpose};
-use crate::errors::get;
 use crate::group;
 use crate::session::Life;
 
@@ -14,14 +14,18 @@ pub(crate) fn has_broken(error: &Error) -> bool {
     error.kind() == ErrorKind::SessionLost
 }
 
-/// The operation that made a group, once nothing of the lost session can be carried out any more;
-/// `None` if there is no such group. When that cannot be found out, the outcome of `error` is not
-/// known.
-pub(crate) async fn settle(life: &Life, error: Error, group: &GroupId) -> Result<Option<Vec<u8>>> {
+/// What a statement reads once nothing of the lost session can be carried out any more. When that
+/// cannot be found out, the outcome of `error` is not known.
+pub(crate) async fn settle(
+    life: &Life,
+    error: &Error,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>> {
     let limit = life.config.response_timeout;
-    match tokio::time::timeout(limit, look(life, group)).await {
-        Ok(Ok(operation)) => Ok(operation),
-        _ => Err(error.outcome_is(Outcome::Unknown)),
+    match tokio::time::timeout(limit, look(life, sql, parameters)).await {
+        Ok(Ok(rows)) => Ok(rows),
+        _ => Err(error.clone().outcome_is(Outcome::Unknown)),
     }
 }
 
@@ -40,13 +44,10 @@ async fn another(life: &Life) -> Result<Connection> {
     Ok(connection)
 }
 
-async fn look(life: &Life, group: &GroupId) -> Result<Option<Vec<u8>>> {
+async fn look(life: &Life, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
     let connection = another(life).await?;
     // The lost session holds it as long as the server still works for it.
     let end = "SELECT pg_advisory_lock_shared($1)";
     connection.one(end, &[(&life.main.key, Type::INT8)]).await?;
-    let parameters: [Parameter<'_>; 1] = [(&group.as_bytes(), Type::BYTEA)];
-    let sql = "SELECT operation FROM tooz_group WHERE id = $1";
-    let rows = connection.read(sql, &parameters).await?;
-    rows.first().map(|row| get(row, 0)).transpose()
+    connection.read(sql, parameters).await
 }

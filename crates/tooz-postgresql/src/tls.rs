@@ -31,59 +31,79 @@ pub(crate) enum SslMode {
     VerifyFull,
 }
 
-/// The mode, and the client's side of it unless it is `disable`.
-pub(crate) fn read(options: &mut Options) -> Result<(SslMode, Option<Arc<ClientConfig>>)> {
-    let mode = match options.text("sslmode").as_deref() {
-        None | Some("prefer") => SslMode::Prefer,
-        Some("disable") => SslMode::Disable,
-        Some("require") => SslMode::Require,
-        Some("verify-ca") => SslMode::VerifyCa,
-        Some("verify-full") => SslMode::VerifyFull,
-        Some(_) => {
-            return Err(Error::invalid(
-                "postgresql: the sslmode is disable, prefer, require, verify-ca or verify-full",
-            ));
-        }
-    };
-    let authorities = options.text("sslrootcert");
-    let identity = match (options.text("sslcert"), options.text("sslkey")) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        (Some(_), None) => return Err(Error::invalid("postgresql: sslcert needs sslkey")),
-        (None, Some(_)) => return Err(Error::invalid("postgresql: sslkey needs sslcert")),
-    };
-    // As libpq has it: whoever names an authority wants it to be asked.
-    let mode = match (mode, &authorities) {
-        (SslMode::Require, Some(_)) => SslMode::VerifyCa,
-        (mode, _) => mode,
-    };
-    let roots = match authorities.as_deref() {
-        None | Some("system") if mode < SslMode::VerifyCa => RootCertStore::empty(),
-        None | Some("system") => system_authorities()?,
-        Some(path) => authorities_in(path)?,
-    };
-    if mode == SslMode::Disable {
-        return Ok((mode, None));
+/// What is asked for. The files are read again for each connection, so that what was rotated
+/// counts from the next one on.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) mode: SslMode,
+    authorities: Option<String>,
+    /// The files of our own certificate and its key.
+    identity: Option<(String, String)>,
+}
+
+impl Tls {
+    /// Reads the options, and the files once, so that what is wrong is told at once.
+    pub(crate) fn read(options: &mut Options) -> Result<Self> {
+        let mode = match options.text("sslmode").as_deref() {
+            None | Some("prefer") => SslMode::Prefer,
+            Some("disable") => SslMode::Disable,
+            Some("require") => SslMode::Require,
+            Some("verify-ca") => SslMode::VerifyCa,
+            Some("verify-full") => SslMode::VerifyFull,
+            Some(_) => {
+                return Err(Error::invalid(
+                    "postgresql: the sslmode is disable, prefer, require, verify-ca or verify-full",
+                ));
+            }
+        };
+        let authorities = options.text("sslrootcert");
+        let identity = match (options.text("sslcert"), options.text("sslkey")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err(Error::invalid("postgresql: sslcert needs sslkey")),
+            (None, Some(_)) => return Err(Error::invalid("postgresql: sslkey needs sslcert")),
+        };
+        // As libpq has it: whoever names an authority wants it to be asked.
+        let mode = match (mode, &authorities) {
+            (SslMode::Require, Some(_)) => SslMode::VerifyCa,
+            (mode, _) => mode,
+        };
+        let tls = Self { mode, authorities, identity };
+        tls.client()?;
+        Ok(tls)
     }
-    ensure_crypto_provider();
-    let provider = CryptoProvider::get_default().cloned();
-    let provider =
-        provider.ok_or_else(|| Error::invalid("postgresql: there is no TLS provider"))?;
-    let verifier = Verifier { mode, chain: chain(roots, &provider)?, provider };
-    let config =
-        ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier));
-    let config = match identity {
-        None => config.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let chain = certificates(&certificate, "sslcert")?;
-            let key_of = PrivateKeyDer::from_pem_file(&key);
-            let key = key_of.map_err(|e| unreadable("sslkey", &key).caused_by(e))?;
-            config.with_client_auth_cert(chain, key).map_err(|e| {
-                Error::invalid("postgresql: sslcert and sslkey do not fit").caused_by(e)
-            })?
+
+    /// The client's side, unless the mode is `disable`. Reads the files.
+    pub(crate) fn client(&self) -> Result<Option<Arc<ClientConfig>>> {
+        let roots = match self.authorities.as_deref() {
+            None | Some("system") if self.mode < SslMode::VerifyCa => RootCertStore::empty(),
+            None | Some("system") => system_authorities()?,
+            Some(path) => authorities_in(path)?,
+        };
+        if self.mode == SslMode::Disable {
+            return Ok(None);
         }
-    };
-    Ok((mode, Some(Arc::new(config))))
+        ensure_crypto_provider();
+        let provider = CryptoProvider::get_default().cloned();
+        let provider =
+            provider.ok_or_else(|| Error::invalid("postgresql: there is no TLS provider"))?;
+        let verifier = Verifier { mode: self.mode, chain: chain(roots, &provider)?, provider };
+        let config = ClientConfig::builder()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let config = match &self.identity {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = certificates(certificate, "sslcert")?;
+                let key_of = PrivateKeyDer::from_pem_file(key);
+                let key = key_of.map_err(|e| unreadable("sslkey", key).caused_by(e))?;
+                config.with_client_auth_cert(chain, key).map_err(|e| {
+                    Error::invalid("postgresql: sslcert and sslkey do not fit").caused_by(e)
+                })?
+            }
+        };
+        Ok(Some(Arc::new(config)))
+    }
 }
 
 impl PartialOrd for SslMode {

@@ -7,9 +7,10 @@ use tokio_postgres::types::Type;
 use tooz_core::{GroupId, Moment, Result};
 
 use crate::connection::Parameter;
-use crate::errors::{get, odd_answer};
+use crate::errors::{get, is_locked_out, odd_answer};
 use crate::listeners::Listener;
 use crate::session::Life;
+use crate::tables;
 
 /// How often a watched group is looked at for members that died, which tell nobody.
 const LOOK: Duration = Duration::from_millis(500);
@@ -47,6 +48,11 @@ impl Watch {
         self.listener.mark();
     }
 
+    /// Waits until it is time to look again.
+    pub(crate) async fn pause(&self) {
+        (Moment::now() + LOOK).wait().await;
+    }
+
     pub(crate) async fn changed(&mut self) -> Result<()> {
         loop {
             let look = Moment::now() + LOOK;
@@ -56,10 +62,17 @@ impl Watch {
             }
             let parameters: [Parameter<'_>; 2] =
                 [(&self.group.as_bytes(), Type::BYTEA), (&self.life.main.key, Type::INT8)];
-            let rows = self.life.main.read(DEAD, &parameters).await?;
-            if get(rows.first().ok_or_else(odd_answer)?, 0)? {
-                // Told to ourselves as well.
-                bury(&self.life, &self.group).await?;
+            let looked = async {
+                let rows = tables::read(&self.life, DEAD, &parameters).await?;
+                if get(rows.first().ok_or_else(odd_answer)?, 0)? {
+                    // Told to ourselves as well.
+                    bury(&self.life, &self.group).await?;
+                }
+                Ok(())
+            };
+            match looked.await {
+                Err(error) if is_locked_out(&error) => {}
+                looked => looked?,
             }
         }
     }
@@ -74,5 +87,5 @@ pub(crate) async fn bury(life: &Life, group: &GroupId) -> Result<()> {
         (&channel, Type::TEXT),
         (&change, Type::TEXT),
     ];
-    life.main.ask(BURY, &parameters).await.map(drop)
+    tables::ask(life, BURY, &parameters).await.map(drop)
 }

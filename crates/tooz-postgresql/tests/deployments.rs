@@ -7,16 +7,20 @@
     reason = "a test fails by panicking"
 )]
 
+mod proxy;
 mod server;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use server::{Peer, Server, build, if_asked_for, shared, start, with_schema};
-use tooz_core::{ErrorKind, Loss, Result};
+use proxy::Proxy;
+use server::{Peer, Server, build, if_asked_for, port_of, shared, start, with_schema};
+use tooz_core::{Error, ErrorKind, Loss, Result, SessionEvent};
 use tooz_postgresql::SCHEMA;
 use tooz_postgresql::inspect::Inspector;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 // ---- Poolers.
 
@@ -57,6 +61,33 @@ async fn a_session_pooler_serves() -> Result<()> {
     a.stop().await?;
     b.stop().await?;
     Inspector::connect(&url).await?.wipe().await
+}
+
+#[tokio::test]
+async fn a_slow_server_is_no_pooler() -> Result<()> {
+    if_asked_for!();
+    let mut all = tokio::task::JoinSet::new();
+    for trips in 0..18 {
+        all.spawn(async move {
+            let url = shared("timeout=3");
+            let proxy = Proxy::start(port_of(&url)).await;
+            proxy.slow_after(trips);
+            match start(&proxy.url(&url), "a").await {
+                Ok(a) => a.stop().await.map(|()| 1),
+                Err(error) => {
+                    let poor = error.kind() == ErrorKind::DriverChosenPoorly;
+                    assert!(!poor, "slow after {trips}: {error}");
+                    assert!(error.is_retryable(), "{error:?}");
+                    Ok(0)
+                }
+            }
+        });
+    }
+    let started: Vec<usize> = all.join_all().await.into_iter().collect::<Result<_>>()?;
+    let started: usize = started.iter().sum();
+    println!("{started} of 18 started");
+    assert!(started >= 6, "what was slow once is asked again");
+    Ok(())
 }
 
 // ---- Standbys.
@@ -195,6 +226,40 @@ async fn tls_modes_passwords_and_sockets() -> Result<()> {
     Ok(())
 }
 
+/// Authorities, certificates and keys are replaced while a coordinator lives: its next connection
+/// knows the new ones.
+#[tokio::test]
+async fn rotated_certificates_count_from_the_next_connection() -> Result<()> {
+    if_asked_for!();
+    let settings = [
+        "ssl=on",
+        "ssl_cert_file=../server.pem",
+        "ssl_key_file=../server.key",
+        "ssl_ca_file=../ca.pem",
+    ];
+    let mut server = Server::postgresql(&settings, certificates);
+    let folder = server.folder.path().display().to_string();
+    let mut psql = Command::new("psql");
+    psql.args(["-h", &folder, "-p", &server.port.to_string(), "-U", "postgres", "-c"]);
+    psql.arg("CREATE ROLE tester LOGIN SUPERUSER");
+    assert!(psql.stdout(Stdio::null()).status().unwrap().success());
+    let options = format!(
+        "timeout=3&sslmode=verify-full&sslrootcert={folder}/ca.pem&sslcert={folder}/client.pem\
+         &sslkey={folder}/client.key"
+    );
+    let url = format!("postgresql://tester@localhost:{}/postgres", server.port);
+    let a = start(&with_schema(&url, &options), "a").await?;
+    a.join_group_create("g", &()).await?;
+    let mut events = a.session_events();
+    certificates(server.folder.path());
+    server.restart();
+    let rejoined =
+        async { while !matches!(events.next().await, Some(SessionEvent::Rejoined(_))) {} };
+    let time = Duration::from_secs(20);
+    tokio::time::timeout(time, rejoined).await.expect("the new certificates are known");
+    a.stop().await
+}
+
 #[tokio::test]
 async fn refusals_are_clear() -> Result<()> {
     if_asked_for!();
@@ -310,4 +375,67 @@ async fn breaking_a_lock_takes_no_other() -> Result<()> {
     a.stop().await?;
     b.stop().await?;
     Inspector::connect(&url).await?.wipe().await
+}
+
+// ---- Sizes, and servers that are not there.
+
+#[tokio::test]
+async fn what_is_too_long_is_refused_before_anything_is_sent() -> Result<()> {
+    if_asked_for!();
+    let a = start(&shared("timeout=20"), &"m".repeat(1_000)).await?;
+    let longest = "g".repeat(1_000);
+    a.join_group_create(&*longest, &()).await?;
+    a.campaign(&*longest).await?.stand_down().await?;
+    a.lock("l".repeat(1_000_000))?.acquire().await?.release().await?;
+    a.update_capabilities(&*longest, &"x".repeat(16 * 1024 * 1024 - 16)).await?;
+    assert_eq!(a.members_with_capabilities(&*longest).await?.len(), 1);
+    let too_many = "x".repeat(16 * 1024 * 1024 + 1);
+    for error in [
+        a.update_capabilities(&*longest, &too_many).await.unwrap_err(),
+        a.create_group("g".repeat(1_001)).await.unwrap_err(),
+        a.join_group_create("h", &too_many).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("1000") || text.contains("16777216"), "the limit is named: {text}");
+    }
+    a.stop().await?;
+    let error = build(&shared(""), &"m".repeat(1_001))?.start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_with_the_cause() -> Result<()> {
+    if_asked_for!();
+    for (host, cause) in [("127.0.0.1:1", "refused"), ("nowhere.invalid:5432", "lookup")] {
+        let begin = Instant::now();
+        let url = format!("postgresql://postgres@{host}/postgres");
+        let error = build(&url, "a")?.start().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+        let shown = everything(&error);
+        assert!(shown.contains(host) && shown.contains(cause), "{shown}");
+        assert!(begin.elapsed() < 4 * SECOND, "{:?}", begin.elapsed());
+    }
+    // One that takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = silent.local_addr().unwrap().to_string();
+    let begin = Instant::now();
+    let url = format!("postgresql://postgres@{host}/postgres?timeout=6");
+    let error = build(&url, "a")?.start().await.unwrap_err();
+    let shown = everything(&error);
+    assert!(shown.contains(&host) && shown.contains("2 s"), "{shown}");
+    assert!(begin.elapsed() < 4 * SECOND, "{:?}", begin.elapsed());
+    Ok(())
+}
+
+/// An error with its causes.
+fn everything(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        text.push_str(&format!(": {next}"));
+        cause = next.source();
+    }
+    text
 }

@@ -45,6 +45,10 @@ pub(crate) fn with_schema(url: &str, options: &str) -> String {
     format!("{url}{separator}schema=t{}&{options}", OperationId::random())
 }
 
+pub(crate) fn schema_of(url: &str) -> &str {
+    url.split("schema=").nth(1).unwrap().split('&').next().unwrap()
+}
+
 pub(crate) fn build(url: &str, member: &str) -> Result<Coordinator> {
     Registry::new().with(tooz_postgresql::DRIVER)?.builder(url, member)?.build()
 }
@@ -180,6 +184,29 @@ impl Server {
         let children = std::fs::read_to_string(children).unwrap();
         let all = children.split_whitespace().map(str::to_owned).chain([id.to_string()]);
         assert!(Command::new("kill").arg(signal).args(all).status().unwrap().success());
+    }
+
+    /// Kills one of its processes, whereupon it ends all sessions and recovers, in the same process.
+    pub(crate) fn crash(&self, session: i32) {
+        assert!(
+            Command::new("kill").args(["-KILL", &session.to_string()]).status().unwrap().success()
+        );
+        let began = Instant::now();
+        while Path::new(&format!("/proc/{session}")).exists() {
+            assert!(began.elapsed() < Duration::from_secs(10), "the session does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.wait_ready();
+    }
+
+    /// What psql prints for a statement. Blocks.
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
+        let mut psql = Command::new("psql");
+        psql.args(["-h", "127.0.0.1", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-Atc", sql]);
+        psql.args(["-p", &self.port.to_string(), database]);
+        let answer = psql.output().unwrap();
+        assert!(answer.status.success(), "{sql}: {}", String::from_utf8_lossy(&answer.stderr));
+        String::from_utf8(answer.stdout).unwrap().trim().to_owned()
     }
 
     fn wait_ready(&self) {
