@@ -1,4 +1,4 @@
-use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tooz_core::{CoordinatorUrl, Error, Options, RestartGrace, Result, Secret};
@@ -8,8 +8,8 @@ use crate::names::{DEFAULT_NAMESPACE, Layout, Names};
 const PORT: u16 = 3306;
 
 /// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
-/// server that hangs must not keep us long from the next.
-const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+/// server that hangs must not keep us long from the next, nor a person from the error.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 
 /// Tables are called after the namespace, and the server takes 64 characters.
 const LONGEST_NAMESPACE: usize = 48;
@@ -55,14 +55,15 @@ pub(crate) enum TlsMode {
     VerifyIdentity,
 }
 
-/// Certificates in PEM form.
-#[derive(Clone)]
+/// Files in PEM form, which each new connection reads again: certificates are replaced while a
+/// service runs.
+#[derive(Clone, Debug)]
 pub(crate) struct Tls {
     pub(crate) mode: TlsMode,
     /// Trusted instead of those of the system.
-    pub(crate) authorities: Option<Vec<u8>>,
+    pub(crate) authorities: Option<PathBuf>,
     /// Our own certificate and its key.
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl Config {
@@ -153,12 +154,14 @@ impl Tls {
     fn read(options: &mut Options) -> Result<Self> {
         let mut file = |name| match options.text(name) {
             None => Ok(None),
-            Some(path) => std::fs::read(&path).map(Some).map_err(|e| {
-                Error::invalid("mysql: a certificate or key cannot be read")
+            // A path that is wrong is told now.
+            Some(path) => match std::fs::read(&path) {
+                Ok(_) => Ok(Some(PathBuf::from(path))),
+                Err(error) => Err(Error::invalid("mysql: a certificate or key cannot be read")
                     .with("option", name)
                     .with("path", path)
-                    .caused_by(e)
-            }),
+                    .caused_by(error)),
+            },
         };
         let authorities = file("ssl_ca")?;
         let identity = match (file("ssl_cert")?, file("ssl_key")?) {
@@ -229,16 +232,6 @@ fn mode(text: &str) -> Result<TlsMode> {
             ));
         }
     })
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("mode", &self.mode)
-            .field("authorities", &self.authorities.is_some())
-            .field("identity", &self.identity.is_some())
-            .finish()
-    }
 }
 
 #[cfg(test)]

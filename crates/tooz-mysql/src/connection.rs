@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::{ConnectOptions as _, Row as _};
@@ -33,7 +34,7 @@ pub(crate) async fn open(config: &Arc<Config>) -> Result<Opened> {
         // The limits of the steps are longer: those of a connection that holds something.
         let limit = config.connect_timeout + config.response_timeout;
         let opened = tokio::time::timeout(limit, open_at(config, address)).await;
-        match opened.unwrap_or_else(|_| Err(refused_as(Failure::Silence.into(), address))) {
+        match opened.unwrap_or_else(|_| Err(refused_as(silent(limit), address))) {
             Ok(opened) => return Ok(opened),
             // What a user has to mend is told rather than what another server may say.
             Err(error) if error.kind() == ErrorKind::DriverChosenPoorly => return Err(error),
@@ -89,7 +90,7 @@ pub(crate) async fn connect(config: &Arc<Config>, address: &Address) -> Result<L
     let connection = match tokio::time::timeout(config.connect_timeout, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(failure)) => return Err(refused(failure, address)),
-        Err(_) => return Err(refused_as(Failure::Silence.into(), address)),
+        Err(_) => return Err(refused_as(silent(config.connect_timeout), address)),
     };
     let marker = OperationId::random();
     let link = Link::new(connection, marker, config, address);
@@ -166,10 +167,10 @@ fn options(config: &Config, address: &Address) -> MySqlConnectOptions {
         options = options.password(password.expose());
     }
     if let Some(authorities) = &config.tls.authorities {
-        options = options.ssl_ca_from_pem(authorities.clone());
+        options = options.ssl_ca(authorities);
     }
     if let Some((certificate, key)) = &config.tls.identity {
-        options = options.ssl_client_cert_from_pem(certificate).ssl_client_key_from_pem(key);
+        options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
     options
 }
@@ -182,7 +183,18 @@ fn refused(failure: Failure, address: &Address) -> Error {
         let error = Error::new(ErrorKind::Authentication, message).caused_by(failure);
         return refused_as(error, address);
     }
-    refused_as(failure.into(), address)
+    let error = match failure {
+        Failure::Client(sqlx::Error::Io(_)) => {
+            Error::new(ErrorKind::Connection, "could not connect to the server").caused_by(failure)
+        }
+        failure => failure.into(),
+    };
+    refused_as(error, address)
+}
+
+fn silent(limit: Duration) -> Error {
+    let message = format!("the server does not answer within {limit:?}");
+    Error::new(ErrorKind::Connection, message).caused_by(Failure::Silence)
 }
 
 fn refused_as(error: Error, address: &Address) -> Error {

@@ -1,7 +1,5 @@
 //! The names that things have at the server, and how values are written in SQL.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest as _, Sha256};
 use tooz_core::{Error, GroupId, LockName, MemberId, OperationId, Result};
 
@@ -134,12 +132,9 @@ pub(crate) fn literal(bytes: &[u8]) -> String {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    // Of what members publish this may be much, and all locks of a process are renewed by one thread.
+    let digit = |half: u8| char::from(if half < 10 { b'0' + half } else { b'a' + half - 10 });
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 pub(crate) fn check_group(group: &GroupId) -> Result<()> {

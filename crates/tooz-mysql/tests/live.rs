@@ -145,6 +145,26 @@ async fn refusals_are_clear() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_server_that_cannot_be_reached_is_named_with_the_cause() -> Result<()> {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
+    for (host, cause) in [
+        ("127.0.0.1:1", "refused"),
+        ("no-such-host.invalid", "lookup"),
+        (&silent[..], "does not answer"),
+    ] {
+        let start = Instant::now();
+        let error = build(&format!("mysql://u@{host}/d"), "a")?.start().await.unwrap_err();
+        println!("{error:?} after {:?}", start.elapsed());
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+        assert!(error.to_string().contains(host.split(':').next().unwrap()), "{error}");
+        assert!(format!("{error:?}").contains(cause), "{error:?}");
+        assert!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_user_without_the_right_to_create_tables_is_told_what_to_do() -> Result<()> {
     for server in servers() {
         let admin = Inspector::connect(&server).await?;
@@ -461,6 +481,70 @@ async fn a_removed_member_is_woken() -> Result<()> {
         assert_eq!(b.member("g", "a").await?.capabilities.decode::<i32>()?, 7);
         a.stop().await?;
         b.stop().await
+    })
+    .await
+}
+
+/// Established connections are dead, and new ones work. What a connection holds at the server cannot
+/// be taken over by another: it is lost at the deadline, no later, and the session is back at once.
+#[tokio::test]
+async fn a_dead_connection_costs_what_it_held_and_no_more() -> Result<()> {
+    everywhere(async |place| {
+        let mut tasks = JoinSet::new();
+        for ttl in [1, 2, 4] {
+            let (proxy, url) = place.behind_proxy().await;
+            tasks.spawn(async move {
+                let (ttl, id) = (Duration::from_secs(ttl), format!("a{ttl}"));
+                let a = build(&format!("{url}?namespace=n&timeout={}", ttl.as_secs()), &id)?;
+                a.start().await?;
+                a.join_group_create(&id[..], &()).await?;
+                let guard = a.lock(&id[..])?.acquire().await?;
+                let mut events = a.session_events();
+                let start = Instant::now();
+                proxy.inflict(Fault::Silence);
+                timeout(SOON, guard.lost()).await.expect("lost");
+                let lost = start.elapsed();
+                while !matches!(
+                    timeout(SOON, events.next()).await.expect("back"),
+                    Some(SessionEvent::Rejoined(_))
+                ) {}
+                println!("{ttl:?}: lost after {lost:?}, back after {:?}", start.elapsed());
+                assert!(lost < ttl, "the deadline");
+                // The server frees the membership only after the timeout, so it is taken over.
+                assert!(start.elapsed() < ttl + Duration::from_secs(3));
+                // Held by the dead connection as long as the server knows of it.
+                a.lock(&id[..])?.acquire_for(SOON).await?.expect("free by then").release().await?;
+                a.stop().await
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap()?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_the_server_is_refused_and_ends_nothing() -> Result<()> {
+    everywhere(async |place| {
+        // The server's own limit takes seconds to fill without optimization.
+        let most = 4_194_304;
+        let limit = "SELECT CONVERT(@@GLOBAL.max_allowed_packet,CHAR)";
+        let before = place.inspector.ask(limit).await?;
+        place.inspector.ask(&format!("SET GLOBAL max_allowed_packet={most}")).await?;
+        let a = place.start("a", "namespace=n").await?;
+        place.inspector.ask(&format!("SET GLOBAL max_allowed_packet={}", before[0])).await?;
+        a.create_group("g").await?;
+        let guard = a.lock("it")?.acquire().await?;
+        let error = a.join_group("g", &"x".repeat(most / 2)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+        // As the page says.
+        a.join_group("g", &"x".repeat(most / 2 - 8_192)).await?;
+        assert_eq!(a.members("g").await?.len(), 1);
+        guard.check()?;
+        assert_eq!(guard.release().await?, Release::Released);
+        a.stop().await
     })
     .await
 }
@@ -979,6 +1063,15 @@ async fn sockets_and_tls_by_their_usual_names() -> Result<()> {
             works(&url("ssl_mode=required")).await?;
             let ca = one("SELECT CONCAT(@@datadir,@@ssl_ca)").await?;
             works(&url(&format!("ssl_mode=VERIFY_CA&ssl_ca={ca}"))).await?;
+            // A file that was replaced counts for the next connection.
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let path = file.path().display();
+            let a = build(&url(&format!("ssl_mode=VERIFY_CA&ssl_ca={path}")), "a")?;
+            let error = a.start().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+            std::fs::copy(&ca, file.path()).unwrap();
+            a.start().await?;
+            a.stop().await?;
             // The server's own certificate names no host.
             let error = works(&url(&format!("ssl_ca={ca}"))).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");

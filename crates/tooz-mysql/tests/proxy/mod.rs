@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     Reset,
     /// A reset to the server, and silence to the client.
     Deaf,
+    /// Silence to both sides.
+    Silence,
 }
 
 /// It ends, and all connections with it, when it is dropped.
@@ -71,12 +73,14 @@ async fn serve(mut client: TcpStream, mut server: TcpStream, mut faults: watch::
             Err(_) => return,
         },
     };
-    if fault != Fault::None {
+    if fault == Fault::Silence {
+        while faults.changed().await.is_ok() {}
+    } else if fault != Fault::None {
         server.set_zero_linger().unwrap();
         drop(server);
     }
     match fault {
-        Fault::None => {}
+        Fault::None | Fault::Silence => {}
         Fault::Reset => client.set_zero_linger().unwrap(),
         Fault::Deaf => while faults.changed().await.is_ok() {},
     }
