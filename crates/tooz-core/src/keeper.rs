@@ -57,6 +57,17 @@ enum Phase {
     Starting,
     Running,
     Stopping,
+    Stopped,
+}
+
+impl Phase {
+    /// Why nothing can be done in any phase but one.
+    fn not_running(self) -> Error {
+        match self {
+            Self::Stopping | Self::Stopped => stopped(),
+            _ => not_running("is not started"),
+        }
+    }
 }
 
 impl Keeper {
@@ -95,15 +106,21 @@ impl Keeper {
         let state = self.state();
         match state.phase {
             Phase::Running => Ok(state.run.clone()),
-            _ => Err(not_running("is not started")),
+            phase => Err(phase.not_running()),
         }
+    }
+
+    /// Waits until it is stopped, or being stopped.
+    pub(crate) async fn stopped(&self) {
+        let run = self.state().run.clone();
+        run.stopped.cancelled().await;
     }
 
     pub(crate) async fn start(self: &Arc<Self>) -> Result<()> {
         let before = {
             let mut state = self.state();
             match state.phase {
-                Phase::Idle => state.phase = Phase::Starting,
+                Phase::Idle | Phase::Stopped => state.phase = Phase::Starting,
                 Phase::Stopping => return Err(not_running("is being stopped")),
                 _ => return Err(not_running("is started already")),
             }
@@ -204,7 +221,7 @@ impl Keeper {
         let run = {
             let mut state = self.state();
             if state.phase != Phase::Running {
-                return Err(not_running("is not started"));
+                return Err(state.phase.not_running());
             }
             state.phase = Phase::Stopping;
             state.run.clone()
@@ -240,7 +257,7 @@ impl Keeper {
             run.end();
         }
         let mut state = self.state();
-        state.phase = Phase::Idle;
+        state.phase = Phase::Stopped;
         state.session_events.clear();
         state.group_feeds.clear();
         info!(backend = self.entry.name, member = %self.member, "coordinator stopped");
@@ -377,8 +394,9 @@ impl Keeper {
         let keeper = self.clone();
         let _ended = Undo::with(move || keeper.beats.send_modify(|beats| beats.running -= 1));
         let until = Moment::now() + self.settings.timeout;
-        let session = self.run()?.session(until, &self.settings).await?;
-        self.beat_once(&*session).await?;
+        let run = self.run()?;
+        let session = run.session(until, &self.settings).await?;
+        self.beat_once(&*session).await.map_err(|e| run.or_stopped(e))?;
         Ok(session.heartbeat_interval().unwrap_or(self.settings.timeout))
     }
 
@@ -433,11 +451,14 @@ impl Keeper {
         loop {
             let session = run.session(until, &self.settings).await?;
             match call(&*session, arguments).await {
-                Err(error) if may_repeat(&error) && !until.has_passed() => {
+                Err(error)
+                    if may_repeat(&error) && !until.has_passed() && !run.stopped.is_cancelled() =>
+                {
                     debug!(backend = self.entry.name, %error, "trying again");
                     backoff.pause().await;
                 }
-                result => return result.map(|answer| (session, answer)),
+                Err(error) => return Err(run.or_stopped(error)),
+                Ok(answer) => return Ok((session, answer)),
             }
         }
     }
@@ -494,7 +515,7 @@ impl Keeper {
         if run.stopped.is_cancelled() {
             // The goodbye did not wait for this join; the session's end ends what is left of it.
             drop(session.leave_group(group).await);
-            return Err(not_running("was stopped"));
+            return Err(stopped());
         }
         self.watch_over(run, group, &session, &lease);
         memberships.insert(group.clone(), Membership::new(capabilities, lease));
@@ -749,6 +770,11 @@ fn may_repeat(error: &Error) -> bool {
     passing && error.outcome() == Outcome::NotApplied
 }
 
-pub(crate) fn not_running(what: &str) -> Error {
+fn not_running(what: &str) -> Error {
     Error::new(ErrorKind::NotRunning, format!("the coordinator {what}"))
+}
+
+/// The one answer to all that is tried from the first moment of a stop on.
+pub(crate) fn stopped() -> Error {
+    not_running("was stopped")
 }

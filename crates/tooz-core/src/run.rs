@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::Settings;
-use crate::keeper::not_running;
+use crate::keeper::stopped;
 use crate::{
     Capabilities, Error, ErrorKind, GroupId, Hold, Lease, Loss, Moment, OperationId, Result,
     Session, Wait, Waiting,
@@ -126,6 +126,14 @@ impl Run {
         self.link.send_replace(Link::Down)
     }
 
+    /// The failure, or the stop if that is what has caused it.
+    pub(crate) fn or_stopped(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::NotRunning || !self.stopped.is_cancelled() {
+            return error;
+        }
+        stopped().outcome_is(error.outcome()).caused_by(error)
+    }
+
     /// The goodbye is out of time: it says no more than that the session ends.
     pub(crate) fn abandon(&self) {
         self.released.cancel();
@@ -188,7 +196,7 @@ impl Run {
         let mut link = self.link.subscribe();
         loop {
             if self.stopped.is_cancelled() {
-                return Err(not_running("was stopped"));
+                return Err(stopped());
             }
             let session = match &*link.borrow_and_update() {
                 Link::Down => None,
@@ -226,7 +234,7 @@ impl Run {
         let mut holds = self.holds();
         // Looked at under the lock: a stop takes what is held after it.
         if self.stopped.is_cancelled() {
-            return Err(not_running("was stopped"));
+            return Err(stopped());
         }
         holds.insert(id, held);
         Ok(())

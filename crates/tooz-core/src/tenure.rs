@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::coordinator::Handle;
-use crate::keeper::{Keeper, not_running};
+use crate::keeper::{Keeper, stopped};
 use crate::run::{Held, Run};
 use crate::{
     CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, LockRequest,
@@ -215,11 +215,11 @@ impl Tenure {
                 if let Some(error) = failed {
                     let passing = error.is_retryable() || error.kind() == ErrorKind::SessionLost;
                     if !passing || waiting.is_over() {
-                        return Err(error);
+                        return Err(run.or_stopped(error));
                     }
                 }
                 if waiting.is_given_up() {
-                    return Err(not_running("was stopped"));
+                    return Err(stopped());
                 }
                 if waiting.is_over() {
                     return Ok(None);
@@ -268,7 +268,7 @@ impl Tenure {
     /// Succeeds while it is held. Looks at the clock, asks nobody and never blocks.
     ///
     /// # Errors
-    /// [`ErrorKind::LockLost`].
+    /// [`ErrorKind::LockLost`], or [`ErrorKind::NotRunning`] if the coordinator was stopped.
     pub fn check(&self) -> Result<()> {
         match self.loss() {
             None => Ok(()),
@@ -287,7 +287,7 @@ impl Tenure {
     /// Asks the backend whether it is still ours. If not, it is lost from then on.
     ///
     /// # Errors
-    /// [`ErrorKind::LockLost`] if it is known to be lost already; [`ErrorKind::Connection`] and
+    /// As of [`check`](Self::check) if it is known to be lost already; [`ErrorKind::Connection`] and
     /// [`ErrorKind::TimedOut`] if the backend cannot be asked.
     pub async fn verify(&self) -> Result<bool> {
         self.check()?;
@@ -308,7 +308,7 @@ impl Tenure {
     /// the future is dropped.
     ///
     /// # Errors
-    /// [`ErrorKind::LockLost`] at the loss. What `work` has done by then stays done.
+    /// As of [`check`](Self::check) at the loss. What `work` has done by then stays done.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output> {
         let mut work = pin!(work);
         let mut lost = pin!(self.lost());
@@ -346,7 +346,12 @@ impl Tenure {
     }
 
     fn lost_error(&self, loss: Loss) -> Error {
-        Error::new(ErrorKind::LockLost, format!("no longer held: {loss}"))
+        let error = if loss == Loss::GivenUp && self.run.stopped.is_cancelled() {
+            stopped()
+        } else {
+            Error::new(ErrorKind::LockLost, format!("no longer held: {loss}"))
+        };
+        error
             .on(self.handle.keeper.entry.name)
             .with(self.what.kind, &self.what.name)
             .outcome_is(Outcome::Unknown)

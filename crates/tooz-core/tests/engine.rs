@@ -436,3 +436,62 @@ fn a_stop_that_ran_out_of_time_takes_nothing_from_the_next_run() {
         }
     });
 }
+
+#[test]
+fn whatever_comes_after_a_stop_says_so() {
+    block_on(async {
+        let world = World::named("after-a-stop");
+        let mut seen = std::collections::BTreeSet::new();
+        for round in 0..20 {
+            let a = started("after-a-stop", "a").await;
+            a.join_group_create("g", &()).await.unwrap();
+            let term = a.campaign("g").await.unwrap();
+            let b = started("after-a-stop", "b").await;
+            let held = b.lock("held").unwrap().acquire().await.unwrap();
+            world.delay(Duration::from_micros(200));
+            type Ask = fn(Coordinator) -> std::pin::Pin<Box<dyn Future<Output = Result<()>>>>;
+            let asks: [Ask; 5] = [
+                |a| Box::pin(async move { a.members("g").await.map(drop) }),
+                |a| Box::pin(async move { a.heartbeat().await.map(drop) }),
+                |a| {
+                    Box::pin(
+                        async move { a.lock("free")?.acquire().await?.release().await.map(drop) },
+                    )
+                },
+                |a| Box::pin(async move { a.lock("held")?.acquire().await.map(drop) }),
+                |a| Box::pin(async move { a.update_capabilities("g", &1).await }),
+            ];
+            let threads: Vec<_> = asks
+                .into_iter()
+                .map(|ask| {
+                    let a = a.clone();
+                    std::thread::spawn(move || {
+                        loop {
+                            if let Err(error) = block_on(ask(a.clone())) {
+                                return error;
+                            }
+                        }
+                    })
+                })
+                .collect();
+            std::thread::sleep(Duration::from_micros(round * 100));
+            let ended = std::thread::spawn(move || {
+                block_on(async {
+                    term.lost().await;
+                    term.check().unwrap_err()
+                })
+            });
+            a.stop().await.unwrap();
+            for thread in threads.into_iter().chain([ended]) {
+                seen.insert(format!("{:?}", thread.join().unwrap()));
+            }
+            seen.insert(format!("{:?}", a.groups().await.unwrap_err()));
+            seen.insert(format!("{:?}", a.stop().await.unwrap_err()));
+            world.delay(Duration::ZERO);
+            drop(held);
+        }
+        for error in &seen {
+            assert!(error.contains("NotRunning") && error.contains("was stopped"), "{seen:#?}");
+        }
+    });
+}
