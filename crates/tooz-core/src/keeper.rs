@@ -368,7 +368,9 @@ impl Keeper {
                 next = sent + interval;
                 backoff = self.settings.retry.backoff();
             } else {
-                backoff.pause().await;
+                // Well before the deadline, whatever the policy: a pause must not cost the session.
+                let end = session.lease().deadline();
+                next = backoff.moment_before(end.unwrap_or_else(|| Moment::now() + interval));
             }
         }
     }
@@ -455,7 +457,10 @@ impl Keeper {
                     if may_repeat(&error) && !until.has_passed() && !run.stopped.is_cancelled() =>
                 {
                     debug!(backend = self.entry.name, %error, "trying again");
-                    backoff.pause().await;
+                    tokio::select! {
+                        () = backoff.pause_before(until) => {}
+                        () = run.stopped.cancelled() => {}
+                    }
                 }
                 Err(error) => return Err(run.or_stopped(error)),
                 Ok(answer) => return Ok((session, answer)),
@@ -488,8 +493,14 @@ impl Keeper {
                 }
                 Err(error) => debug!(backend = self.entry.name, %error, "releasing again"),
             }
+            let pause = async {
+                match end {
+                    Some(end) => backoff.pause_before(end).await,
+                    None => backoff.pause().await,
+                }
+            };
             tokio::select! {
-                () = backoff.pause() => {}
+                () = pause => {}
                 () = run.abandoned() => {}
             }
         }

@@ -114,8 +114,9 @@ impl Claim {
         };
         let mut left = pin!(left(candidacy.clone()));
         let session = tokio::select! {
-            session = run.session(Moment::now() + patience, &keeper.settings) => session?,
+            biased; // Nothing is begun that nobody waits for.
             () = waiting.given_up() => return Ok(None),
+            session = run.session(Moment::now() + patience, &keeper.settings) => session?,
             () = &mut left => return Err(candidacy_ended()),
         };
         let (id, waiting) = (OperationId::random(), waiting.child());
@@ -224,7 +225,11 @@ impl Tenure {
                 if waiting.is_over() {
                     return Ok(None);
                 }
-                backoff.pause().await;
+                tokio::select! {
+                    () = backoff.pause() => {}
+                    // One more attempt, unless nobody wants it any more.
+                    () = waiting.over() => {}
+                }
             }
         };
         let acquired = engine.run(acquired.instrument(span));

@@ -495,3 +495,45 @@ fn whatever_comes_after_a_stop_says_so() {
         }
     });
 }
+
+#[test]
+fn a_failed_heartbeat_is_repeated_while_there_is_time() {
+    block_on(async {
+        let world = World::named("in-time");
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://in-time?timeout=1.5", "a").unwrap();
+        // The first pause alone is longer than the time to live.
+        let patient = tooz_core::RetryPolicy::new(Duration::from_secs(3), Duration::from_secs(3));
+        let a = builder.retry(patient).build().unwrap();
+        a.start().await.unwrap();
+        let mut events = a.session_events();
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        world.refuse(true);
+        assert_eq!(events.next().await, Some(SessionEvent::Suspended));
+        world.refuse(false);
+        assert_eq!(events.next().await, Some(SessionEvent::Resumed));
+        held.check().unwrap();
+    });
+}
+
+#[test]
+fn pauses_end_with_the_time_of_who_waits() {
+    block_on(async {
+        let world = World::named("pauses");
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://pauses?timeout=30", "a").unwrap();
+        let patient = tooz_core::RetryPolicy::new(Duration::from_secs(9), Duration::from_secs(9));
+        let builder = builder.timeout(Duration::from_millis(300));
+        let a = builder.retry(patient).build().unwrap();
+        a.start().await.unwrap();
+        world.refuse(true);
+        let began = Instant::now();
+        let failed = a.groups().await.unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Connection);
+        let wait = Duration::from_millis(300);
+        let failed = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Connection);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        world.refuse(false);
+    });
+}
