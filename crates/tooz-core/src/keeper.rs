@@ -19,6 +19,9 @@ use crate::{
     LeaderFeed, Lease, Loss, MemberId, Moment, Outcome, Release, Result, Session,
 };
 
+/// How much longer than its time limit an opening may take, a tenth of it within these bounds.
+const WORD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
 /// One per coordinator, shared by its handles and by the tasks on the engine.
 pub(crate) struct Keeper {
     pub(crate) engine: Engine,
@@ -26,6 +29,8 @@ pub(crate) struct Keeper {
     pub(crate) member: MemberId,
     pub(crate) settings: Settings,
     driver: Arc<dyn Driver>,
+    /// Where the backend is, for messages.
+    hosts: String,
     state: Mutex<State>,
     beats: watch::Sender<Beats>,
 }
@@ -75,6 +80,7 @@ impl Keeper {
         engine: Engine,
         entry: DriverEntry,
         driver: Arc<dyn Driver>,
+        hosts: String,
         member: MemberId,
         settings: Settings,
     ) -> Self {
@@ -84,6 +90,7 @@ impl Keeper {
             member,
             settings,
             driver,
+            hosts,
             state: Mutex::default(),
             beats: watch::Sender::default(),
         }
@@ -171,9 +178,14 @@ impl Keeper {
             let session = keeper.driver.connect(&keeper.member).await?;
             Ok(keeper.unclaimed(session))
         });
-        let Ok(opened) = tokio::time::timeout(limit, opening).await else {
-            return Err(Error::new(ErrorKind::TimedOut, "no session within the time limit")
-                .with("seconds", limit.as_secs_f64()));
+        // A driver whose own limit is the same knows what was wrong: its word comes first.
+        let patience = limit.saturating_add((limit / 10).clamp(WORD.0, WORD.1));
+        let Ok(opened) = tokio::time::timeout(patience, opening).await else {
+            let what = match &*self.hosts {
+                "" => "the backend did not answer in time, so there is no session".to_owned(),
+                hosts => format!("{hosts} did not answer in time, so there is no session"),
+            };
+            return Err(Error::new(ErrorKind::TimedOut, what).with("seconds", limit.as_secs_f64()));
         };
         let (session, undo) = opened?;
         undo.keep();
@@ -321,13 +333,13 @@ impl Keeper {
                 () = run.stopped.cancelled() => return,
             };
             warn!(backend = self.entry.name, member = %self.member, %loss, "session lost");
-            run.link.send_replace(Link::Down);
+            run.is_down(None);
             self.announce(&SessionEvent::Lost(loss));
             let beats = self.beats_begun();
             let (keeper, old) = (self.clone(), session);
             self.engine.spawn(async move { keeper.close(&old).await });
             session = tokio::select! {
-                session = self.reopen(beats) => session,
+                session = self.reopen(&run, beats) => session,
                 () = run.stopped.cancelled() => return,
             };
             if !run.go_on(&session) {
@@ -397,7 +409,7 @@ impl Keeper {
         let _ended = Undo::with(move || keeper.beats.send_modify(|beats| beats.running -= 1));
         let until = Moment::now() + self.settings.timeout;
         let run = self.run()?;
-        let session = run.session(until, &self.settings).await?;
+        let session = run.session(until).await?;
         self.beat_once(&*session).await.map_err(|e| run.or_stopped(e))?;
         Ok(session.heartbeat_interval().unwrap_or(self.settings.timeout))
     }
@@ -406,25 +418,36 @@ impl Keeper {
         self.beats.borrow().begun
     }
 
-    /// Waits for a sign that the application lives, before what was lost is taken again: a heart
-    /// by hand that stands still means that it hangs. `before` beats had begun at the loss.
+    /// Whether the application lives: a heart by hand that stands still means that it hangs, and
+    /// then nothing is taken again. `before` beats had begun at the loss.
+    fn lives(&self, before: u64, beats: Beats) -> bool {
+        let by_hand = self.settings.heartbeat == Heartbeat::Manual;
+        !by_hand || beats.begun > before || beats.running > 0
+    }
+
+    /// Waits for a sign that the application lives.
     async fn is_alive(&self, before: u64) {
-        if self.settings.heartbeat == Heartbeat::Manual {
-            let mut beats = self.beats.subscribe();
-            // The sender lives in `self`: the wait cannot fail.
-            let _ = beats.wait_for(|now| now.begun > before || now.running > 0).await;
-        }
+        let mut beats = self.beats.subscribe();
+        // The sender lives in `self`: the wait cannot fail.
+        let _ = beats.wait_for(|now| self.lives(before, *now)).await;
     }
 
     /// A new session, after `beats` heartbeats by hand.
-    async fn reopen(self: &Arc<Self>, mut beats: u64) -> Arc<dyn Session> {
+    async fn reopen(self: &Arc<Self>, run: &Run, mut beats: u64) -> Arc<dyn Session> {
         let mut backoff = self.settings.retry.backoff();
         loop {
+            if !self.lives(beats, *self.beats.borrow()) {
+                let hangs = "heartbeat() was not called since the session was lost";
+                run.is_down(Some(Error::new(ErrorKind::SessionLost, hangs)));
+            }
             self.is_alive(beats).await;
             beats = self.beats_begun();
             match self.open(self.settings.timeout).await {
                 Ok(session) => return session,
-                Err(error) => warn!(backend = self.entry.name, %error, "no new session yet"),
+                Err(error) => {
+                    warn!(backend = self.entry.name, %error, "no new session yet");
+                    run.is_down(Some(error));
+                }
             }
             backoff.pause().await;
         }
@@ -451,7 +474,7 @@ impl Keeper {
         let until = Moment::now() + self.settings.timeout;
         let mut backoff = self.settings.retry.backoff();
         loop {
-            let session = run.session(until, &self.settings).await?;
+            let session = run.session(until).await?;
             match call(&*session, arguments).await {
                 Err(error)
                     if may_repeat(&error) && !until.has_passed() && !run.stopped.is_cancelled() =>
@@ -746,7 +769,7 @@ impl Keeper {
     async fn repeat<A>(&self, run: &Run, target: &A, watch: Call<A, ()>) {
         let mut backoff = self.settings.retry.backoff();
         loop {
-            match run.session(Moment::now() + self.settings.timeout, &self.settings).await {
+            match run.session(Moment::now() + self.settings.timeout).await {
                 Ok(session) => {
                     let began = Moment::now();
                     let lease = session.lease().clone();

@@ -102,7 +102,7 @@ impl Claim {
                 // It is joined again with the next session, and nothing can be tried before.
                 Err(error) if error.is_retryable() => {
                     tokio::select! {
-                        session = run.session(Moment::now() + patience, &keeper.settings) => {
+                        session = run.session(Moment::now() + patience) => {
                             drop(session?);
                         }
                         () = waiting.given_up() => {}
@@ -116,7 +116,7 @@ impl Claim {
         let session = tokio::select! {
             biased; // Nothing is begun that nobody waits for.
             () = waiting.given_up() => return Ok(None),
-            session = run.session(Moment::now() + patience, &keeper.settings) => session?,
+            session = run.session(Moment::now() + patience) => session?,
             () = &mut left => return Err(candidacy_ended()),
         };
         let (id, waiting) = (OperationId::random(), waiting.child());

@@ -537,3 +537,22 @@ fn pauses_end_with_the_time_of_who_waits() {
         world.refuse(false);
     });
 }
+
+#[test]
+fn no_session_says_why_and_how_long() {
+    block_on(async {
+        let world = World::named("why-no-session");
+        let a = started("why-no-session", "a").await;
+        let mut events = a.session_events();
+        world.refuse(true);
+        world.expire_session(&MemberId::from("a"));
+        while !matches!(events.next().await, Some(SessionEvent::Lost(_))) {}
+        let wait = Duration::from_millis(200);
+        let error = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        let waited: f64 = error.context("seconds").unwrap().parse().unwrap();
+        assert!((0.1..3.0).contains(&waited), "{error}");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("refused"), "{cause}");
+        world.refuse(false);
+    });
+}
