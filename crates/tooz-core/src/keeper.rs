@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, debug_span, info, warn};
 
@@ -18,6 +19,9 @@ use crate::{
     Capabilities, Driver, DriverEntry, Error, ErrorKind, GroupFeed, GroupId, Hold, JoinRequest,
     LeaderFeed, Lease, Loss, MemberId, Moment, Outcome, Release, Result, Session,
 };
+
+/// How many requests of one stop are on their way at once.
+const AT_ONCE: usize = 64;
 
 /// How much longer than its time limit an opening may take, a tenth of it within these bounds.
 const WORD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -288,29 +292,41 @@ impl Keeper {
             let run = run.clone();
             move || run.end()
         });
-        for hold in &holds {
-            if run.is_abandoned() {
-                break;
+        let releasing = holds.into_iter().map(|hold| {
+            let (keeper, run) = (self.clone(), run.clone());
+            async move {
+                if run.is_abandoned() {
+                    return;
+                }
+                if let Err(error) = keeper.give_back(&run, &*hold).await {
+                    warn!(%error, "a lock or term could not be given back at the stop");
+                }
             }
-            if let Err(error) = self.give_back(&run, &**hold).await {
-                warn!(%error, "a lock or term could not be given back at the stop");
-            }
-        }
+        });
+        many_at_once(releasing).await;
         run.released.cancel();
         let memberships = tokio::select! {
             memberships = run.memberships.lock() => Some(memberships),
             () = run.abandoned() => None,
         };
         if let Some(mut memberships) = memberships {
-            let groups: Vec<_> = memberships.keys().cloned().collect();
-            for group in groups {
-                if run.is_abandoned() {
-                    break;
+            let leaving = memberships.keys().cloned().map(|group| {
+                let (run, session) = (run.clone(), session.clone());
+                async move {
+                    if run.is_abandoned() {
+                        return None;
+                    }
+                    match session.leave_group(&group).await {
+                        Ok(()) => return Some(group),
+                        Err(error) => {
+                            warn!(%group, %error, "the group could not be left at the stop")
+                        }
+                    }
+                    None
                 }
-                match session.leave_group(&group).await {
-                    Ok(()) => drop(memberships.remove(&group)),
-                    Err(error) => warn!(%group, %error, "the group could not be left at the stop"),
-                }
+            });
+            for left in many_at_once(leaving).await.into_iter().flatten() {
+                memberships.remove(&left);
             }
         }
         session.close().await?;
@@ -498,11 +514,17 @@ impl Keeper {
         let lease = hold.lease();
         let lost = lease.loss().is_some_and(|loss| loss != Loss::GivenUp);
         lease.lose(Loss::GivenUp);
+        let deadline = lease.deadline();
+        // Whether a request that was made while it was ours may have been carried out.
+        let mut unheard = false;
         let end = lease.ends_at_backend();
         let mut backoff = self.settings.retry.backoff();
         loop {
+            let ours = !deadline.is_some_and(Moment::has_passed);
             match hold.release().await {
                 Ok(_) if lost => return Ok(Release::WasLost),
+                // The first request did it, and its answer was lost.
+                Ok(Release::WasLost) if unheard => return Ok(Release::Released),
                 Ok(release) => return Ok(release),
                 Err(error) if error.kind() == ErrorKind::SessionLost => {
                     return Ok(Release::WasLost);
@@ -514,7 +536,10 @@ impl Keeper {
                 {
                     return Err(error);
                 }
-                Err(error) => debug!(backend = self.entry.name, %error, "releasing again"),
+                Err(error) => {
+                    debug!(backend = self.entry.name, %error, "releasing again");
+                    unheard |= ours && error.outcome() == Outcome::Unknown;
+                }
             }
             let pause = async {
                 match end {
@@ -789,6 +814,24 @@ impl Keeper {
             backoff.pause().await;
         }
     }
+}
+
+/// Runs all of them, but no more at once than a backend bears well: one round trip after the other
+/// would take too long. What panics is left out of the results.
+async fn many_at_once<T: Send + 'static>(
+    work: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let (mut running, mut done) = (JoinSet::new(), Vec::new());
+    for work in work {
+        if running.len() == AT_ONCE {
+            done.extend(running.join_next().await.and_then(std::result::Result::ok));
+        }
+        running.spawn(work);
+    }
+    while let Some(ended) = running.join_next().await {
+        done.extend(ended.ok());
+    }
+    done
 }
 
 /// Whether a membership is lost and waits to be joined again, so that the backend knows nothing of

@@ -260,9 +260,9 @@ impl Tenure {
     }
 
     /// The moment at which it counts as lost unless a renewal is confirmed before. `None` where
-    /// ownership ends only with the connection or the process.
+    /// ownership ends only with the connection or the process, or later than a clock can tell.
     pub fn deadline(&self) -> Option<Instant> {
-        self.lease.deadline().map(|deadline| Instant::now() + deadline.remaining())
+        Instant::now().checked_add(self.lease.deadline()?.remaining())
     }
 
     /// Why it is lost, if it is. Looks at the clock, asks nobody and never blocks.

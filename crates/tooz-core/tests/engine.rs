@@ -556,3 +556,64 @@ fn no_session_says_why_and_how_long() {
         world.refuse(false);
     });
 }
+
+#[test]
+fn a_stop_asks_for_much_at_once() {
+    block_on(async {
+        let world = World::named("many");
+        let a = started("many", "a").await;
+        let mut held = Vec::new();
+        for n in 0..256 {
+            held.push(a.lock(format!("lock {n}").into_bytes()).unwrap().acquire().await.unwrap());
+            a.join_group_create(format!("group {n}").into_bytes(), &()).await.unwrap();
+        }
+        held.into_iter().for_each(std::mem::forget);
+        let delay = Duration::from_millis(10);
+        world.delay(delay);
+        let began = Instant::now();
+        a.stop().await.unwrap();
+        assert!(began.elapsed() < delay * 256, "one after the other: {:?}", began.elapsed());
+        assert_eq!(world.residue(), [""; 0]);
+        world.delay(Duration::ZERO);
+    });
+}
+
+#[test]
+fn no_time_is_too_long() {
+    block_on(async {
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://long?timeout=1.8e19", "a").unwrap();
+        let most = tooz_core::RetryPolicy::new(Duration::MAX, Duration::MAX);
+        let a = builder.timeout(Duration::MAX).retry(most).build().unwrap();
+        a.start().await.unwrap();
+        let lock = a.lock("x").unwrap();
+        let held = lock.acquire_for(Duration::MAX).await.unwrap().unwrap();
+        assert!(held.deadline().is_none_or(|deadline| deadline > Instant::now()));
+        held.check().unwrap();
+        a.join_group_create("g", &()).await.unwrap();
+        let term = a.campaign_with("g", Wait::For(Duration::MAX)).await.unwrap().unwrap();
+        assert_eq!(term.stand_down().await.unwrap(), Release::Released);
+        World::named("long").drop_replies(1);
+        // A pause that does not end is given up with the wait.
+        let wait = Duration::from_millis(50);
+        let failed = a.lock("y").unwrap().acquire_for(wait).await;
+        drop((failed, held));
+        a.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_release_whose_answer_was_lost_is_a_release() {
+    block_on(async {
+        let world = World::named("release-lost");
+        let a = started("release-lost", "a").await;
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        world.drop_replies(2);
+        assert_eq!(held.release().await.unwrap(), Release::Released);
+        // But not where it was lost before.
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        assert!(a.lock("x").unwrap().break_lock().await.unwrap());
+        world.drop_replies(2);
+        assert_eq!(held.release().await.unwrap(), Release::WasLost);
+    });
+}
