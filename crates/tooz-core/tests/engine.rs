@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tooz_core::blocking::block_on;
 use tooz_core::{
-    Coordinator, Driver, DriverEntry, ErrorKind, Events, GroupEvent, Heartbeat, Loss, MemberId,
-    Registry, Release, Result, Session, SessionEvent, Wait, async_trait,
+    Coordinator, Driver, DriverEntry, Error, ErrorKind, Events, GroupEvent, Heartbeat, Loss,
+    MemberId, Registry, Release, Result, Session, SessionEvent, Wait, async_trait,
 };
 use tooz_memory::World;
 
@@ -615,5 +615,47 @@ fn a_release_whose_answer_was_lost_is_a_release() {
         assert!(a.lock("x").unwrap().break_lock().await.unwrap());
         world.drop_replies(2);
         assert_eq!(held.release().await.unwrap(), Release::WasLost);
+    });
+}
+
+/// How long a start may take that comes to nothing.
+const LIMIT: Duration = Duration::from_millis(200);
+
+/// A driver that knows at its own time limit, which is the engine's, what was wrong; or never.
+#[derive(Debug)]
+struct SlowToFail {
+    ever: bool,
+}
+
+#[async_trait]
+impl Driver for SlowToFail {
+    async fn connect(&self, _: &MemberId) -> Result<Arc<dyn Session>> {
+        if !self.ever {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LIMIT).await;
+        // As late as the work of many tasks on one thread makes it.
+        tokio::time::sleep(LIMIT / 10).await;
+        Err(Error::new(ErrorKind::Connection, "db1:6379: connection refused"))
+    }
+}
+
+#[test]
+fn a_start_that_comes_to_nothing_says_why_or_where() {
+    const SLOW: DriverEntry = DriverEntry {
+        open: |url, _| Ok(Arc::new(SlowToFail { ever: url.path() == "/ever" })),
+        ..tooz_memory::DRIVER
+    };
+    block_on(async {
+        let registry = Registry::new().with(SLOW).unwrap();
+        for (url, kind, part) in [
+            ("memory://db1/ever", ErrorKind::Connection, "db1:6379: connection refused"),
+            ("memory://db1:6379,db2/never", ErrorKind::TimedOut, "db1:6379,db2 did not answer"),
+        ] {
+            let a = registry.builder(url, "a").unwrap().timeout(LIMIT).build().unwrap();
+            let error = a.start().await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
     });
 }
