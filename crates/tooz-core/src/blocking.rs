@@ -94,6 +94,11 @@ impl Coordinator {
         leader(group: impl Into<GroupId>) -> Option<MemberId>;
     }
 
+    /// [`stopped`](crate::Coordinator::stopped), blocking.
+    pub fn stopped(&self) {
+        block_on(self.0.stopped());
+    }
+
     /// A lock of that name. Nothing is acquired yet.
     pub fn lock(&self, name: impl Into<LockName>) -> Result<Lock> {
         self.0.lock(name).map(Lock)

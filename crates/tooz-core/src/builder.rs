@@ -188,7 +188,9 @@ impl Builder {
         }
         let driver = (self.entry.open)(&self.url, options).map_err(|e| e.on(self.entry.name))?;
         let engine = Engine::of(&self.entry)?;
-        let keeper = Keeper::new(engine, self.entry, driver, self.member, settings);
+        let hosts: Vec<_> = self.url.hosts().iter().map(ToString::to_string).collect();
+        let hosts = hosts.join(",");
+        let keeper = Keeper::new(engine, self.entry, driver, hosts, self.member, settings);
         Ok(Coordinator::new(Arc::new(keeper)))
     }
 }

@@ -163,6 +163,29 @@ impl Coordinator {
         self.run("stop", async move { keeper.stop().await }).await
     }
 
+    /// Waits until it is stopped: from then on every call fails with [`ErrorKind::NotRunning`].
+    /// Returns in the first moment of a [`stop`](Self::stop), so that workers can finish within
+    /// its [grace](crate::Builder::stop_grace), and at once if it is not started.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. It runs on any runtime.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-stopped", "host-1").await?;
+    /// let worker = std::thread::spawn({
+    ///     let coordinator = coordinator.clone();
+    ///     move || tooz_core::blocking::block_on(coordinator.stopped())
+    /// });
+    /// coordinator.stop().await?;
+    /// worker.join().unwrap();
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn stopped(&self) {
+        self.0.keeper.stopped().await;
+    }
+
     /// Renews all that is held, by hand, and returns when the next heartbeat is due. Only needed
     /// with [`Heartbeat::Manual`](crate::Heartbeat::Manual).
     ///

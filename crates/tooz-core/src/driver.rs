@@ -186,7 +186,8 @@ pub trait Hold: fmt::Debug + Send + Sync + 'static {
 
     /// Gives it back, touching nothing that is somebody else's by now. Idempotent; the engine
     /// repeats it until it is `Ok` or the lease has ended at the backend. Renewals stop before the
-    /// request is sent. `WasLost` if there was nothing of ours to give back.
+    /// request is sent. `WasLost` if there was nothing of ours to give back: the engine takes it
+    /// for `Released` after a request of [`Outcome::Unknown`](crate::Outcome::Unknown).
     async fn release(&self) -> Result<Release>;
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, debug_span, info, warn};
 
@@ -19,6 +20,12 @@ use crate::{
     LeaderFeed, Lease, Loss, MemberId, Moment, Outcome, Release, Result, Session,
 };
 
+/// How many requests of one stop are on their way at once.
+const AT_ONCE: usize = 64;
+
+/// How much longer than its time limit an opening may take, a tenth of it within these bounds.
+const WORD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
 /// One per coordinator, shared by its handles and by the tasks on the engine.
 pub(crate) struct Keeper {
     pub(crate) engine: Engine,
@@ -26,6 +33,8 @@ pub(crate) struct Keeper {
     pub(crate) member: MemberId,
     pub(crate) settings: Settings,
     driver: Arc<dyn Driver>,
+    /// Where the backend is, for messages.
+    hosts: String,
     state: Mutex<State>,
     beats: watch::Sender<Beats>,
 }
@@ -57,6 +66,17 @@ enum Phase {
     Starting,
     Running,
     Stopping,
+    Stopped,
+}
+
+impl Phase {
+    /// Why nothing can be done in any phase but one.
+    fn not_running(self) -> Error {
+        match self {
+            Self::Stopping | Self::Stopped => stopped(),
+            _ => not_running("is not started"),
+        }
+    }
 }
 
 impl Keeper {
@@ -64,6 +84,7 @@ impl Keeper {
         engine: Engine,
         entry: DriverEntry,
         driver: Arc<dyn Driver>,
+        hosts: String,
         member: MemberId,
         settings: Settings,
     ) -> Self {
@@ -73,6 +94,7 @@ impl Keeper {
             member,
             settings,
             driver,
+            hosts,
             state: Mutex::default(),
             beats: watch::Sender::default(),
         }
@@ -95,15 +117,21 @@ impl Keeper {
         let state = self.state();
         match state.phase {
             Phase::Running => Ok(state.run.clone()),
-            _ => Err(not_running("is not started")),
+            phase => Err(phase.not_running()),
         }
+    }
+
+    /// Waits until it is stopped, or being stopped.
+    pub(crate) async fn stopped(&self) {
+        let run = self.state().run.clone();
+        run.stopped.cancelled().await;
     }
 
     pub(crate) async fn start(self: &Arc<Self>) -> Result<()> {
         let before = {
             let mut state = self.state();
             match state.phase {
-                Phase::Idle => state.phase = Phase::Starting,
+                Phase::Idle | Phase::Stopped => state.phase = Phase::Starting,
                 Phase::Stopping => return Err(not_running("is being stopped")),
                 _ => return Err(not_running("is started already")),
             }
@@ -154,9 +182,14 @@ impl Keeper {
             let session = keeper.driver.connect(&keeper.member).await?;
             Ok(keeper.unclaimed(session))
         });
-        let Ok(opened) = tokio::time::timeout(limit, opening).await else {
-            return Err(Error::new(ErrorKind::TimedOut, "no session within the time limit")
-                .with("seconds", limit.as_secs_f64()));
+        // A driver whose own limit is the same knows what was wrong: its word comes first.
+        let patience = limit.saturating_add((limit / 10).clamp(WORD.0, WORD.1));
+        let Ok(opened) = tokio::time::timeout(patience, opening).await else {
+            let what = match &*self.hosts {
+                "" => "the backend did not answer in time, so there is no session".to_owned(),
+                hosts => format!("{hosts} did not answer in time, so there is no session"),
+            };
+            return Err(Error::new(ErrorKind::TimedOut, what).with("seconds", limit.as_secs_f64()));
         };
         let (session, undo) = opened?;
         undo.keep();
@@ -204,7 +237,7 @@ impl Keeper {
         let run = {
             let mut state = self.state();
             if state.phase != Phase::Running {
-                return Err(not_running("is not started"));
+                return Err(state.phase.not_running());
             }
             state.phase = Phase::Stopping;
             state.run.clone()
@@ -240,7 +273,7 @@ impl Keeper {
             run.end();
         }
         let mut state = self.state();
-        state.phase = Phase::Idle;
+        state.phase = Phase::Stopped;
         state.session_events.clear();
         state.group_feeds.clear();
         info!(backend = self.entry.name, member = %self.member, "coordinator stopped");
@@ -259,29 +292,41 @@ impl Keeper {
             let run = run.clone();
             move || run.end()
         });
-        for hold in &holds {
-            if run.is_abandoned() {
-                break;
+        let releasing = holds.into_iter().map(|hold| {
+            let (keeper, run) = (self.clone(), run.clone());
+            async move {
+                if run.is_abandoned() {
+                    return;
+                }
+                if let Err(error) = keeper.give_back(&run, &*hold).await {
+                    warn!(%error, "a lock or term could not be given back at the stop");
+                }
             }
-            if let Err(error) = self.give_back(&run, &**hold).await {
-                warn!(%error, "a lock or term could not be given back at the stop");
-            }
-        }
+        });
+        many_at_once(releasing).await;
         run.released.cancel();
         let memberships = tokio::select! {
             memberships = run.memberships.lock() => Some(memberships),
             () = run.abandoned() => None,
         };
         if let Some(mut memberships) = memberships {
-            let groups: Vec<_> = memberships.keys().cloned().collect();
-            for group in groups {
-                if run.is_abandoned() {
-                    break;
+            let leaving = memberships.keys().cloned().map(|group| {
+                let (run, session) = (run.clone(), session.clone());
+                async move {
+                    if run.is_abandoned() {
+                        return None;
+                    }
+                    match session.leave_group(&group).await {
+                        Ok(()) => return Some(group),
+                        Err(error) => {
+                            warn!(%group, %error, "the group could not be left at the stop")
+                        }
+                    }
+                    None
                 }
-                match session.leave_group(&group).await {
-                    Ok(()) => drop(memberships.remove(&group)),
-                    Err(error) => warn!(%group, %error, "the group could not be left at the stop"),
-                }
+            });
+            for left in many_at_once(leaving).await.into_iter().flatten() {
+                memberships.remove(&left);
             }
         }
         session.close().await?;
@@ -304,13 +349,13 @@ impl Keeper {
                 () = run.stopped.cancelled() => return,
             };
             warn!(backend = self.entry.name, member = %self.member, %loss, "session lost");
-            run.link.send_replace(Link::Down);
+            run.is_down(None);
             self.announce(&SessionEvent::Lost(loss));
             let beats = self.beats_begun();
             let (keeper, old) = (self.clone(), session);
             self.engine.spawn(async move { keeper.close(&old).await });
             session = tokio::select! {
-                session = self.reopen(beats) => session,
+                session = self.reopen(&run, beats) => session,
                 () = run.stopped.cancelled() => return,
             };
             if !run.go_on(&session) {
@@ -351,7 +396,9 @@ impl Keeper {
                 next = sent + interval;
                 backoff = self.settings.retry.backoff();
             } else {
-                backoff.pause().await;
+                // Well before the deadline, whatever the policy: a pause must not cost the session.
+                let end = session.lease().deadline();
+                next = backoff.moment_before(end.unwrap_or_else(|| Moment::now() + interval));
             }
         }
     }
@@ -377,8 +424,9 @@ impl Keeper {
         let keeper = self.clone();
         let _ended = Undo::with(move || keeper.beats.send_modify(|beats| beats.running -= 1));
         let until = Moment::now() + self.settings.timeout;
-        let session = self.run()?.session(until, &self.settings).await?;
-        self.beat_once(&*session).await?;
+        let run = self.run()?;
+        let session = run.session(until).await?;
+        self.beat_once(&*session).await.map_err(|e| run.or_stopped(e))?;
         Ok(session.heartbeat_interval().unwrap_or(self.settings.timeout))
     }
 
@@ -386,25 +434,36 @@ impl Keeper {
         self.beats.borrow().begun
     }
 
-    /// Waits for a sign that the application lives, before what was lost is taken again: a heart
-    /// by hand that stands still means that it hangs. `before` beats had begun at the loss.
+    /// Whether the application lives: a heart by hand that stands still means that it hangs, and
+    /// then nothing is taken again. `before` beats had begun at the loss.
+    fn lives(&self, before: u64, beats: Beats) -> bool {
+        let by_hand = self.settings.heartbeat == Heartbeat::Manual;
+        !by_hand || beats.begun > before || beats.running > 0
+    }
+
+    /// Waits for a sign that the application lives.
     async fn is_alive(&self, before: u64) {
-        if self.settings.heartbeat == Heartbeat::Manual {
-            let mut beats = self.beats.subscribe();
-            // The sender lives in `self`: the wait cannot fail.
-            let _ = beats.wait_for(|now| now.begun > before || now.running > 0).await;
-        }
+        let mut beats = self.beats.subscribe();
+        // The sender lives in `self`: the wait cannot fail.
+        let _ = beats.wait_for(|now| self.lives(before, *now)).await;
     }
 
     /// A new session, after `beats` heartbeats by hand.
-    async fn reopen(self: &Arc<Self>, mut beats: u64) -> Arc<dyn Session> {
+    async fn reopen(self: &Arc<Self>, run: &Run, mut beats: u64) -> Arc<dyn Session> {
         let mut backoff = self.settings.retry.backoff();
         loop {
+            if !self.lives(beats, *self.beats.borrow()) {
+                let hangs = "heartbeat() was not called since the session was lost";
+                run.is_down(Some(Error::new(ErrorKind::SessionLost, hangs)));
+            }
             self.is_alive(beats).await;
             beats = self.beats_begun();
             match self.open(self.settings.timeout).await {
                 Ok(session) => return session,
-                Err(error) => warn!(backend = self.entry.name, %error, "no new session yet"),
+                Err(error) => {
+                    warn!(backend = self.entry.name, %error, "no new session yet");
+                    run.is_down(Some(error));
+                }
             }
             backoff.pause().await;
         }
@@ -431,13 +490,19 @@ impl Keeper {
         let until = Moment::now() + self.settings.timeout;
         let mut backoff = self.settings.retry.backoff();
         loop {
-            let session = run.session(until, &self.settings).await?;
+            let session = run.session(until).await?;
             match call(&*session, arguments).await {
-                Err(error) if may_repeat(&error) && !until.has_passed() => {
+                Err(error)
+                    if may_repeat(&error) && !until.has_passed() && !run.stopped.is_cancelled() =>
+                {
                     debug!(backend = self.entry.name, %error, "trying again");
-                    backoff.pause().await;
+                    tokio::select! {
+                        () = backoff.pause_before(until) => {}
+                        () = run.stopped.cancelled() => {}
+                    }
                 }
-                result => return result.map(|answer| (session, answer)),
+                Err(error) => return Err(run.or_stopped(error)),
+                Ok(answer) => return Ok((session, answer)),
             }
         }
     }
@@ -449,11 +514,17 @@ impl Keeper {
         let lease = hold.lease();
         let lost = lease.loss().is_some_and(|loss| loss != Loss::GivenUp);
         lease.lose(Loss::GivenUp);
+        let deadline = lease.deadline();
+        // Whether a request that was made while it was ours may have been carried out.
+        let mut unheard = false;
         let end = lease.ends_at_backend();
         let mut backoff = self.settings.retry.backoff();
         loop {
+            let ours = !deadline.is_some_and(Moment::has_passed);
             match hold.release().await {
                 Ok(_) if lost => return Ok(Release::WasLost),
+                // The first request did it, and its answer was lost.
+                Ok(Release::WasLost) if unheard => return Ok(Release::Released),
                 Ok(release) => return Ok(release),
                 Err(error) if error.kind() == ErrorKind::SessionLost => {
                     return Ok(Release::WasLost);
@@ -465,10 +536,19 @@ impl Keeper {
                 {
                     return Err(error);
                 }
-                Err(error) => debug!(backend = self.entry.name, %error, "releasing again"),
+                Err(error) => {
+                    debug!(backend = self.entry.name, %error, "releasing again");
+                    unheard |= ours && error.outcome() == Outcome::Unknown;
+                }
             }
+            let pause = async {
+                match end {
+                    Some(end) => backoff.pause_before(end).await,
+                    None => backoff.pause().await,
+                }
+            };
             tokio::select! {
-                () = backoff.pause() => {}
+                () = pause => {}
                 () = run.abandoned() => {}
             }
         }
@@ -494,7 +574,7 @@ impl Keeper {
         if run.stopped.is_cancelled() {
             // The goodbye did not wait for this join; the session's end ends what is left of it.
             drop(session.leave_group(group).await);
-            return Err(not_running("was stopped"));
+            return Err(stopped());
         }
         self.watch_over(run, group, &session, &lease);
         memberships.insert(group.clone(), Membership::new(capabilities, lease));
@@ -714,7 +794,7 @@ impl Keeper {
     async fn repeat<A>(&self, run: &Run, target: &A, watch: Call<A, ()>) {
         let mut backoff = self.settings.retry.backoff();
         loop {
-            match run.session(Moment::now() + self.settings.timeout, &self.settings).await {
+            match run.session(Moment::now() + self.settings.timeout).await {
                 Ok(session) => {
                     let began = Moment::now();
                     let lease = session.lease().clone();
@@ -736,6 +816,24 @@ impl Keeper {
     }
 }
 
+/// Runs all of them, but no more at once than a backend bears well: one round trip after the other
+/// would take too long. What panics is left out of the results.
+async fn many_at_once<T: Send + 'static>(
+    work: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let (mut running, mut done) = (JoinSet::new(), Vec::new());
+    for work in work {
+        if running.len() == AT_ONCE {
+            done.extend(running.join_next().await.and_then(std::result::Result::ok));
+        }
+        running.spawn(work);
+    }
+    while let Some(ended) = running.join_next().await {
+        done.extend(ended.ok());
+    }
+    done
+}
+
 /// Whether a membership is lost and waits to be joined again, so that the backend knows nothing of
 /// it.
 fn is_pending(membership: Option<&Membership>, error: &Error) -> bool {
@@ -749,6 +847,11 @@ fn may_repeat(error: &Error) -> bool {
     passing && error.outcome() == Outcome::NotApplied
 }
 
-pub(crate) fn not_running(what: &str) -> Error {
+fn not_running(what: &str) -> Error {
     Error::new(ErrorKind::NotRunning, format!("the coordinator {what}"))
+}
+
+/// The one answer to all that is tried from the first moment of a stop on.
+pub(crate) fn stopped() -> Error {
+    not_running("was stopped")
 }

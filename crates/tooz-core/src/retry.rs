@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
+use crate::Moment;
+
 /// The pauses between attempts of the same thing: they double, with jitter, up to a limit.
 ///
 /// The default starts at 20 ms and ends at 2 s.
@@ -43,7 +45,27 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) async fn pause(&mut self) {
-        tokio::time::sleep(self.pauses.next().unwrap_or(self.longest)).await;
+    pub(crate) fn next(&mut self) -> Duration {
+        self.pauses.next().unwrap_or(self.longest)
     }
+
+    pub(crate) async fn pause(&mut self) {
+        tokio::time::sleep(self.next()).await;
+    }
+
+    /// A pause that leaves time for an attempt before `until`.
+    pub(crate) async fn pause_before(&mut self, until: Moment) {
+        tokio::time::sleep(self.next().min(share_of(until.remaining()))).await;
+    }
+
+    /// The moment of the next attempt at something that must succeed before `until`.
+    pub(crate) fn moment_before(&mut self, until: Moment) -> Moment {
+        Moment::now() + self.next().min(share_of(until.remaining()))
+    }
+}
+
+/// How much of the time that is left a pause may take, so that whoever is well again early enough
+/// is asked early enough.
+fn share_of(left: Duration) -> Duration {
+    (left / 4).max(Duration::from_millis(5))
 }

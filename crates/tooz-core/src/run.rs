@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::builder::Settings;
-use crate::keeper::not_running;
+use crate::keeper::stopped;
 use crate::{
     Capabilities, Error, ErrorKind, GroupId, Hold, Lease, Loss, Moment, OperationId, Result,
     Session, Wait, Waiting,
@@ -36,8 +35,8 @@ pub(crate) struct Run {
 /// The way to the backend.
 #[derive(Clone)]
 pub(crate) enum Link {
-    /// Between two sessions.
-    Down,
+    /// Between two sessions; why there is no new one, as far as that is known.
+    Down(Option<Error>),
     Up(Arc<dyn Session>),
 }
 
@@ -88,7 +87,7 @@ impl Held {
 /// One that is over before it began: what a coordinator has before its first start.
 impl Default for Run {
     fn default() -> Self {
-        let run = Self::on(Link::Down, BTreeMap::new());
+        let run = Self::on(Link::Down(None), BTreeMap::new());
         run.stop();
         run.end();
         run
@@ -123,7 +122,15 @@ impl Run {
     /// Nothing is begun any more from here on. The session there was.
     pub(crate) fn stop(&self) -> Link {
         self.stopped.cancel();
-        self.link.send_replace(Link::Down)
+        self.link.send_replace(Link::Down(None))
+    }
+
+    /// The failure, or the stop if that is what has caused it.
+    pub(crate) fn or_stopped(&self, error: Error) -> Error {
+        if error.kind() == ErrorKind::NotRunning || !self.stopped.is_cancelled() {
+            return error;
+        }
+        stopped().outcome_is(error.outcome()).caused_by(error)
     }
 
     /// The goodbye is out of time: it says no more than that the session ends.
@@ -179,31 +186,38 @@ impl Run {
         })
     }
 
+    /// Between two sessions, and why.
+    pub(crate) fn is_down(&self, why: Option<Error>) {
+        self.link.send_replace(Link::Down(why));
+    }
+
     /// A session that is held now, once there is one.
-    pub(crate) async fn session(
-        &self,
-        until: Moment,
-        settings: &Settings,
-    ) -> Result<Arc<dyn Session>> {
+    pub(crate) async fn session(&self, until: Moment) -> Result<Arc<dyn Session>> {
+        let began = Moment::now();
         let mut link = self.link.subscribe();
         loop {
             if self.stopped.is_cancelled() {
-                return Err(not_running("was stopped"));
+                return Err(stopped());
             }
-            let session = match &*link.borrow_and_update() {
-                Link::Down => None,
-                Link::Up(session) => Some(session.clone()),
+            let why = match link.borrow_and_update().clone() {
+                Link::Up(session) if session.lease().is_held() => return Ok(session),
+                Link::Up(_) => None,
+                Link::Down(why) => why,
             };
-            if let Some(session) = session.filter(|session| session.lease().is_held()) {
-                return Ok(session);
-            }
             tokio::select! {
                 // The sender lives in `self`: the wait cannot fail.
                 _ = link.changed() => {}
                 () = self.stopped.cancelled() => {}
                 () = until.wait() => {
-                    return Err(Error::new(ErrorKind::Connection, "there is no session")
-                        .with("seconds", settings.timeout.as_secs_f64()));
+                    let error = Error::new(
+                        ErrorKind::Connection,
+                        "there is no session: the last one was lost, and no new one came in time",
+                    )
+                    .with("seconds", format_args!("{:.3}", began.elapsed().as_secs_f64()));
+                    return Err(match why {
+                        Some(why) => error.caused_by(why),
+                        None => error,
+                    });
                 }
             }
         }
@@ -226,7 +240,7 @@ impl Run {
         let mut holds = self.holds();
         // Looked at under the lock: a stop takes what is held after it.
         if self.stopped.is_cancelled() {
-            return Err(not_running("was stopped"));
+            return Err(stopped());
         }
         holds.insert(id, held);
         Ok(())

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::coordinator::Handle;
-use crate::keeper::{Keeper, not_running};
+use crate::keeper::{Keeper, stopped};
 use crate::run::{Held, Run};
 use crate::{
     CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, LockRequest,
@@ -102,7 +102,7 @@ impl Claim {
                 // It is joined again with the next session, and nothing can be tried before.
                 Err(error) if error.is_retryable() => {
                     tokio::select! {
-                        session = run.session(Moment::now() + patience, &keeper.settings) => {
+                        session = run.session(Moment::now() + patience) => {
                             drop(session?);
                         }
                         () = waiting.given_up() => {}
@@ -114,8 +114,9 @@ impl Claim {
         };
         let mut left = pin!(left(candidacy.clone()));
         let session = tokio::select! {
-            session = run.session(Moment::now() + patience, &keeper.settings) => session?,
+            biased; // Nothing is begun that nobody waits for.
             () = waiting.given_up() => return Ok(None),
+            session = run.session(Moment::now() + patience) => session?,
             () = &mut left => return Err(candidacy_ended()),
         };
         let (id, waiting) = (OperationId::random(), waiting.child());
@@ -216,16 +217,20 @@ impl Tenure {
                 if let Some(error) = failed {
                     let passing = error.is_retryable() || error.kind() == ErrorKind::SessionLost;
                     if !passing || waiting.is_over() {
-                        return Err(error);
+                        return Err(run.or_stopped(error));
                     }
                 }
                 if waiting.is_given_up() {
-                    return Err(not_running("was stopped"));
+                    return Err(stopped());
                 }
                 if waiting.is_over() {
                     return Ok(None);
                 }
-                backoff.pause().await;
+                tokio::select! {
+                    () = backoff.pause() => {}
+                    // One more attempt, unless nobody wants it any more.
+                    () = waiting.over() => {}
+                }
             }
         };
         let acquired = engine.run(acquired.instrument(span));
@@ -257,9 +262,9 @@ impl Tenure {
     }
 
     /// The moment at which it counts as lost unless a renewal is confirmed before. `None` where
-    /// ownership ends only with the connection or the process.
+    /// ownership ends only with the connection or the process, or later than a clock can tell.
     pub fn deadline(&self) -> Option<Instant> {
-        self.lease.deadline().map(|deadline| Instant::now() + deadline.remaining())
+        Instant::now().checked_add(self.lease.deadline()?.remaining())
     }
 
     /// Why it is lost, if it is. Looks at the clock, asks nobody and never blocks.
@@ -275,7 +280,7 @@ impl Tenure {
     /// Succeeds while it is held. Looks at the clock, asks nobody and never blocks.
     ///
     /// # Errors
-    /// [`ErrorKind::LockLost`].
+    /// [`ErrorKind::LockLost`], or [`ErrorKind::NotRunning`] if the coordinator was stopped.
     pub fn check(&self) -> Result<()> {
         match self.loss() {
             None => Ok(()),
@@ -297,7 +302,7 @@ impl Tenure {
     /// Asks the backend whether it is still ours. If not, it is lost from then on.
     ///
     /// # Errors
-    /// [`ErrorKind::LockLost`] if it is known to be lost already; [`ErrorKind::Connection`] and
+    /// As of [`check`](Self::check) if it is known to be lost already; [`ErrorKind::Connection`] and
     /// [`ErrorKind::TimedOut`] if the backend cannot be asked.
     pub async fn verify(&self) -> Result<bool> {
         self.check()?;
@@ -318,7 +323,7 @@ impl Tenure {
     /// the future is dropped.
     ///
     /// # Errors
-    /// [`ErrorKind::LockLost`] at the loss. What `work` has done by then stays done.
+    /// As of [`check`](Self::check) at the loss. What `work` has done by then stays done.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output> {
         let mut work = pin!(work);
         let mut lost = pin!(self.lost());
@@ -356,7 +361,12 @@ impl Tenure {
     }
 
     fn lost_error(&self, loss: Loss) -> Error {
-        Error::new(ErrorKind::LockLost, format!("no longer held: {loss}"))
+        let error = if loss == Loss::GivenUp && self.run.stopped.is_cancelled() {
+            stopped()
+        } else {
+            Error::new(ErrorKind::LockLost, format!("no longer held: {loss}"))
+        };
+        error
             .on(self.handle.keeper.entry.name)
             .with(self.what.kind, &self.what.name)
             .outcome_is(Outcome::Unknown)

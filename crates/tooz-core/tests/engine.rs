@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tooz_core::blocking::block_on;
 use tooz_core::{
-    Coordinator, Driver, DriverEntry, ErrorKind, Events, GroupEvent, Heartbeat, Loss, MemberId,
-    Registry, Release, Result, Session, SessionEvent, Wait, async_trait,
+    Coordinator, Driver, DriverEntry, Error, ErrorKind, Events, GroupEvent, Heartbeat, Loss,
+    MemberId, Registry, Release, Result, Session, SessionEvent, Wait, async_trait,
 };
 use tooz_memory::World;
 
@@ -459,6 +459,229 @@ fn a_stop_that_ran_out_of_time_takes_nothing_from_the_next_run() {
             while events.next().await.unwrap() != rejoined {}
             a.stop().await.unwrap();
             assert_eq!(world.residue(), [""; 0]);
+        }
+    });
+}
+
+#[test]
+fn whatever_comes_after_a_stop_says_so() {
+    block_on(async {
+        let world = World::named("after-a-stop");
+        let mut seen = std::collections::BTreeSet::new();
+        for round in 0..20 {
+            let a = started("after-a-stop", "a").await;
+            a.join_group_create("g", &()).await.unwrap();
+            let term = a.campaign("g").await.unwrap();
+            let b = started("after-a-stop", "b").await;
+            let held = b.lock("held").unwrap().acquire().await.unwrap();
+            world.delay(Duration::from_micros(200));
+            type Ask = fn(Coordinator) -> std::pin::Pin<Box<dyn Future<Output = Result<()>>>>;
+            let asks: [Ask; 5] = [
+                |a| Box::pin(async move { a.members("g").await.map(drop) }),
+                |a| Box::pin(async move { a.heartbeat().await.map(drop) }),
+                |a| {
+                    Box::pin(
+                        async move { a.lock("free")?.acquire().await?.release().await.map(drop) },
+                    )
+                },
+                |a| Box::pin(async move { a.lock("held")?.acquire().await.map(drop) }),
+                |a| Box::pin(async move { a.update_capabilities("g", &1).await }),
+            ];
+            let threads: Vec<_> = asks
+                .into_iter()
+                .map(|ask| {
+                    let a = a.clone();
+                    std::thread::spawn(move || {
+                        loop {
+                            if let Err(error) = block_on(ask(a.clone())) {
+                                return error;
+                            }
+                        }
+                    })
+                })
+                .collect();
+            std::thread::sleep(Duration::from_micros(round * 100));
+            let ended = std::thread::spawn(move || {
+                block_on(async {
+                    term.lost().await;
+                    term.check().unwrap_err()
+                })
+            });
+            a.stop().await.unwrap();
+            for thread in threads.into_iter().chain([ended]) {
+                seen.insert(format!("{:?}", thread.join().unwrap()));
+            }
+            seen.insert(format!("{:?}", a.groups().await.unwrap_err()));
+            seen.insert(format!("{:?}", a.stop().await.unwrap_err()));
+            world.delay(Duration::ZERO);
+            drop(held);
+        }
+        for error in &seen {
+            assert!(error.contains("NotRunning") && error.contains("was stopped"), "{seen:#?}");
+        }
+    });
+}
+
+#[test]
+fn a_failed_heartbeat_is_repeated_while_there_is_time() {
+    block_on(async {
+        let world = World::named("in-time");
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://in-time?timeout=1.5", "a").unwrap();
+        // The first pause alone is longer than the time to live.
+        let patient = tooz_core::RetryPolicy::new(Duration::from_secs(3), Duration::from_secs(3));
+        let a = builder.retry(patient).build().unwrap();
+        a.start().await.unwrap();
+        let mut events = a.session_events();
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        world.refuse(true);
+        assert_eq!(events.next().await, Some(SessionEvent::Suspended));
+        world.refuse(false);
+        assert_eq!(events.next().await, Some(SessionEvent::Resumed));
+        held.check().unwrap();
+    });
+}
+
+#[test]
+fn pauses_end_with_the_time_of_who_waits() {
+    block_on(async {
+        let world = World::named("pauses");
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://pauses?timeout=30", "a").unwrap();
+        let patient = tooz_core::RetryPolicy::new(Duration::from_secs(9), Duration::from_secs(9));
+        let builder = builder.timeout(Duration::from_millis(300));
+        let a = builder.retry(patient).build().unwrap();
+        a.start().await.unwrap();
+        world.refuse(true);
+        let began = Instant::now();
+        let failed = a.groups().await.unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Connection);
+        let wait = Duration::from_millis(300);
+        let failed = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Connection);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        world.refuse(false);
+    });
+}
+
+#[test]
+fn no_session_says_why_and_how_long() {
+    block_on(async {
+        let world = World::named("why-no-session");
+        let a = started("why-no-session", "a").await;
+        let mut events = a.session_events();
+        world.refuse(true);
+        world.expire_session(&MemberId::from("a"));
+        while !matches!(events.next().await, Some(SessionEvent::Lost(_))) {}
+        let wait = Duration::from_millis(200);
+        let error = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        let waited: f64 = error.context("seconds").unwrap().parse().unwrap();
+        assert!((0.1..3.0).contains(&waited), "{error}");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("refused"), "{cause}");
+        world.refuse(false);
+    });
+}
+
+#[test]
+fn a_stop_asks_for_much_at_once() {
+    block_on(async {
+        let world = World::named("many");
+        let a = started("many", "a").await;
+        let mut held = Vec::new();
+        for n in 0..256 {
+            held.push(a.lock(format!("lock {n}").into_bytes()).unwrap().acquire().await.unwrap());
+            a.join_group_create(format!("group {n}").into_bytes(), &()).await.unwrap();
+        }
+        held.into_iter().for_each(std::mem::forget);
+        let delay = Duration::from_millis(10);
+        world.delay(delay);
+        let began = Instant::now();
+        a.stop().await.unwrap();
+        assert!(began.elapsed() < delay * 256, "one after the other: {:?}", began.elapsed());
+        assert_eq!(world.residue(), [""; 0]);
+        world.delay(Duration::ZERO);
+    });
+}
+
+#[test]
+fn no_time_is_too_long() {
+    block_on(async {
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://long?timeout=1.8e19", "a").unwrap();
+        let most = tooz_core::RetryPolicy::new(Duration::MAX, Duration::MAX);
+        let a = builder.timeout(Duration::MAX).retry(most).build().unwrap();
+        a.start().await.unwrap();
+        let lock = a.lock("x").unwrap();
+        let held = lock.acquire_for(Duration::MAX).await.unwrap().unwrap();
+        assert!(held.deadline().is_none_or(|deadline| deadline > Instant::now()));
+        held.check().unwrap();
+        a.join_group_create("g", &()).await.unwrap();
+        let term = a.campaign_with("g", Wait::For(Duration::MAX)).await.unwrap().unwrap();
+        assert_eq!(term.stand_down().await.unwrap(), Release::Released);
+        World::named("long").drop_replies(1);
+        // A pause that does not end is given up with the wait.
+        let wait = Duration::from_millis(50);
+        let failed = a.lock("y").unwrap().acquire_for(wait).await;
+        drop((failed, held));
+        a.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_release_whose_answer_was_lost_is_a_release() {
+    block_on(async {
+        let world = World::named("release-lost");
+        let a = started("release-lost", "a").await;
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        world.drop_replies(2);
+        assert_eq!(held.release().await.unwrap(), Release::Released);
+        // But not where it was lost before.
+        let held = a.lock("x").unwrap().acquire().await.unwrap();
+        assert!(a.lock("x").unwrap().break_lock().await.unwrap());
+        world.drop_replies(2);
+        assert_eq!(held.release().await.unwrap(), Release::WasLost);
+    });
+}
+
+/// How long a start may take that comes to nothing.
+const LIMIT: Duration = Duration::from_millis(200);
+
+/// A driver that knows at its own time limit, which is the engine's, what was wrong; or never.
+#[derive(Debug)]
+struct SlowToFail {
+    ever: bool,
+}
+
+#[async_trait]
+impl Driver for SlowToFail {
+    async fn connect(&self, _: &MemberId) -> Result<Arc<dyn Session>> {
+        if !self.ever {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LIMIT).await;
+        // As late as the work of many tasks on one thread makes it.
+        tokio::time::sleep(LIMIT / 10).await;
+        Err(Error::new(ErrorKind::Connection, "db1:6379: connection refused"))
+    }
+}
+
+#[test]
+fn a_start_that_comes_to_nothing_says_why_or_where() {
+    const SLOW: DriverEntry = DriverEntry {
+        open: |url, _| Ok(Arc::new(SlowToFail { ever: url.path() == "/ever" })),
+        ..tooz_memory::DRIVER
+    };
+    block_on(async {
+        let registry = Registry::new().with(SLOW).unwrap();
+        for (url, kind, part) in [
+            ("memory://db1/ever", ErrorKind::Connection, "db1:6379: connection refused"),
+            ("memory://db1:6379,db2/never", ErrorKind::TimedOut, "db1:6379,db2 did not answer"),
+        ] {
+            let a = registry.builder(url, "a").unwrap().timeout(LIMIT).build().unwrap();
+            let error = a.start().await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(part), "{error}");
         }
     });
 }

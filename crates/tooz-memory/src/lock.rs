@@ -111,8 +111,7 @@ impl Hold for MemoryHold {
             store.check(self.session)?;
             Ok(store.withdraw(&self.prize, self.id))
         });
-        // After a lost reply, asking again finds nothing: the first request did it. The two cases
-        // differ only in the answer, and the safe one is that it was lost.
+        // After a lost reply, asking again finds nothing: the engine knows which of the two it was.
         Ok(if released.await? { Release::Released } else { Release::WasLost })
     }
 }

@@ -36,6 +36,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_stop_leaves_groups).with(&[Area::Groups]),
     case!(a_restart_forgets_memberships).with(&[Area::Groups]),
     case!(a_stop_stands_down).with(&[Area::Elections]),
+    case!(a_stop_can_be_waited_for),
     case!(a_stop_ends_streams).with(&[Area::Events, Area::Elections]),
     case!(a_dropped_coordinator_gives_everything_back).with(&[Area::Locks, Area::Groups]),
     case!(undeclared_features_are_refused_before_any_input_and_output),
@@ -148,7 +149,7 @@ async fn a_stop_releases_locks(ctx: &Context) -> Result<()> {
     let guard = a.lock("it")?.acquire().await?;
     a.stop().await?;
     assert_eq!(guard.loss(), Some(Loss::GivenUp), "the guard says why it is lost");
-    fails(ErrorKind::LockLost, guard.check());
+    fails(ErrorKind::NotRunning, guard.check());
     assert!(b.lock("it")?.try_acquire().await?.is_some(), "free once the stop has returned");
     Ok(())
 }
@@ -273,9 +274,23 @@ async fn a_stop_stands_down(ctx: &Context) -> Result<()> {
     b.join_group("g", &()).await?;
     let term = a.campaign("g").await?;
     a.stop().await?;
-    fails(ErrorKind::LockLost, term.check());
+    fails(ErrorKind::NotRunning, term.check());
     let term = ctx.within(Duration::from_secs(1), "the next term", b.campaign("g")).await?;
     term.check()
+}
+
+async fn a_stop_can_be_waited_for(ctx: &Context) -> Result<()> {
+    let a = ctx.open("a")?;
+    ctx.soon("what is not started", a.stopped()).await;
+    for _ in ["first", "again"] {
+        a.start().await?;
+        let mut stopped = Box::pin(a.stopped());
+        ctx.pending_for(Duration::from_millis(50), "the stop of what runs", &mut stopped).await;
+        let (ended, ()) = ctx.soon("a stop", async { tokio::join!(a.stop(), stopped) }).await;
+        ended?;
+        ctx.soon("what is stopped", a.stopped()).await;
+    }
+    Ok(())
 }
 
 async fn a_stop_ends_streams(ctx: &Context) -> Result<()> {

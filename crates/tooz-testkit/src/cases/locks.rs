@@ -275,7 +275,7 @@ async fn work_runs_while_it_is_held(ctx: &Context) -> Result<()> {
     });
     assert_eq!(seven.await?, 7);
     a.stop().await?;
-    fails(ErrorKind::LockLost, guard.run(async { panic!("polled after the loss") }).await);
+    fails(ErrorKind::NotRunning, guard.run(async { panic!("polled after the loss") }).await);
     Ok(())
 }
 
