@@ -138,7 +138,15 @@ impl Connection {
 
     /// Makes it ours: the server ends it when it was silent for the timeout, and everybody can see
     /// whether it lives.
-    pub(crate) async fn set_up(&self, config: &Config, beside: Option<&Self>) -> Result<()> {
+    ///
+    /// A statement on it waits for locks for `patience`; without end if it is zero.
+    pub(crate) async fn set_up(
+        &self,
+        config: &Config,
+        beside: Option<&Self>,
+        patience: Duration,
+    ) -> Result<()> {
+        let patience = patience.as_millis();
         let timeout = config.timeout.as_millis();
         let part = (config.timeout.as_secs() / 4).max(1);
         // The other's key is taken, if this is the other's server.
@@ -153,14 +161,14 @@ impl Connection {
              set_config('tcp_keepalives_interval', '{part}s', false), \
              set_config('tcp_keepalives_count', '4', false), \
              set_config('statement_timeout', '0', false), \
-             set_config('lock_timeout', '0', false), \
+             set_config('lock_timeout', '{patience}ms', false), \
              set_config('idle_in_transaction_session_timeout', '0', false), \
              set_config('default_transaction_isolation', 'read committed', false), \
              set_config('row_security', 'off', false), \
              set_config('exit_on_error', 'off', false), \
              set_config('standard_conforming_strings', 'on', false), \
-             (SELECT set_config(name, '0', false) FROM pg_settings \
-                WHERE name = 'transaction_timeout'), \
+             CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL \
+                THEN set_config('transaction_timeout', '0', false) END, \
              set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
                 WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)"
         );

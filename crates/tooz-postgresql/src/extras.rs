@@ -2,6 +2,7 @@
 //! it then holds.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tooz_core::{Moment, Result};
 
@@ -33,7 +34,7 @@ impl Extras {
         }
         let purpose = Purpose::Beside(main);
         let (connection, _) = Connection::open(&self.config, &self.name, purpose).await?;
-        connection.set_up(&self.config, Some(main)).await?;
+        connection.set_up(&self.config, Some(main), Duration::ZERO).await?;
         Ok(Arc::new(connection))
     }
 

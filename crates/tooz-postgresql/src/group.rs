@@ -164,8 +164,6 @@ pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
 pub(crate) async fn join(life: &Arc<Life>, request: JoinRequest) -> Result<Lease> {
     let JoinRequest { group, capabilities, again, .. } = request;
     keys::check_capabilities(&capabilities)?;
-    // Somebody may want to remove the member.
-    life.listen().await?;
     let more: [Parameter<'_>; 3] = [
         (&life.member.as_bytes(), Type::BYTEA),
         (&capabilities.as_msgpack(), Type::BYTEA),

@@ -63,8 +63,7 @@ impl PostgresSession {
             pooler::refuse(&main, &other).await?;
         }
         let sent = Moment::now();
-        main.set_up(&config, None).await?;
-        main.wait_briefly(&config).await?;
+        main.set_up(&config, None, config.lock_timeout()).await?;
         let grants_from = schema::ensure(&main, &config).await?;
         let lease = Lease::timed(config.timeout, sent);
         lease.stands_with(main.probe());

@@ -1,6 +1,8 @@
 //! What is left to do when a session was lost: to find out what became of a change whose answer
 //! went with the connection, and to tell that its memberships are over.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use tooz_core::{Error, ErrorKind, Outcome, Result};
@@ -40,7 +42,7 @@ pub(crate) async fn clean_up(life: &Life) -> Result<()> {
 async fn another(life: &Life) -> Result<Connection> {
     let name = life.keys().application(&life.member);
     let (connection, _) = Connection::open(&life.config, &name, Purpose::Session).await?;
-    connection.set_up(&life.config, None).await?;
+    connection.set_up(&life.config, None, Duration::ZERO).await?;
     Ok(connection)
 }
 

@@ -86,8 +86,7 @@ async fn go_beside(life: &Life) -> Result<()> {
     let name = life.keys().application(&life.member);
     let purpose = Purpose::Beside(&life.main);
     let (connection, _) = Connection::open(&life.config, &name, purpose).await?;
-    connection.set_up(&life.config, Some(&life.main)).await?;
-    connection.wait_briefly(&life.config).await?;
+    connection.set_up(&life.config, Some(&life.main), life.config.lock_timeout()).await?;
     let detour = Detour { connection: Arc::new(connection), locked: Moment::now() };
     life.tables.detour().get_or_insert(detour);
     Ok(())

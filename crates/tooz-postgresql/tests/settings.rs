@@ -155,7 +155,7 @@ async fn the_settings_of_a_role_change_nothing() -> Result<()> {
         "postgres",
         "CREATE ROLE hostile LOGIN; GRANT CREATE ON DATABASE postgres TO hostile",
     );
-    for setting in [
+    let settings = [
         "statement_timeout = '400ms'",
         "lock_timeout = '300ms'",
         "idle_session_timeout = '400ms'",
@@ -184,13 +184,17 @@ async fn the_settings_of_a_role_change_nothing() -> Result<()> {
         "synchronous_commit = off",
         "track_activities = off",
         "application_name = 'mine'",
-    ] {
-        let name = setting.split(' ').next().unwrap();
-        let known = format!("SELECT count(*) FROM pg_settings WHERE name = '{name}'");
-        if server.psql("postgres", &known) == "1" {
-            server.psql("postgres", &format!("ALTER ROLE hostile SET {setting}"));
-        }
-    }
+    ]
+    .map(|setting| format!("'{}'", setting.replace('\'', "''")))
+    .join(", ");
+    server.psql(
+        "postgres",
+        &format!(
+            "DO $$ DECLARE one text; BEGIN FOREACH one IN ARRAY ARRAY[{settings}] LOOP \
+             IF EXISTS (SELECT FROM pg_settings WHERE name = split_part(one, ' ', 1)) THEN \
+             EXECUTE 'ALTER ROLE hostile SET ' || one; END IF; END LOOP; END $$"
+        ),
+    );
     let url = server.url("timeout=30").replace("postgres@", "hostile@");
     let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
     a.join_group_create("g", &7).await?;
