@@ -32,7 +32,7 @@ pub(crate) async fn open(config: &Arc<Config>) -> Result<Opened> {
     let mut last = None;
     for address in &config.addresses {
         // The limits of the steps are longer: those of a connection that holds something.
-        let limit = config.connect_timeout + config.response_timeout;
+        let limit = config.connect_timeout + config.response_timeout * 3;
         let opened = tokio::time::timeout(limit, open_at(config, address)).await;
         match opened.unwrap_or_else(|_| Err(refused_as(silent(limit), address))) {
             Ok(opened) => return Ok(opened),

@@ -57,23 +57,25 @@ pub(crate) async fn ensure(link: &Link, config: &Config) -> Result<Option<Moment
 /// Named locks are gone with a restart, and a holder that was cut off may not know. Nobody held any
 /// before the start who had no tables yet: so a new server, and a new namespace, need no grace.
 async fn granting_from(link: &Link, config: &Config) -> Result<Option<Moment>> {
-    let ask = format!(
-        "SHOW GLOBAL STATUS LIKE 'Uptime';\
-         SELECT CAST(UNIX_TIMESTAMP(NOW())-UNIX_TIMESTAMP(MIN(CREATE_TIME)) AS SIGNED) \
-         FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() AND TABLE_NAME IN ({})",
-        TABLES.map(|table| format!("'{}_{table}'", config.names.namespace())).join(","),
-    );
-    let rows = link.ask(ask).await?;
+    let rows = link.ask("SHOW GLOBAL STATUS LIKE 'Uptime'".to_owned()).await?;
     let answered = Moment::now();
     let uptime = rows.first().and_then(|row| bytes(row, 1));
     let uptime = uptime.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
     let uptime: u64 = uptime.ok_or_else(odd_answer)?;
-    // Of an age that is not known, or in the future, the worst is supposed.
-    let age = number(&rows, 0).and_then(|age| u64::try_from(age).ok()).unwrap_or(u64::MAX);
-    if age <= uptime.saturating_add(ROUNDING) {
+    let until = config.restart_grace.until(Duration::from_secs(uptime), answered);
+    if until.is_none() {
         return Ok(None);
     }
-    Ok(config.restart_grace.until(Duration::from_secs(uptime), answered))
+    let ask = format!(
+        "SELECT CAST(UNIX_TIMESTAMP(NOW())-UNIX_TIMESTAMP(MIN(CREATE_TIME)) AS SIGNED) \
+         FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() AND TABLE_NAME IN ({})",
+        TABLES.map(|table| format!("'{}_{table}'", config.names.namespace())).join(","),
+    );
+    let rows = link.ask(ask).await?;
+    // Of an age that is not known, or in the future, the worst is supposed.
+    let age = number(&rows, 0).and_then(|age| u64::try_from(age).ok()).unwrap_or(u64::MAX);
+    // The uptime is the older of the two answers.
+    Ok(until.filter(|_| age > uptime.saturating_add(ROUNDING)))
 }
 
 async fn create(link: &Link, config: &Config) -> Result<u64> {

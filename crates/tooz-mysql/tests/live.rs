@@ -376,8 +376,8 @@ async fn a_reset_is_told_before_the_next_holder_has_done_much() -> Result<()> {
             held?.expect("it is free").release().await?;
             holder.stop().await?;
         }
-        // Where the machine is busy, so are all; it is a fraction of what the poll took.
-        assert!(slowest < Duration::from_millis(150), "{slowest:?}");
+        // Some ms, but on a busy machine; a look, or a heartbeat, comes after ten seconds.
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
         next.stop().await
     })
     .await
@@ -509,9 +509,10 @@ async fn a_dead_connection_costs_what_it_held_and_no_more() -> Result<()> {
                     Some(SessionEvent::Rejoined(_))
                 ) {}
                 println!("{ttl:?}: lost after {lost:?}, back after {:?}", start.elapsed());
-                assert!(lost < ttl, "the deadline");
+                // On a busy machine a timer may be late.
+                assert!(lost < ttl * 9 / 10 + Duration::from_millis(500), "after {lost:?}");
                 // The server frees the membership only after the timeout, so it is taken over.
-                assert!(start.elapsed() < ttl + Duration::from_secs(3));
+                assert!(start.elapsed() < ttl + Duration::from_secs(5));
                 // Held by the dead connection as long as the server knows of it.
                 a.lock(&id[..])?.acquire_for(SOON).await?.expect("free by then").release().await?;
                 a.stop().await
@@ -529,7 +530,7 @@ async fn a_dead_connection_costs_what_it_held_and_no_more() -> Result<()> {
 async fn what_is_too_large_for_the_server_is_refused_and_ends_nothing() -> Result<()> {
     everywhere(async |place| {
         // The server's own limit takes seconds to fill without optimization.
-        let most = 4_194_304;
+        let most = 1_048_576;
         let limit = "SELECT CONVERT(@@GLOBAL.max_allowed_packet,CHAR)";
         let before = place.inspector.ask(limit).await?;
         place.inspector.ask(&format!("SET GLOBAL max_allowed_packet={most}")).await?;
@@ -612,7 +613,7 @@ async fn a_server_that_may_have_forgotten_grants_nothing_for_a_while() -> Result
     }
     let mut server = Server::new();
     let place = Place::new(&server.url()).await?;
-    let next = place.start("next", "namespace=n&timeout=4").await?;
+    let next = place.start("next", "namespace=n&timeout=6").await?;
     assert!(next.lock("it")?.try_acquire().await?.is_some(), "a new server has nothing to forget");
     // The tables are older than the server is going to be, in whole seconds.
     let age = "SELECT 'old' FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() \
@@ -625,12 +626,12 @@ async fn a_server_that_may_have_forgotten_grants_nothing_for_a_while() -> Result
     next.stop().await?;
     for (grace, waits) in [("", true), ("&restart_grace=0", false)] {
         let (proxy, url) = place.behind_proxy().await;
-        let holder = build(&format!("{url}?namespace=n&timeout=4{grace}"), "holder")?;
+        let holder = build(&format!("{url}?namespace=n&timeout=6{grace}"), "holder")?;
         holder.start().await?;
         let held = holder.lock("it")?.acquire_for(SOON).await?.expect("it is free");
         proxy.inflict(Fault::Deaf);
         server.restart();
-        let next = place.start("next", &format!("namespace=n&timeout=4{grace}")).await?;
+        let next = place.start("next", &format!("namespace=n&timeout=6{grace}")).await?;
         let tried = next.lock("it")?.try_acquire().await?;
         assert_eq!(tried.is_none(), waits);
         drop(tried);
