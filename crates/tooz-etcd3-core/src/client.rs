@@ -176,9 +176,7 @@ impl Client {
         let opening = *lock(&self.opening);
         let until = Moment::now() + self.config.patience;
         let until = opening.map_or(until, |opening| opening.min(until));
-        if opening.is_some() {
-            limit = limit.min(self.config.connect_timeout);
-        }
+        limit = limit.min(self.answer_timeout());
         let (mut again, mut refused, mut out_of_reach, mut silences) = (false, 0, 0, 0);
         let mut pause = PAUSE.0;
         loop {
@@ -221,7 +219,7 @@ impl Client {
     ) -> Result<(T, Arc<Line>), Failure> {
         let line = self.line().await?;
         let server = || self.config.endpoints[line.endpoint].authority();
-        let token = self.token(&line, limit).await.map_err(|failure| failure.at(server()))?;
+        let token = self.token(&line).await.map_err(|failure| failure.at(server()))?;
         let call = method(&*line.transport, token.as_deref(), arguments);
         match self.within(limit, call).await {
             Ok(value) => {
@@ -248,6 +246,13 @@ impl Client {
                 Err(failure)
             }
         }
+    }
+
+    /// How long any answer may take.
+    fn answer_timeout(&self) -> Duration {
+        let limit = self.config.response_timeout;
+        let is_opening = lock(&self.opening).is_some();
+        if is_opening { limit.min(self.config.connect_timeout) } else { limit }
     }
 
     async fn within<T>(
@@ -329,7 +334,7 @@ impl Client {
 
     // ---- The user.
 
-    async fn token(&self, line: &Arc<Line>, limit: Duration) -> Result<Option<Arc<str>>, Failure> {
+    async fn token(&self, line: &Arc<Line>) -> Result<Option<Arc<str>>, Failure> {
         let Some((user, password)) = &self.config.login else { return Ok(None) };
         let asked = Moment::now();
         let mut last = match self.present_token() {
@@ -344,7 +349,7 @@ impl Client {
             return Err(failure.clone());
         }
         let login = line.transport.authenticate(user, password.expose());
-        match self.within(limit, login).await {
+        match self.within(self.answer_timeout(), login).await {
             Ok(token) => {
                 let token: Arc<str> = token.into();
                 *lock(&self.token) = Some(token.clone());
