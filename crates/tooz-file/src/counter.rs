@@ -74,7 +74,18 @@ impl<'a> Counting<'a> {
 
     /// Counts on, and leaves a note.
     pub(crate) fn next(&self, note: impl FnOnce(u64) -> String) -> Result<u64> {
-        let token = (self.read()? + 1).max(time_of_day());
+        let next = self.read()?.checked_add(1).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Backend,
+                format!(
+                    "the counter of {} is at its end, which nobody reaches by counting; remove the \
+                     file while nobody holds the lock, if no resource has seen its token {}",
+                    self.path.display(),
+                    u64::MAX
+                ),
+            )
+        })?;
+        let token = next.max(time_of_day());
         write(self.locked, token, &note(token)).map_err(|e| failed("write", self.path, e))?;
         Ok(token)
     }
@@ -122,21 +133,51 @@ impl Content {
         if content.is_empty() {
             return Some(Self::default());
         }
-        let (line, note) = std::str::from_utf8(content).ok()?.split_at_checked(LINE)?;
-        let digits = line.strip_suffix('\n').filter(|d| d.bytes().all(|b| b.is_ascii_digit()))?;
-        if !note.is_empty() && !note.ends_with('\n') {
-            return None;
+        if let Some((line, note)) = content.split_at_checked(LINE)
+            && let Some(token) = number(line)
+        {
+            // A note that has no end was cut off, and says nothing.
+            let note = std::str::from_utf8(note).ok().filter(|note| note.ends_with('\n'));
+            let note = note.and_then(|note| note.lines().next()).unwrap_or_default().to_owned();
+            return Some(Self { token, note });
         }
-        let note = note.lines().next().unwrap_or_default().to_owned();
-        Some(Self { token: digits.parse().ok()?, note })
+        is_torn(content).then(Self::default)
     }
 }
 
-/// Replaces the content of a file that is locked.
+/// What the line of the counter says, if it is one.
+fn number(line: &[u8]) -> Option<u64> {
+    let digits = line.strip_suffix(b"\n").filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Whether it is what a power failure or a full disk makes of a lock file: NULs in place of all or
+/// of the beginning, or a counter that is cut off. The clock makes up for the number that is lost.
+/// No counter of ours is so far that it begins with fewer zeros.
+fn is_torn(content: &[u8]) -> bool {
+    let is_own = |byte: &u8| matches!(byte, 0 | b'0'..=b'9' | b'a'..=b'f' | b' ' | b'\n');
+    let has_lost_its_beginning =
+        content.starts_with(b"\0") && content.iter().all(is_own) && content.len() < LONGEST;
+    let is_cut = content.starts_with(b"0000")
+        && content.len() < LINE
+        && content.iter().all(u8::is_ascii_digit);
+    has_lost_its_beginning || is_cut
+}
+
+/// Replaces the content of a file that is locked. If the disk is full, the counter stays as it was.
 pub(crate) fn write(file: &File, token: u64, note: &str) -> std::io::Result<()> {
     let content = content(token, note);
-    file.write_all_at(content.as_bytes(), 0)?;
-    if file.metadata()?.len() > content.len() as u64 {
+    let (line, note) = content.as_bytes().split_at(LINE);
+    let length = file.metadata()?.len();
+    // The note first: it names the token, so it counts only with the line, which is too short to be
+    // written in part.
+    if let Err(error) = file.write_all_at(note, LINE as u64) {
+        // What stays of it is read as a note that was cut off.
+        let _ = file.set_len(length.min(LINE as u64));
+        return Err(error);
+    }
+    file.write_all_at(line, 0)?;
+    if length > content.len() as u64 {
         file.set_len(content.len() as u64)?;
     }
     Ok(())
@@ -167,15 +208,49 @@ mod tests {
         for content in [
             &b"root:x:0:0\n"[..],
             b"42\n",
-            b"00000000000000000042",
-            b"00000000000000000042\nno end",
+            b"42",
+            b"0",
             b"0000000000000000004x\n",
             b"99999999999999999999\n",
-            &[0; 21],
+            b"\0\0\0\0ELF",
             &[0xff; 21],
+            &[0; LONGEST],
         ] {
             assert_eq!(Content::parse(content), None, "{content:?}");
         }
+    }
+
+    #[test]
+    fn our_own_torn_files_are_known_and_keep_the_number_that_they_have() {
+        let content = content(42, "who 6d 42");
+        for length in 4..content.len() {
+            let read = Content::parse(&content.as_bytes()[..length]).unwrap();
+            let token = if length < LINE { 0 } else { 42 };
+            assert_eq!(read, Content { token, note: String::new() }, "{length}");
+        }
+        let torn = [&[0; LINE][..], b"ab 6d 42\n"].concat();
+        for content in [&[0][..], &[0; LINE], &[0; 4096], &torn] {
+            assert_eq!(Content::parse(content), Some(Content::default()), "{content:?}");
+        }
+        let torn = [&b"00000000000000000042\n"[..], &[0; 100]].concat();
+        assert_eq!(Content::parse(&torn).unwrap().token, 42);
+    }
+
+    #[tokio::test]
+    async fn a_torn_counter_goes_on_from_the_clock_and_one_at_its_end_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        let path = std::path::Path::new("x");
+        file.write_all_at(b"0000000000", 0).unwrap();
+        let counting = Counting::of_file(&file, path).await.unwrap();
+        let before = time_of_day();
+        let token = counting.next(|_| String::new()).unwrap();
+        assert!(token >= before);
+        assert_eq!(counting.read().unwrap(), token);
+        write(&file, u64::MAX - 1, "").unwrap();
+        assert_eq!(counting.next(|_| String::new()).unwrap(), u64::MAX);
+        let error = counting.next(|_| String::new()).unwrap_err();
+        assert!(error.to_string().contains("is at its end"), "{error}");
+        assert_eq!(counting.read().unwrap(), u64::MAX, "it does not start again");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where things are in the directory: Python's layout, and ours in `.tooz` beside it.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -87,12 +87,19 @@ impl Layout {
         self.temporary().join(format!("{TEMPORARY}{}", Uuid::new_v4().simple()))
     }
 
-    /// Makes the directories that are missing; the error names the one that cannot be made.
+    /// Makes the directory, with all above it. Only at the start: what is removed while it is in
+    /// use ends the session.
     pub(crate) fn create(&self) -> std::result::Result<(), (PathBuf, io::Error)> {
+        fs::create_dir_all(&self.root).map_err(|error| (self.root.clone(), error))?;
+        self.repair()
+    }
+
+    /// Makes the directories in it that are missing; the error names the one that cannot be made.
+    pub(crate) fn repair(&self) -> std::result::Result<(), (PathBuf, io::Error)> {
         let ours =
             [self.groups(), self.temporary(), self.sessions(), self.leaders(), self.queues()];
-        for dir in std::iter::once(self.root.clone()).chain(ours) {
-            fs::create_dir_all(&dir).map_err(|error| (dir, error))?;
+        for dir in ours {
+            make_dirs(&self.root, &dir).map_err(|error| (dir, error))?;
         }
         Ok(())
     }
@@ -137,13 +144,35 @@ impl Layout {
     }
 }
 
+/// Makes a directory, and those between it and `top` that are missing, but never `top` itself.
+///
+/// Others may make and remove the same at any moment: what is made may be gone again.
+pub(crate) fn make_dirs(top: &Path, dir: &Path) -> io::Result<()> {
+    if dir == top {
+        return Ok(());
+    }
+    let make = || match DirBuilder::new().create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    match (make(), dir.parent()) {
+        (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => {
+            make_dirs(top, above)?;
+            make()
+        }
+        (made, _) => made,
+    }
+}
+
 /// What is in a directory, sorted; nothing if it does not exist.
 pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
+    let entries =
+        fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths: Vec<_> = match entries {
+        // It may also be removed between two of its entries.
         Err(error) if is_missing(&error) => return Ok(Vec::new()),
         entries => entries?,
     };
-    let mut paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     paths.sort();
     Ok(paths)
 }

@@ -1,6 +1,6 @@
 //! A file whose lock we have: waiting for it, and giving it back.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -11,8 +11,9 @@ use nix::libc;
 use tooz_core::{Error, Mode, Result};
 
 use crate::errors::failed;
+use crate::layout;
 use crate::line::Line;
-use crate::ofd::{self, Identity, is_missing};
+use crate::ofd::{self, Identity};
 use crate::place::Place;
 use crate::watch::{Aftermath, CLOSED, GONE};
 
@@ -63,7 +64,7 @@ impl LockedFile {
             }
         }
         loop {
-            let locked = Self::open(path)?;
+            let locked = Self::open(place, path)?;
             let turn = match will_wait {
                 true => locked.wait(place, mode, &mut line, over.as_mut()).await?,
                 false => locked.attempt(mode)?.unwrap_or(Turn::Over),
@@ -76,8 +77,8 @@ impl LockedFile {
         }
     }
 
-    fn open(path: &Path) -> Result<Self> {
-        let file = open(path)?;
+    fn open(place: &Place, path: &Path) -> Result<Self> {
+        let file = open(place.layout.root(), path)?;
         let identity = Identity::of(&file).map_err(|e| failed("examine", path, e))?;
         Ok(Self { file, path: path.to_owned(), identity })
     }
@@ -205,15 +206,16 @@ async fn is_ready(future: Pin<&mut impl Future<Output = ()>>) -> bool {
     }
 }
 
-/// Opens a file to lock it, and makes it, with the directories above it, if it is missing.
-fn open(path: &Path) -> Result<File> {
+/// Opens a file to lock it, and makes it, with the directories above it up to `top`, if it is
+/// missing.
+fn open(top: &Path, path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     // A link could lead out of the directory.
     options.read(true).write(true).create(true).custom_flags(libc::O_NOFOLLOW);
     let mut opened = options.open(path);
     if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         if let Some(above) = path.parent() {
-            fs::create_dir_all(above).map_err(|error| refuse(path, error))?;
+            layout::make_dirs(top, above).map_err(|error| refuse(path, error))?;
         }
         opened = options.open(path);
     }
@@ -228,8 +230,7 @@ fn refuse(path: &Path, error: io::Error) -> Error {
     let why = match error.kind() {
         io::ErrorKind::IsADirectory => "is a directory: other locks lie below it",
         _ if error.raw_os_error() == Some(libc::ELOOP) => "is a symbolic link",
-        io::ErrorKind::AlreadyExists => "lies below a lock of that name",
-        _ if is_missing(&error) => "lies below a lock of that name",
+        io::ErrorKind::NotADirectory => "lies below a lock of that name",
         _ => return failed("open", path, error),
     };
     Error::invalid(format!("{} {why}; choose another name", path.display())).caused_by(error)

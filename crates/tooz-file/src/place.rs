@@ -78,7 +78,7 @@ impl Place {
     /// Makes directories that somebody has removed: what clears away temporary files does so with
     /// empty ones.
     fn repair(&self) -> Result<()> {
-        self.layout.create().map_err(|(dir, error)| failed("create the directory", &dir, error))
+        self.layout.repair().map_err(|(dir, error)| failed("create the directory", &dir, error))
     }
 
     /// Takes the lock around all changes of groups, which Python takes too.

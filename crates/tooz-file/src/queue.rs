@@ -22,10 +22,10 @@ use nix::sys::stat;
 use nix::unistd::mkfifo;
 use tokio::io::Interest;
 use tokio::net::unix::pipe::Receiver;
-use tooz_core::{Mode, OperationId, Result};
+use tooz_core::{Error, ErrorKind, Mode, OperationId, Result};
 
 use crate::errors::failed;
-use crate::layout::{list, remove};
+use crate::layout::{list, make_dirs, remove};
 use crate::ofd;
 
 /// The mode of a pipe whose owner waits, as far as the process lets others have its files.
@@ -83,9 +83,8 @@ impl Queue {
     /// When the pipe cannot be made, opened or locked. Nothing is left then.
     pub fn draw(&self, operation: OperationId, mode: Mode) -> Result<Ticket> {
         loop {
-            fs::create_dir_all(&self.dir)
-                .map_err(|error| failed("create the directory", &self.dir, error))?;
-            let number = self.entries()?.last().map_or(1, |last| last.number + 1);
+            self.make_dir().map_err(|error| failed("create the directory", &self.dir, error))?;
+            let number = self.next_number()?;
             let entry = Entry::new(&self.dir, number, mode, operation.to_string());
             match mkfifo(&entry.path, WAITING) {
                 Ok(()) => {}
@@ -113,6 +112,27 @@ impl Queue {
             }
             // Somebody who saw it before it was locked took it for a dead one's.
         }
+    }
+
+    /// A number above all that are there.
+    fn next_number(&self) -> Result<u64> {
+        let Some(last) = self.entries()?.pop() else { return Ok(1) };
+        last.number.checked_add(1).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Backend,
+                format!(
+                    "{} has the highest number that there is, which nobody draws by counting; \
+                     remove it",
+                    last.path.display()
+                ),
+            )
+        })
+    }
+
+    /// Makes its directory and the one of all queues, no more: what is above is not its business.
+    fn make_dir(&self) -> io::Result<()> {
+        let top = self.dir.ancestors().nth(2).unwrap_or(&self.dir);
+        make_dirs(top, &self.dir)
     }
 
     /// The tickets that are there, dead ones too, in order.
@@ -378,6 +398,38 @@ mod tests {
         assert!(turn.unwrap());
         drop(three);
         assert!(queue.remove_if_empty());
+    }
+
+    /// Whoever leaves last removes the directory, at any moment of another's coming.
+    #[tokio::test]
+    async fn a_ticket_is_drawn_while_others_make_and_remove_the_directory() {
+        let (_dir, queue) = queue();
+        let (until_dropped, ends) = std::sync::mpsc::channel::<()>();
+        let others = queue.clone();
+        let others = std::thread::spawn(move || {
+            while ends.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                let _ = fs::create_dir(&others.dir);
+                others.remove_if_empty();
+            }
+        });
+        for _ in 0..1000 {
+            drop(draw(&queue, Mode::Exclusive));
+        }
+        drop(until_dropped);
+        others.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_the_highest_number_comes_an_error() {
+        let (_dir, queue) = queue();
+        fs::create_dir(&queue.dir).unwrap();
+        let path = queue.dir.join(format!("{}-x-somebody", u64::MAX));
+        fs::write(&path, "").unwrap();
+        let error = queue.draw(OperationId::random(), Mode::Exclusive).unwrap_err();
+        assert!(error.to_string().contains("18446744073709551615-x-somebody has the highest"));
+        // It is a dead one's, and goes with the next look.
+        assert!(queue.living().unwrap().is_empty());
+        assert_eq!(draw(&queue, Mode::Exclusive).entry.number, 1);
     }
 
     #[tokio::test]

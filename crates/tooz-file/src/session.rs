@@ -12,6 +12,7 @@ use tooz_core::{
 use tracing::debug;
 
 use crate::driver::OwnSessions;
+use crate::errors::session_lost;
 use crate::group::{self, Group};
 use crate::membership::Memberships;
 use crate::place::Place;
@@ -43,6 +44,16 @@ impl FileSession {
         let _guard = Guard::over_session(&place, &presence.path, presence.identity, &lease);
         let (seats, memberships) = (Arc::default(), Memberships::default());
         Self { place, member, lease, presence, own, seats, memberships, _guard }
+    }
+
+    /// An acquisition that failed because the directory is gone failed with the session, perhaps
+    /// sooner than the session was told.
+    fn blame<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_ok() || self.presence.is_in_place() {
+            return result;
+        }
+        self.lease.lose(Loss::SessionEnded);
+        Err(session_lost())
     }
 
     pub(crate) fn group<'a>(&'a self, id: &'a GroupId) -> Group<'a> {
@@ -87,7 +98,7 @@ impl Session for FileSession {
     }
 
     async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        self.take_lock(request).await
+        self.blame(self.take_lock(request).await)
     }
 
     async fn break_lock(&self, name: &LockName) -> Result<bool> {
@@ -142,7 +153,7 @@ impl Session for FileSession {
     }
 
     async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        self.stand(request).await
+        self.blame(self.stand(request).await)
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {

@@ -105,6 +105,7 @@ async fn child() {
             say("released");
         }
         "mount over" => mount_over(dir).await,
+        "fill the disk" => fill_the_disk(dir).await,
         "contend" => contend(dir).await,
         orders => panic!("no such orders: {orders}"),
     }
@@ -119,13 +120,38 @@ fn say(what: &str) {
 async fn mount_over(dir: &Path) {
     let coordinator = started_to_be_told(dir, "child").await;
     let held = coordinator.lock("x").unwrap().acquire().await.unwrap();
-    let mut mount = std::process::Command::new("mount");
-    mount.args(["-t", "tmpfs", "-o", "size=1m", "tooz-test"]).arg(dir);
-    assert!(mount.status().unwrap().success());
+    mount(dir);
     soon("loss", held.lost()).await;
     let other = started(dir, "other").await;
     let next = soon("turn", async { other.lock("x").unwrap().acquire().await.unwrap() }).await;
     assert!(next.fencing_token() > held.fencing_token());
+    say("done");
+}
+
+fn mount(dir: &Path) {
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=1m", "tooz-test"]).arg(dir);
+    assert!(mount.status().unwrap().success());
+}
+
+/// In a mount namespace of its own: stands for election with room for half of its name.
+async fn fill_the_disk(dir: &Path) {
+    mount(dir);
+    let coordinator = started(dir, &"m".repeat(3000)).await;
+    coordinator.create_group("g").await.unwrap();
+    coordinator.join_group("g", &()).await.unwrap();
+    let first = coordinator.campaign("g").await.unwrap();
+    let token = first.fencing_token();
+    first.stand_down().await.unwrap();
+    let filler = dir.join("filler");
+    let mut file = File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let error = coordinator.campaign("g").await.unwrap_err();
+    assert!(error.to_string().contains("no storage space"), "{error}");
+    std::fs::remove_file(&filler).unwrap();
+    drop(file);
+    let second = coordinator.campaign("g").await.unwrap();
+    assert!(second.fencing_token() > token);
     say("done");
 }
 
@@ -226,6 +252,16 @@ async fn a_stopped_holder_keeps_its_lock_and_learns_that_it_was_broken() {
 
 #[tokio::test]
 async fn what_is_mounted_over_is_lost_at_once() {
+    apart("mount over").await;
+}
+
+#[tokio::test]
+async fn nobody_is_kept_from_leading_by_what_a_full_disk_left() {
+    apart("fill the disk").await;
+}
+
+/// A child with mounts of its own, where that can be had.
+async fn apart(orders: &str) {
     let dir = tempdir().unwrap();
     let apart = ["--mount", "--propagation", "private"];
     let tried = std::process::Command::new("unshare").args(apart).arg("true").output();
@@ -235,7 +271,7 @@ async fn what_is_mounted_over_is_lost_at_once() {
     }
     let mut command = Command::new("unshare");
     command.args(apart).arg(std::env::current_exe().unwrap());
-    let mut child = Process::start_by(command, dir.path(), "mount over");
+    let mut child = Process::start_by(command, dir.path(), orders);
     child.says("done").await;
     child.child.kill().await.unwrap();
 }

@@ -68,13 +68,18 @@ impl Place {
     pub(crate) fn open(config: &Config) -> Result<Self> {
         let root = Self::root(config).map_err(|e| failed("examine", Path::new(NAMESPACE), e))?;
         must_be_in_memory(&config.directory)?;
-        make_private(root.parent().unwrap_or(&root))?;
         let place = Self { keys: Keys::of(&config.namespace), root, epoch: 0 };
-        for dir in [place.locks(), place.mutexes(), place.sessions()] {
-            make_dir(&dir)?;
-        }
+        place.make()?;
         let epoch = place.read_epoch()?;
         Ok(Self { epoch, ..place })
+    }
+
+    /// Makes the directories that are missing: the only place that does. Any of them may have been
+    /// removed while it was in use: systemd does so when a user has logged out.
+    fn make(&self) -> Result<()> {
+        make_private(self.root.parent().unwrap_or(&self.root))?;
+        let dirs = [self.locks(), self.mutexes(), self.sessions(), self.file()];
+        [self.root.clone()].iter().chain(&dirs).try_for_each(|dir| make_dir(dir))
     }
 
     fn locks(&self) -> PathBuf {
@@ -115,7 +120,7 @@ impl Place {
         options.append(true).create(true);
         let mut opened = options.open(&path);
         if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            make_dir(&self.mutexes())?;
+            self.make()?;
             opened = options.open(&path);
         }
         let file = opened.map_err(|error| failed("open", &path, error))?;
@@ -146,7 +151,12 @@ impl Place {
     /// The monotonic clock counts on over all processes, whether they use this library or not, and
     /// leaves nothing to keep. The time of day at which it began makes it rise over a boot too.
     pub(crate) fn token(&self) -> Result<FencingToken> {
-        Ok(FencingToken(self.epoch + monotonic()?))
+        let token = self.epoch.checked_add(monotonic()?).ok_or_else(|| {
+            let path = self.root.join("epoch");
+            let what = "holds a number that is too large; remove it while nobody runs";
+            Error::new(ErrorKind::Backend, format!("{} {what}", path.display()))
+        })?;
+        Ok(FencingToken(token))
     }
 
     fn read_epoch(&self) -> Result<u64> {
@@ -218,12 +228,7 @@ fn must_be_in_memory(dir: &Path) -> Result<()> {
 /// Makes the directory of this user. Anybody can make one of that name in `/dev/shm`, so what is
 /// there must be this user's own.
 fn make_private(dir: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(failed("create the directory", dir, error));
-        }
-        _ => {}
-    }
+    make_dir(dir)?;
     let found = fs::symlink_metadata(dir).map_err(|error| failed("examine", dir, error))?;
     if found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o077 == 0 {
         return Ok(());
@@ -247,8 +252,14 @@ pub(crate) fn queues(root: &Path) -> Result<Vec<(i32, Queue)>> {
     Ok(Queue::all_in(&root.join(LOCKS))?.into_iter().filter_map(by_key).collect())
 }
 
+/// Makes a directory for this user alone, unless it is there.
 fn make_dir(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|error| failed("create the directory", dir, error))
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(failed("create the directory", dir, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Nanoseconds of the monotonic clock, the same for all processes of this host.
@@ -284,6 +295,9 @@ mod tests {
         assert_eq!(one.epoch, two.epoch);
         assert!(two.token().unwrap() > before);
         assert!(before.0 > 1_700_000_000_000_000_000, "counted since 1970");
+        fs::write(one.root.join("epoch"), u64::MAX.to_string()).unwrap();
+        let error = Place::open(&config(dir.path())).unwrap().token().unwrap_err();
+        assert!(error.to_string().contains("too large"), "{error}");
     }
 
     #[test]
@@ -296,6 +310,23 @@ mod tests {
         fs::remove_dir(&user).unwrap();
         std::os::unix::fs::symlink("/tmp", &user).unwrap();
         assert!(Place::open(&config(dir.path())).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_was_removed_while_in_use_comes_back_for_this_user_alone() {
+        let dir = in_memory();
+        let place = Place::open(&config(dir.path())).unwrap();
+        let user = user_dir(dir.path()).unwrap();
+        fs::remove_dir_all(&user).unwrap();
+        // Whatever is done with a lock begins with this.
+        drop(place.mutex(1).await.unwrap());
+        assert_eq!(fs::metadata(&user).unwrap().mode() & 0o777, 0o700);
+        Place::open(&config(dir.path())).unwrap();
+        // The queue makes its own directory alone, and says what is missing.
+        fs::remove_dir_all(&user).unwrap();
+        let id = tooz_core::OperationId::random();
+        assert!(place.queue(1).draw(id, tooz_core::Mode::Exclusive).is_err());
+        assert!(!user.exists());
     }
 
     #[test]

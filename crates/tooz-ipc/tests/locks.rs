@@ -4,10 +4,11 @@
 
 mod common;
 
+use std::fs;
 use std::sync::{Arc, Mutex};
 
 use common::{Namespace, soon};
-use tooz_core::{ErrorKind, Loss, Release};
+use tooz_core::{ErrorKind, Heartbeat, Loss, Release};
 
 #[tokio::test]
 async fn semaphores_are_there_while_a_lock_is_held_and_no_longer() {
@@ -106,4 +107,25 @@ async fn the_name_of_the_lock_of_the_group_list_is_refused() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("choose another"), "{error}");
     coordinator.stop().await.unwrap();
+}
+
+/// What is told here is told by the push alone: the holder's heart never beats.
+#[tokio::test]
+async fn a_directory_that_is_moved_away_takes_its_locks_along_at_once() {
+    let base = tempfile::tempdir_in("/dev/shm").unwrap();
+    let namespace = Namespace::in_directory(base.path());
+    let builder = common::registry().builder(&namespace.url, "a").unwrap();
+    let a = builder.heartbeat(Heartbeat::Manual).build().unwrap();
+    a.start().await.unwrap();
+    let held = a.lock("x").unwrap().acquire_shared().await.unwrap();
+    let dir = fs::read_dir(base.path()).unwrap().next().unwrap().unwrap().path();
+    fs::rename(&dir, base.path().join("aside")).unwrap();
+    soon("loss", held.lost()).await;
+    let b = namespace.started("b").await;
+    let next = soon("turn", async { b.lock("x").unwrap().acquire().await.unwrap() }).await;
+    assert!(next.fencing_token() > held.fencing_token());
+    next.release().await.unwrap();
+    for coordinator in [a, b] {
+        coordinator.stop().await.unwrap();
+    }
 }

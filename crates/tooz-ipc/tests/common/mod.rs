@@ -30,7 +30,17 @@ pub(crate) struct Namespace {
 
 impl Namespace {
     pub(crate) fn new() -> Self {
-        Self { url: format!("ipc://?namespace={}", Uuid::new_v4().simple()) }
+        Self { url: Self::random_url() }
+    }
+
+    /// One that keeps its files below that directory.
+    pub(crate) fn in_directory(dir: &Path) -> Self {
+        let url = format!("{}&directory={}", Self::random_url(), dir.display());
+        Self { url }
+    }
+
+    fn random_url() -> String {
+        format!("ipc://?namespace={}", Uuid::new_v4().simple())
     }
 
     pub(crate) async fn started(&self, member: &str) -> Coordinator {
@@ -67,9 +77,12 @@ impl Drop for Namespace {
     }
 }
 
+pub(crate) fn registry() -> Registry {
+    Registry::new().with(tooz_ipc::DRIVER).unwrap()
+}
+
 pub(crate) async fn started(url: &str, member: &str) -> Coordinator {
-    let registry = Registry::new().with(tooz_ipc::DRIVER).unwrap();
-    let coordinator = registry.builder(url, member).unwrap().build().unwrap();
+    let coordinator = registry().builder(url, member).unwrap().build().unwrap();
     coordinator.start().await.unwrap();
     coordinator
 }
