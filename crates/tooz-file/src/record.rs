@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use chrono::{DateTime, Datelike, Local, NaiveDate, NaiveDateTime, Timelike};
-use rmpv::{Value, ValueRef};
+use rmpv::{Value, ValueRef, decode};
 use sha1::{Digest, Sha1};
 use tooz_core::{Capabilities, Error, ErrorKind, GroupId, Member, MemberId, Result};
 
@@ -27,7 +27,7 @@ impl Record {
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         let mut capabilities = self.capabilities.as_msgpack();
         // Whatever else would break the map that it becomes a part of.
-        let whole = rmpv::decode::read_value_ref(&mut capabilities).is_ok();
+        let whole = read_value(&mut capabilities).is_ok();
         if !whole || !capabilities.is_empty() {
             return Err(malformed("the capabilities are not one msgpack value"));
         }
@@ -120,6 +120,12 @@ impl Map {
     }
 }
 
+/// One value, nested no deeper than a process can bear.
+fn read_value<'a>(content: &mut &'a [u8]) -> Result<ValueRef<'a>, decode::Error> {
+    // The record is a map around the capabilities.
+    decode::read_value_ref_with_max_depth(content, Capabilities::READ_DEPTH + 2)
+}
+
 /// Reads a map: each key, its value, and the bytes of its value. Keys are text, and bytes in old
 /// files.
 fn for_each(mut content: &[u8], mut pair: impl FnMut(&[u8], &ValueRef<'_>, &[u8])) -> Result<()> {
@@ -127,9 +133,9 @@ fn for_each(mut content: &[u8], mut pair: impl FnMut(&[u8], &ValueRef<'_>, &[u8]
     let length = rmp::decode::read_map_len(&mut content)
         .map_err(|e| malformed("the file is not a msgpack map").caused_by(e))?;
     for _ in 0..length {
-        let key = rmpv::decode::read_value_ref(&mut content).map_err(broken)?;
+        let key = read_value(&mut content).map_err(broken)?;
         let before = content;
-        let value = rmpv::decode::read_value_ref(&mut content).map_err(broken)?;
+        let value = read_value(&mut content).map_err(broken)?;
         let raw = &before[..before.len() - content.len()];
         pair(bytes(&key).unwrap_or_default(), &value, raw);
     }

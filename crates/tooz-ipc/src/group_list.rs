@@ -233,7 +233,9 @@ fn encode(groups: &BTreeSet<GroupId>) -> Vec<u8> {
 }
 
 fn decode(mut list: &[u8]) -> Option<BTreeSet<GroupId>> {
-    let Value::Array(groups) = rmpv::decode::read_value(&mut list).ok()? else { return None };
+    // A list of names: nothing deeper is one.
+    let list = rmpv::decode::read_value_with_max_depth(&mut list, 4).ok()?;
+    let Value::Array(groups) = list else { return None };
     let id = |group: Value| match group {
         Value::Binary(id) => Some(GroupId::from(id)),
         Value::String(id) => Some(GroupId::from(id.into_bytes())),

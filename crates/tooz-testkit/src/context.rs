@@ -100,8 +100,8 @@ impl Context {
         self.world.ttl()
     }
 
-    /// Whether what a coordinator owns ends with its connection.
-    pub(crate) fn ends_with_its_connection(&self) -> bool {
+    /// See [`World::ends_with_its_connection`].
+    pub(crate) fn ends_with_its_connection(&self) -> Option<Duration> {
         self.world.ends_with_its_connection()
     }
 

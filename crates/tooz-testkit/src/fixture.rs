@@ -33,9 +33,10 @@ pub trait World: Send + Sync + 'static {
     /// noticed at once and a slow one is never robbed. Make it short: 2 s is good.
     fn ttl(&self) -> Option<Duration>;
 
-    /// Whether what a coordinator owns ends with its connection, as a database's locks do.
-    fn ends_with_its_connection(&self) -> bool {
-        false
+    /// Where what a coordinator owns ends with its connection, as a database's locks do: how much
+    /// later than the next holder it may know of a reset. `None` where a session outlives it.
+    fn ends_with_its_connection(&self) -> Option<Duration> {
+        None
     }
 
     /// What the driver declares and this deployment does not ensure, such as what replicas take
