@@ -12,11 +12,14 @@ pub(crate) struct Config {
     pub(crate) dir: PathBuf,
     /// How long a Python member lives after its file was touched.
     pub(crate) timeout: Duration,
+    /// Whether every user of the host may write to the directory.
+    pub(crate) world_writable: bool,
 }
 
 impl Config {
     pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
         let timeout = options.seconds("timeout", Duration::from_secs(10))?;
+        let world_writable = options.flag("world_writable", false)?;
         options.ignore(&["executor"]);
         options.finish()?;
         if let Some(host) = url.hosts().first() {
@@ -30,7 +33,7 @@ impl Config {
                 "the URL names no directory; write file:///absolute/directory",
             ));
         }
-        Ok(Self { dir: PathBuf::from(url.path()), timeout })
+        Ok(Self { dir: PathBuf::from(url.path()), timeout, world_writable })
     }
 }
 
@@ -62,8 +65,11 @@ mod tests {
         for (url, part) in [
             ("file://rel/dir", "has rel; write file:///"),
             ("file://", "names no directory"),
-            ("file:///x?timout=3", "timout is unknown; known are: executor, timeout"),
-            ("file:///x?timeout=0", "not a number of seconds above 0"),
+            (
+                "file:///x?timout=3",
+                "timout is unknown; known are: executor, timeout, world_writable",
+            ),
+            ("file:///x?timeout=0", "must be a number of seconds above 0"),
         ] {
             let error = read(url).unwrap_err().to_string();
             assert!(error.contains(part), "{url}: {error}");

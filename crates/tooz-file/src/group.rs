@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tooz_core::{Error, ErrorKind, GroupFeed, GroupId, Member, MemberId, Result};
 use tracing::{debug, warn};
 
+use crate::access;
 use crate::errors::failed;
 use crate::layout;
 use crate::ofd::is_missing;
@@ -97,8 +98,8 @@ impl Group<'_> {
         let content = record::encode_group(self.id)?;
         let (new, dir) = (self.place.layout.new_temporary(), self.place.layout.group(self.id));
         // With its metadata from the start: Python cannot read a directory without.
-        let created = fs::create_dir(&new)
-            .and_then(|()| fs::write(new.join(".metadata"), content))
+        let created = access::make_dir(&new)
+            .and_then(|()| access::write_new(&new.join(".metadata"), &content))
             .and_then(|()| match fs::rename(&new, &dir) {
                 // A group of Python's that was created or deleted in part.
                 Err(error) if is_taken(&error) => {

@@ -1,8 +1,8 @@
 //! Where things are in the directory: Python's layout, and ours in `.tooz` beside it.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use sha1::{Digest, Sha1};
 use tooz_core::{Error, GroupId, LockName, MemberId, Result};
 use uuid::Uuid;
 
+use crate::access;
 use crate::ofd::is_missing;
 use crate::queue::Queue;
 
@@ -90,7 +91,7 @@ impl Layout {
     /// Makes the directory, with all above it. Only at the start: what is removed while it is in
     /// use ends the session.
     pub(crate) fn create(&self) -> std::result::Result<(), (PathBuf, io::Error)> {
-        fs::create_dir_all(&self.root).map_err(|error| (self.root.clone(), error))?;
+        access::make_dir_all(&self.root).map_err(|error| (self.root.clone(), error))?;
         self.repair()
     }
 
@@ -133,9 +134,8 @@ impl Layout {
     /// Puts a file in place at once: who looks sees all of it, or what was there before.
     pub(crate) fn install(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let temporary = self.new_temporary();
-        let installed = fs::File::create_new(&temporary)
-            .and_then(|mut file| file.write_all(content))
-            .and_then(|()| fs::rename(&temporary, path));
+        let installed =
+            access::write_new(&temporary, content).and_then(|()| fs::rename(&temporary, path));
         if installed.is_err() {
             // What cannot be removed now is removed at a later start.
             let _ = fs::remove_file(&temporary);
@@ -151,7 +151,7 @@ pub(crate) fn make_dirs(top: &Path, dir: &Path) -> io::Result<()> {
     if dir == top {
         return Ok(());
     }
-    let make = || match DirBuilder::new().create(dir) {
+    let make = || match access::make_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     };

@@ -49,6 +49,7 @@
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 compile_error!("tooz-file needs OFD record locks and inotify, which only Linux has");
 
+mod access;
 mod config;
 mod counter;
 mod driver;

@@ -1,11 +1,12 @@
 //! Locks.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
 use tooz_core::{Hold, LockName, LockRequest, Result};
 
+use crate::access;
 use crate::counter::{self, Counting};
 use crate::errors::failed;
 use crate::ofd::{self, Identity, is_missing};
@@ -35,8 +36,9 @@ impl FileSession {
 /// that it holds the lock.
 pub(crate) async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
     let path = place.layout.lock(name)?;
+    access::refuse_links(place.layout.root(), &path)?;
     let _one_breaker = place.driver_lock().await?;
-    let file = match OpenOptions::new().read(true).write(true).open(&path) {
+    let file = match access::options().open(&path) {
         Ok(file) => file,
         Err(error) if is_missing(&error) => return Ok(false),
         Err(error) => return Err(failed("open", &path, error)),
@@ -54,7 +56,7 @@ pub(crate) async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
 
 fn replace(place: &Place, path: &Path, old: &File, token: u64) -> std::io::Result<()> {
     let new = place.layout.new_temporary();
-    let replaced = fs::write(&new, counter::content(token, ""))
+    let replaced = access::write_new(&new, counter::content(token, "").as_ref())
         .and_then(|()| fs::set_permissions(&new, old.metadata()?.permissions()))
         .and_then(|()| fs::rename(&new, path));
     if replaced.is_err() {

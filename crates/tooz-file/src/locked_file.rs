@@ -1,8 +1,8 @@
 //! A file whose lock we have: waiting for it, and giving it back.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::libc;
 use tooz_core::{Error, Mode, Result};
 
+use crate::access;
 use crate::errors::failed;
 use crate::layout;
 use crate::line::Line;
@@ -50,6 +51,7 @@ impl LockedFile {
         mut line: Line,
         over: impl Future<Output = ()>,
     ) -> Result<Option<Self>> {
+        access::refuse_links(place.layout.root(), path)?;
         let mut over = pin!(over);
         // A future must not be polled again once it is ready.
         let will_wait = !is_ready(over.as_mut()).await;
@@ -209,9 +211,8 @@ async fn is_ready(future: Pin<&mut impl Future<Output = ()>>) -> bool {
 /// Opens a file to lock it, and makes it, with the directories above it up to `top`, if it is
 /// missing.
 fn open(top: &Path, path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    // A link could lead out of the directory.
-    options.read(true).write(true).create(true).custom_flags(libc::O_NOFOLLOW);
+    let mut options = access::options();
+    options.create(true);
     let mut opened = options.open(path);
     if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         if let Some(above) = path.parent() {

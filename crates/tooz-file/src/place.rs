@@ -9,6 +9,7 @@ use nix::sys::statfs::statfs;
 use tooz_core::{Error, ErrorKind, Mode, OperationId, Result};
 use tracing::warn;
 
+use crate::access;
 use crate::config::Config;
 use crate::errors::{failed, unreachable};
 use crate::layout::Layout;
@@ -46,6 +47,7 @@ impl Place {
     pub(crate) fn open(config: &Config) -> Result<Self> {
         let layout = Layout::new(&config.dir);
         layout.create().map_err(|(dir, error)| unreachable("create the directory", &dir, error))?;
+        access::check(&config.dir, config.world_writable)?;
         let polls = is_remote(&config.dir);
         if polls {
             warn!(dir = %config.dir.display(), "a network file system: its changes are looked for");

@@ -10,6 +10,7 @@ use tooz_core::{MemberId, Mode, Result};
 use tracing::debug;
 use uuid::Uuid;
 
+use crate::access;
 use crate::errors::unreachable;
 use crate::layout::{Layout, TEMPORARY, hex, remove};
 use crate::ofd::{self, Identity};
@@ -51,7 +52,7 @@ impl Presence {
         path: &PathBuf,
         member: &MemberId,
     ) -> io::Result<(File, Identity)> {
-        let mut file = File::create_new(temporary)?;
+        let mut file = access::create_new(temporary)?;
         // Locked before it is seen: a file there that is not locked is a dead session's.
         if !ofd::try_lock(&file, Mode::Exclusive)? {
             return Err(io::Error::other("a file that is new is locked"));

@@ -29,7 +29,7 @@ use crate::layout::{list, make_dirs, remove};
 use crate::ofd;
 
 /// The mode of a pipe whose owner waits, as far as the process lets others have its files.
-const WAITING: stat::Mode = stat::Mode::from_bits_truncate(0o666);
+const WAITING: stat::Mode = stat::Mode::from_bits_truncate(0o660);
 /// The mode of a pipe whose owner holds the lock.
 const HOLDING: stat::Mode = stat::Mode::S_IRWXU;
 

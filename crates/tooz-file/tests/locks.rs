@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -164,14 +164,59 @@ async fn names_that_lead_elsewhere_are_refused() {
         (b"a", "is a directory"),
         (b"a/b/c", "lies below a lock of that name"),
         (b"file", "is a symbolic link"),
+        (b"link/x", "link is a symbolic link"),
+        (b"link/x/y", "link is a symbolic link"),
     ] {
         let lock = coordinator.lock(LockName::from(name)).unwrap();
         let error = lock.acquire().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         assert!(error.to_string().contains(part), "{error}");
     }
+    assert!(coordinator.lock("link/x").unwrap().break_lock().await.is_err());
     drop(coordinator.lock(b"\xff\xfe").unwrap().acquire().await.unwrap());
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+/// Who can read a file can lock it, and who can read a member knows what it publishes.
+#[tokio::test]
+async fn nothing_is_for_everybody() {
+    let base = tempdir().unwrap();
+    let dir = base.path().join("new/root");
+    let (a, b) = (started(&dir, "a").await, started(&dir, "b").await);
+    a.join_group_create("g", &"secret").await.unwrap();
+    let term = a.campaign("g").await.unwrap();
+    let held = a.lock("volumes/17").unwrap().acquire().await.unwrap();
+    let lock = b.lock("volumes/17").unwrap();
+    let wait = tokio::spawn(async move { lock.acquire().await.unwrap() });
+    waiting(&dir, 1).await;
+    assert!(b.lock("volumes/17").unwrap().break_lock().await.unwrap());
+    let mut dirs = vec![base.path().join("new")];
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let found = entry.metadata().unwrap();
+            assert_eq!(found.mode() & 0o007, 0, "{}", entry.path().display());
+            seen += 1;
+            if found.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    assert!(seen > 12, "files and directories of every kind: {seen}");
+    drop((term, held, soon("the lock", wait).await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_directory_for_everybody_is_refused_unless_it_is_wanted() {
+    let dir = tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = common::builder(dir.path(), "a", "").build().unwrap();
+    let error = refused.start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("world_writable=yes"), "{error}");
+    let accepted = common::started_with(dir.path(), "a", "?world_writable=yes").await;
+    drop(accepted.lock("x").unwrap().acquire().await.unwrap());
 }
 
 #[tokio::test]

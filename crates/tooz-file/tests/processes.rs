@@ -130,7 +130,7 @@ async fn mount_over(dir: &Path) {
 
 fn mount(dir: &Path) {
     let mut mount = std::process::Command::new("mount");
-    mount.args(["-t", "tmpfs", "-o", "size=1m", "tooz-test"]).arg(dir);
+    mount.args(["-t", "tmpfs", "-o", "size=1m,mode=755", "tooz-test"]).arg(dir);
     assert!(mount.status().unwrap().success());
 }
 
