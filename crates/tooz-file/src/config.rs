@@ -63,7 +63,7 @@ mod tests {
             ("file://rel/dir", "has rel; write file:///"),
             ("file://", "names no directory"),
             ("file:///x?timout=3", "timout is unknown; known are: executor, timeout"),
-            ("file:///x?timeout=0", "not a number of seconds above 0"),
+            ("file:///x?timeout=0", "must be a number of seconds above 0"),
         ] {
             let error = read(url).unwrap_err().to_string();
             assert!(error.contains(part), "{url}: {error}");
