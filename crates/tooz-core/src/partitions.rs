@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::partitioner::Partitioner;
+use crate::process::Process;
 use crate::{ErrorKind, HashRing, LockGuard, LockName, Loss, Release, Result, Tenure};
 
 /// A fixed number of partitions of a group's work, each worked by one member at a time: made by
@@ -39,6 +40,7 @@ use crate::{ErrorKind, HashRing, LockGuard, LockName, Loss, Release, Result, Ten
 #[derive(Debug)]
 #[must_use = "partitions come only to a hand-off that is kept"]
 pub struct Partitions {
+    process: Process,
     count: u32,
     owned: Arc<Owned>,
 }
@@ -76,12 +78,15 @@ impl Partitions {
         let owned = Arc::new(Mutex::new(owned));
         let hand_off = HandOff::new(partitioner.clone(), count, sender, Arc::downgrade(&owned));
         partitioner.coordinator.spawn(hand_off.run());
-        Self { count, owned }
+        Self { process: Process::current(), count, owned }
     }
 
     /// The next partition that this member has come to own; `None` after the coordinator was
-    /// stopped. Dropping the future loses nothing.
+    /// stopped, and in a fork of the process. Dropping the future loses nothing.
     pub async fn owned(&mut self) -> Option<Partition> {
+        if !self.process.is_current() {
+            return None;
+        }
         std::future::poll_fn(|cx| open(&self.owned).poll_recv(cx)).await
     }
 
@@ -212,6 +217,10 @@ impl HandOff {
             let ring = rings.borrow_and_update().clone();
             for number in 0..self.count {
                 self.settle(number, &ring);
+                // However many there are, the engine's other work goes on.
+                if number % 1024 == 1023 {
+                    tokio::task::yield_now().await;
+                }
             }
             // Changes of the ring concern all partitions, notes only one.
             loop {

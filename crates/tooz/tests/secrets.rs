@@ -4,12 +4,21 @@
 
 const SECRET: &str = "hunter2";
 
-/// The options that a scheme knows, as its own error lists them.
-fn known_options(scheme: &str) -> Vec<String> {
-    let builder = tooz::builder(&format!("{scheme}://h:1/"), "m").unwrap();
-    let error = builder.option("no-such-option", "1").build().unwrap_err().to_string();
-    let (_, list) = error.split_once("known are: ").unwrap_or_else(|| panic!("{scheme}: {error}"));
-    list.split(", ").map(str::to_owned).collect()
+/// A URL of a scheme that only an option can make wrong, and the options that it knows, as its own
+/// error lists them.
+fn known_options(scheme: &str) -> (String, Vec<String>) {
+    let mut errors = Vec::new();
+    // Some need a path, some refuse one.
+    for path in ["", "/d"] {
+        let url = format!("{scheme}://h:1{path}");
+        let builder = tooz::builder(&url, "m").unwrap().option("no-such-option", "1");
+        let error = builder.build().unwrap_err().to_string();
+        if let Some((_, known)) = error.split_once("known are: ") {
+            return (url, known.split(", ").map(str::to_owned).collect());
+        }
+        errors.push(error);
+    }
+    panic!("{scheme} lists no options: {errors:?}");
 }
 
 #[test]
@@ -17,8 +26,9 @@ fn no_driver_repeats_a_value_that_it_refuses() {
     let (mut refused, mut repeated) = (0, Vec::new());
     for driver in tooz::registry().drivers() {
         for scheme in driver.schemes {
-            for option in known_options(scheme) {
-                let url = format!("{scheme}://h:1/?{option}={SECRET}");
+            let (url, options) = known_options(scheme);
+            for option in options {
+                let url = format!("{url}?{option}={SECRET}");
                 if let Err(error) = tooz::get_coordinator(&url, "m") {
                     refused += 1;
                     let shown = format!("{error} {error:?}");
