@@ -172,7 +172,8 @@ fn servers(
         {
             None => own.unwrap_or(PORT),
             Some(port) => port.parse().map_err(|_| {
-                Error::invalid("postgresql: a port is a number from 1 to 65535").with("port", port)
+                // Not repeated: it may be a secret in the wrong option.
+                Error::invalid("postgresql: the option port must be a number from 1 to 65535")
             })?,
         };
         servers.push(match name.strip_prefix('/') {
