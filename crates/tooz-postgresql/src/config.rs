@@ -173,7 +173,7 @@ fn servers(
             None => own.unwrap_or(PORT),
             Some(port) => port.parse().map_err(|_| {
                 // Not repeated: it may be a secret in the wrong option.
-                Error::invalid("postgresql: the option port must be a number from 1 to 65535")
+                Error::invalid("postgresql: a port is a number from 1 to 65535")
             })?,
         };
         servers.push(match name.strip_prefix('/') {
