@@ -388,6 +388,7 @@ async fn a_server_killed_under_load_and_restarted_empty() -> Result<()> {
     assert!(after.elapsed() < SOON, "no wedge");
     let again = a.lock("held-0")?.try_acquire().await?.expect("it is free");
     assert!(Some(again.fencing_token()) > highest, "tokens rise over the death");
+    again.release().await?;
     for coordinator in &coordinators {
         timeout(SOON, coordinator.stop()).await.expect("in time")?;
     }
