@@ -1,6 +1,5 @@
 //! The way to the servers, which is made anew when it has gone silent.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -9,11 +8,6 @@ use tooz_http::{Http, Request, Response};
 use tracing::debug;
 
 use crate::config::Config;
-
-/// How many answers of an only server in a row may fail to come in time, the last of which costs the
-/// connections. It may just be slow; but that two heartbeats go unanswered and a third is answered
-/// over a new connection must fit into a time to live. Of several servers the next is asked at once.
-const SILENCES: u32 = 2;
 
 /// Clones are the same.
 #[derive(Clone, Debug)]
@@ -29,14 +23,12 @@ struct Shared {
 #[derive(Debug)]
 struct Present {
     http: Http,
-    silences: AtomicU32,
     broken: CancellationToken,
 }
 
 impl Present {
     fn new(http: Http) -> Arc<Self> {
-        let (silences, broken) = (AtomicU32::new(0), CancellationToken::new());
-        Arc::new(Self { http, silences, broken })
+        Arc::new(Self { http, broken: CancellationToken::new() })
     }
 }
 
@@ -51,13 +43,16 @@ impl Connection {
         let present = self.present();
         let answer = present.http.send(request).await;
         match &answer {
-            Ok(_) => present.silences.store(0, Ordering::Relaxed),
-            Err(error) if error.kind() == ErrorKind::TimedOut => self.bear(&present),
+            // The client uses the connections of before no more, and asks another server next if
+            // there is one; the long polls go on there too.
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                self.replace(&present, present.http.clone());
+            }
             // The certificates may have been replaced since they were read.
             Err(error) if is_refusal(error) && self.renew(&present) => {
                 return self.present().http.send(request).await;
             }
-            Err(_) => {}
+            _ => {}
         }
         answer
     }
@@ -77,21 +72,6 @@ impl Connection {
 
     fn present(&self) -> Arc<Present> {
         self.0.present.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Counts a silence, and gives the connections up when it was the last one.
-    fn bear(&self, silent: &Arc<Present>) {
-        let is_only = silent.http.endpoints().len() == 1;
-        if is_only && silent.silences.fetch_add(1, Ordering::Relaxed) + 1 < SILENCES {
-            return;
-        }
-        if is_only {
-            // Its other idle connections are as dead.
-            self.renew(silent);
-        } else {
-            // The client has gone on to the next already; the long polls go on there too.
-            self.replace(silent, silent.http.clone());
-        }
     }
 
     /// Makes a new client, with the certificates as they are now; whether it could.
