@@ -29,10 +29,10 @@ pub enum Area {
     Fencing,
     /// Futures and guards dropped anywhere.
     Cancellation,
-    /// Several processes, some of them killed or stopped.
-    Processes,
     /// Harm to connections: only where a URL names hosts.
     Faults,
+    /// Several processes, some of them killed or stopped.
+    Processes,
 }
 
 impl Area {
@@ -49,8 +49,8 @@ impl Area {
         Self::Sessions,
         Self::Fencing,
         Self::Cancellation,
-        Self::Processes,
         Self::Faults,
+        Self::Processes,
     ];
 
     /// Its name in the matrix and in the names of tests.

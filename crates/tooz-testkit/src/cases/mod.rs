@@ -34,8 +34,8 @@ pub(crate) const ALL: &[&[Case]] = &[
     sessions::CASES,
     fencing::CASES,
     cancellation::CASES,
-    processes::CASES,
     faults::CASES,
+    processes::CASES,
 ];
 
 /// A bound that is as good as at once, for a hand-over or a push.
