@@ -101,8 +101,7 @@ impl Coordinator {
         let group = group.into();
         check_partitions(partitions).map_err(|e| e.during("partitioner"))?;
         let mut events = self.watch_group(group.clone()).await?;
-        let (sender, mut receiver) = watch::channel(Arc::new(HashRing::with(partitions, hash)));
-        receiver.mark_unchanged();
+        let (sender, receiver) = watch::channel(Arc::new(HashRing::with(partitions, hash)));
         let mut weights = Weights::default();
         // The first event is the snapshot.
         if let Some(first) = events.next().await {
