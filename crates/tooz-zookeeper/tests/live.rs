@@ -715,8 +715,9 @@ async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_behind_used_up_numbers_holds_one_by_one() -> Result<()> {
     if_asked_for!();
-    let mut server =
-        Server::start_with(|_| String::new(), &["-Dzookeeper.digest.enabled=false".to_owned()]);
+    // It waits for its disk, so that some come while it writes the last number.
+    let settings = ["-Dzookeeper.digest.enabled=false", "-Dzookeeper.forceSync=yes"];
+    let mut server = Server::start_with(|_| String::new(), &settings.map(str::to_owned));
     let url = server.url("timeout=60");
     let a = start(&url, "a").await?;
     a.lock("it")?.acquire().await?.release().await?;
@@ -726,7 +727,7 @@ async fn a_crowd_behind_used_up_numbers_holds_one_by_one() -> Result<()> {
     server.wait_ready();
     let (inside, newest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut crowd = JoinSet::new();
-    for _ in 0..12 {
+    for _ in 0..32 {
         let (lock, inside, newest) = (a.lock("it")?, inside.clone(), newest.clone());
         crowd.spawn(async move {
             for _ in 0..2 {
