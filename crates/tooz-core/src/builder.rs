@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::keeper::Keeper;
+use crate::supervisor::Supervisor;
 use crate::{
     Characteristic, Characteristics, Coordinator, CoordinatorUrl, DriverEntry, Error, ErrorKind,
     Feature, Features, MemberId, Options, Result, RetryPolicy,
@@ -190,7 +190,7 @@ impl Builder {
         let engine = Engine::of(&self.entry)?;
         let hosts: Vec<_> = self.url.hosts().iter().map(ToString::to_string).collect();
         let hosts = hosts.join(",");
-        let keeper = Keeper::new(engine, self.entry, driver, hosts, self.member, settings);
-        Ok(Coordinator::new(Arc::new(keeper)))
+        let supervisor = Supervisor::new(engine, self.entry, driver, hosts, self.member, settings);
+        Ok(Coordinator::new(Arc::new(supervisor)))
     }
 }

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use crate::engine::Undo;
 use crate::events::channel;
-use crate::keeper::{Call, Keeper};
+use crate::supervisor::{Call, Supervisor};
 use crate::tenure::{Claim, Tenure};
 use crate::{
     Capabilities, Characteristics, Error, ErrorKind, Events, Feature, Features, GroupEvent,
@@ -81,37 +81,37 @@ pub struct Coordinator(Arc<Handle>);
 
 /// Counts the handles and guards of a coordinator.
 pub(crate) struct Handle {
-    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) supervisor: Arc<Supervisor>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let keeper = self.keeper.clone();
-        self.keeper.engine.spawn(async move {
+        let supervisor = self.supervisor.clone();
+        self.supervisor.engine.spawn(async move {
             // An error is NotRunning, or a backend that is gone: nothing is left to do.
-            drop(keeper.stop().await);
+            drop(supervisor.stop().await);
         });
     }
 }
 
 impl Coordinator {
-    pub(crate) fn new(keeper: Arc<Keeper>) -> Self {
-        Self(Arc::new(Handle { keeper }))
+    pub(crate) fn new(supervisor: Arc<Supervisor>) -> Self {
+        Self(Arc::new(Handle { supervisor }))
     }
 
     /// This member's id.
     pub fn member_id(&self) -> &MemberId {
-        &self.0.keeper.member
+        &self.0.supervisor.member
     }
 
     /// What the driver ensures, in general.
     pub fn characteristics(&self) -> Characteristics {
-        self.0.keeper.entry.characteristics
+        self.0.supervisor.entry.characteristics
     }
 
     /// What the driver implements.
     pub fn features(&self) -> Features {
-        self.0.keeper.entry.features
+        self.0.supervisor.entry.features
     }
 
     /// Connects, and starts the heart unless it is manual.
@@ -132,13 +132,13 @@ impl Coordinator {
     /// # }).unwrap();
     /// ```
     pub async fn start(&self) -> Result<()> {
-        let keeper = self.keeper();
+        let supervisor = self.supervisor();
         let undo = self
             .run("start", async move {
-                keeper.start().await?;
+                supervisor.start().await?;
                 Ok(Undo::with(move || {
-                    let engine = keeper.engine.clone();
-                    engine.spawn(async move { drop(keeper.stop().await) });
+                    let engine = supervisor.engine.clone();
+                    engine.spawn(async move { drop(supervisor.stop().await) });
                 }))
             })
             .await?;
@@ -159,8 +159,8 @@ impl Coordinator {
     /// - Whatever kept the backend from hearing the goodbye. It is stopped even so, and what the
     ///   backend still has ends with its timeouts.
     pub async fn stop(&self) -> Result<()> {
-        let keeper = self.keeper();
-        self.run("stop", async move { keeper.stop().await }).await
+        let supervisor = self.supervisor();
+        self.run("stop", async move { supervisor.stop().await }).await
     }
 
     /// Waits until it is stopped: from then on every call fails with [`ErrorKind::NotRunning`].
@@ -183,7 +183,7 @@ impl Coordinator {
     /// # }).unwrap();
     /// ```
     pub async fn stopped(&self) {
-        self.0.keeper.stopped().await;
+        self.0.supervisor.stopped().await;
     }
 
     /// Renews all that is held, by hand, and returns when the next heartbeat is due. Only needed
@@ -205,8 +205,8 @@ impl Coordinator {
     /// # }).unwrap();
     /// ```
     pub async fn heartbeat(&self) -> Result<Duration> {
-        let keeper = self.keeper();
-        self.run("heartbeat", async move { keeper.heartbeat().await }).await
+        let supervisor = self.supervisor();
+        self.run("heartbeat", async move { supervisor.heartbeat().await }).await
     }
 
     /// The events of the session: trouble, loss, repair.
@@ -224,7 +224,7 @@ impl Coordinator {
     /// ```
     pub fn session_events(&self) -> Events<SessionEvent> {
         let (sink, events) = channel();
-        self.0.keeper.add_session_sink(sink);
+        self.0.supervisor.add_session_sink(sink);
         events
     }
 
@@ -354,23 +354,23 @@ impl Coordinator {
         if !capabilities.is_none() {
             self.needs(Feature::Capabilities, "join_group")?;
         }
-        let keeper = self.keeper();
+        let supervisor = self.supervisor();
         self.run("join_group", async move {
-            let run = keeper.run()?;
+            let run = supervisor.run()?;
             loop {
-                match keeper.join(&run, &group, capabilities.clone()).await {
+                match supervisor.join(&run, &group, capabilities.clone()).await {
                     Err(e) if create && e.kind() == ErrorKind::GroupNotCreated => {}
                     result => break result?,
                 }
-                match keeper.call(&group, |session, group| session.create_group(group)).await {
+                match supervisor.call(&group, |session, group| session.create_group(group)).await {
                     Err(e) if e.kind() == ErrorKind::GroupAlreadyExists => {}
                     result => result?,
                 }
             }
             Ok(Undo::with(move || {
-                let engine = keeper.engine.clone();
+                let engine = supervisor.engine.clone();
                 // On failure the session's end ends the membership.
-                engine.spawn(async move { drop(keeper.leave(&run, &group).await) });
+                engine.spawn(async move { drop(supervisor.leave(&run, &group).await) });
             }))
         })
         .await
@@ -394,10 +394,10 @@ impl Coordinator {
     /// ```
     pub async fn leave_group(&self, group: impl Into<GroupId>) -> Result<()> {
         let group = self.group(group, "leave_group")?;
-        let keeper = self.keeper();
+        let supervisor = self.supervisor();
         self.run("leave_group", async move {
-            let run = keeper.run()?;
-            keeper.leave(&run, &group).await
+            let run = supervisor.run()?;
+            supervisor.leave(&run, &group).await
         })
         .await
     }
@@ -424,9 +424,12 @@ impl Coordinator {
         let group = self.group(group, "update_capabilities")?;
         self.needs(Feature::Capabilities, "update_capabilities")?;
         let capabilities = Capabilities::encode(capabilities)?;
-        let keeper = self.keeper();
-        self.run("update_capabilities", async move { keeper.update(&group, capabilities).await })
-            .await
+        let supervisor = self.supervisor();
+        self.run(
+            "update_capabilities",
+            async move { supervisor.update(&group, capabilities).await },
+        )
+        .await
     }
 
     /// Removes a member from a group, whoever it is: for an operator whose member hangs or must go.
@@ -554,12 +557,12 @@ impl Coordinator {
     pub async fn watch_group(&self, group: impl Into<GroupId>) -> Result<Events<GroupEvent>> {
         let group = self.group(group, "watch_group")?;
         self.needs(Feature::Events, "watch_group")?;
-        let keeper = self.keeper();
+        let supervisor = self.supervisor();
         self.run("watch_group", async move {
-            let run = keeper.run()?;
-            keeper.call(&group, |session, group| session.members(group)).await?;
+            let run = supervisor.run()?;
+            supervisor.call(&group, |session, group| session.members(group)).await?;
             let (feed, events) = GroupFeed::new();
-            keeper.feed_group(run, group, feed);
+            supervisor.feed_group(run, group, feed);
             Ok(events)
         })
         .await
@@ -662,12 +665,12 @@ impl Coordinator {
     ) -> Result<Events<Option<MemberId>>> {
         let group = self.group(group, "observe_leader")?;
         self.needs(Feature::Elections, "observe_leader")?;
-        let keeper = self.keeper();
+        let supervisor = self.supervisor();
         self.run("observe_leader", async move {
-            let run = keeper.run()?;
-            keeper.call(&group, |session, group| session.leader(group)).await?;
+            let run = supervisor.run()?;
+            supervisor.call(&group, |session, group| session.leader(group)).await?;
             let (feed, events) = LeaderFeed::new();
-            keeper.feed_leader(run, group, feed);
+            supervisor.feed_leader(run, group, feed);
             Ok(events)
         })
         .await
@@ -692,7 +695,7 @@ impl Coordinator {
     }
 
     fn needs(&self, feature: Feature, operation: &'static str) -> Result<()> {
-        let entry = &self.0.keeper.entry;
+        let entry = &self.0.supervisor.entry;
         if entry.features.contains(feature) {
             return Ok(());
         }
@@ -706,16 +709,16 @@ impl Coordinator {
 
     /// Runs `work` on the engine, to its end.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.0.keeper.engine.spawn(work);
+        self.0.supervisor.engine.spawn(work);
     }
 
     /// The first pause of the retry policy, on the engine.
     pub(crate) async fn pause_before_retry(&self) {
-        self.0.keeper.settings.retry.backoff().pause().await;
+        self.0.supervisor.settings.retry.backoff().pause().await;
     }
 
-    fn keeper(&self) -> Arc<Keeper> {
-        self.0.keeper.clone()
+    fn supervisor(&self) -> Arc<Supervisor> {
+        self.0.supervisor.clone()
     }
 
     /// Calls the session on the engine.
@@ -724,8 +727,8 @@ impl Coordinator {
         A: Send + Sync + 'static,
         T: Send + 'static,
     {
-        let keeper = self.keeper();
-        self.run(operation, async move { keeper.call(&arguments, call).await }).await
+        let supervisor = self.supervisor();
+        self.run(operation, async move { supervisor.call(&arguments, call).await }).await
     }
 
     /// Runs an operation on the engine.
@@ -734,21 +737,21 @@ impl Coordinator {
         operation: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let keeper = &self.0.keeper;
-        let span = keeper.span(operation);
-        keeper
+        let supervisor = &self.0.supervisor;
+        let span = supervisor.span(operation);
+        supervisor
             .engine
             .run(work.instrument(span))
             .await
-            .map_err(|e| e.during(operation).on(keeper.entry.name))
+            .map_err(|e| e.during(operation).on(supervisor.entry.name))
     }
 }
 
 impl fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Coordinator")
-            .field("backend", &self.0.keeper.entry.name)
-            .field("member", &self.0.keeper.member)
+            .field("backend", &self.0.supervisor.entry.name)
+            .field("member", &self.0.supervisor.member)
             .finish()
     }
 }

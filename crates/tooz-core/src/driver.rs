@@ -15,6 +15,8 @@
 //! - It undoes what an abandoned call has done: it releases a hold, leaves a group.
 //! - It calls [`Session::heartbeat`] in time, retries, and opens a new session after a loss. It
 //!   joins the groups again, restarts watches, and puts waiting acquisitions back in the queue.
+//! - It never lets a join, a leave or an update of one group cross another of the same group. Those of
+//!   different groups overlap.
 //! - It judges ownership by [`Lease`]s: by the local deadline, without asking the driver.
 //! - It refuses undeclared features and empty names before a driver is called.
 //!

@@ -16,7 +16,6 @@ mod events;
 mod group;
 pub mod hash_ring;
 mod id;
-mod keeper;
 mod lease;
 mod lock;
 mod options;
@@ -26,7 +25,7 @@ mod process;
 mod registry;
 mod restart_grace;
 mod retry;
-mod run;
+mod supervisor;
 mod tenure;
 #[cfg(feature = "tls")]
 mod tls;

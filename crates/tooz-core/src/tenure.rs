@@ -10,8 +10,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::coordinator::Handle;
-use crate::keeper::{Keeper, stopped};
-use crate::run::{Held, Run};
+use crate::supervisor::{Held, Run, Supervisor, stopped};
 use crate::{
     CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, LockRequest,
     Loss, Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
@@ -90,14 +89,14 @@ impl Claim {
     /// not be taken for it.
     async fn attempt(
         &self,
-        keeper: &Keeper,
+        supervisor: &Supervisor,
         run: &Run,
         waiting: &Waiting,
         patience: Duration,
     ) -> Result<Option<Granted>> {
         let candidacy = match self {
             Self::Lock(..) => None,
-            Self::Term(group) => match keeper.must_be_member(run, group).await {
+            Self::Term(group) => match supervisor.must_be_member(run, group).await {
                 Ok(candidacy) => Some(candidacy),
                 // It is joined again with the next session, and nothing can be tried before.
                 Err(error) if error.is_retryable() => {
@@ -140,7 +139,7 @@ impl Claim {
                 waiting.give_up();
                 if let Ok(Some(hold)) = granted.await {
                     // If it fails, the end of its session ends it.
-                    drop(keeper.give_back(run, &*hold).await);
+                    drop(supervisor.give_back(run, &*hold).await);
                 }
                 return Err(candidacy_ended());
             }
@@ -177,22 +176,23 @@ impl Tenure {
         claim: Claim,
         wait: Wait,
     ) -> Result<Option<Self>> {
-        let keeper = handle.keeper.clone();
-        let (name, engine, shown) = (keeper.entry.name, keeper.engine.clone(), claim.what());
+        let supervisor = handle.supervisor.clone();
+        let (name, engine, shown) =
+            (supervisor.entry.name, supervisor.engine.clone(), claim.what());
         let named = |e: Error| e.during(operation).on(name).with(shown.kind, &shown.name);
-        keeper.engine.check_here().map_err(named)?;
-        let run = keeper.run().map_err(named)?;
+        supervisor.engine.check_here().map_err(named)?;
+        let run = supervisor.run().map_err(named)?;
         let waiting = run.waiting(wait);
         // How long one attempt looks for a session: a try does, as every operation.
-        let timeout = keeper.settings.timeout;
+        let timeout = supervisor.settings.timeout;
         let patience = if let Wait::For(time) = wait { time.min(timeout) } else { timeout };
         // Dropping this future tells the engine to withdraw.
         let _withdraw = waiting.give_up_on_drop();
-        let span = keeper.span(operation);
+        let span = supervisor.span(operation);
         let acquired = async move {
-            let mut backoff = keeper.settings.retry.backoff();
+            let mut backoff = supervisor.settings.retry.backoff();
             loop {
-                let failed = match claim.attempt(&keeper, &run, &waiting, patience).await {
+                let failed = match claim.attempt(&supervisor, &run, &waiting, patience).await {
                     Ok(Some(Granted { id, hold, candidacy })) => {
                         let (handle, run, what) = (handle.clone(), run.clone(), claim.what());
                         let lease = hold.lease().child();
@@ -209,7 +209,7 @@ impl Tenure {
                     }
                     // It waited, so what failed before is long ago.
                     Ok(None) => {
-                        backoff = keeper.settings.retry.backoff();
+                        backoff = supervisor.settings.retry.backoff();
                         None
                     }
                     Err(error) => Some(error),
@@ -250,14 +250,14 @@ impl Tenure {
         drop(candidacy);
         match term_in {
             // Whoever left the group meanwhile has not seen this term.
-            Some(group) => self.handle.keeper.must_be_member(&self.run, &group).await.map(drop),
+            Some(group) => self.handle.supervisor.must_be_member(&self.run, &group).await.map(drop),
             None => Ok(()),
         }
     }
 
     /// The token of this acquisition: greater than that of every earlier one of the same name.
     pub fn fencing_token(&self) -> FencingToken {
-        let offset = self.handle.keeper.settings.fencing_offset;
+        let offset = self.handle.supervisor.settings.fencing_offset;
         FencingToken(self.hold.token().0.saturating_add(offset))
     }
 
@@ -274,7 +274,7 @@ impl Tenure {
 
     /// A fork has the guard, and nothing of what it stands for.
     fn forked(&self) -> Option<Loss> {
-        (!self.handle.keeper.engine.is_here()).then_some(Loss::Forked)
+        (!self.handle.supervisor.engine.is_here()).then_some(Loss::Forked)
     }
 
     /// Succeeds while it is held. Looks at the clock, asks nobody and never blocks.
@@ -306,9 +306,9 @@ impl Tenure {
     /// [`ErrorKind::TimedOut`] if the backend cannot be asked.
     pub async fn verify(&self) -> Result<bool> {
         self.check()?;
-        let (keeper, hold) = (self.handle.keeper.clone(), self.hold.clone());
-        let name = keeper.entry.name;
-        let engine = keeper.engine.clone();
+        let (supervisor, hold) = (self.handle.supervisor.clone(), self.hold.clone());
+        let name = supervisor.entry.name;
+        let engine = supervisor.engine.clone();
         let verified = engine.run(async move {
             let ours = hold.verify().await?;
             if !ours {
@@ -341,13 +341,13 @@ impl Tenure {
 
     pub(crate) async fn give_back(mut self, operation: &'static str) -> Result<Release> {
         self.settled = true;
-        let (keeper, run) = (self.handle.keeper.clone(), self.run.clone());
+        let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
         let (hold, id) = (self.hold.clone(), self.id);
-        let (name, what) = (keeper.entry.name, self.what.clone());
-        let engine = keeper.engine.clone();
-        let span = keeper.span(operation);
+        let (name, what) = (supervisor.entry.name, self.what.clone());
+        let engine = supervisor.engine.clone();
+        let span = supervisor.span(operation);
         let given = async move {
-            let release = keeper.give_back(&run, &*hold).await;
+            let release = supervisor.give_back(&run, &*hold).await;
             run.forget(id);
             release
         };
@@ -367,7 +367,7 @@ impl Tenure {
             Error::new(ErrorKind::LockLost, format!("no longer held: {loss}"))
         };
         error
-            .on(self.handle.keeper.entry.name)
+            .on(self.handle.supervisor.entry.name)
             .with(self.what.kind, &self.what.name)
             .outcome_is(Outcome::Unknown)
     }
@@ -378,12 +378,12 @@ impl Drop for Tenure {
         if self.settled {
             return;
         }
-        let (keeper, run) = (self.handle.keeper.clone(), self.run.clone());
+        let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
         let (hold, id) = (self.hold.clone(), self.id);
-        let engine = keeper.engine.clone();
+        let engine = supervisor.engine.clone();
         engine.spawn(async move {
-            if let Err(error) = keeper.give_back(&run, &*hold).await {
-                tracing::debug!(backend = keeper.entry.name, %error, "not released");
+            if let Err(error) = supervisor.give_back(&run, &*hold).await {
+                tracing::debug!(backend = supervisor.entry.name, %error, "not released");
             }
             run.forget(id);
         });

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tooz_core::blocking::block_on;
 use tooz_core::{
-    Coordinator, Driver, DriverEntry, Error, ErrorKind, Events, GroupEvent, Heartbeat, Loss,
-    MemberId, Registry, Release, Result, Session, SessionEvent, Wait, async_trait,
+    Coordinator, Driver, DriverEntry, Error, ErrorKind, Events, GroupEvent, GroupId, Heartbeat,
+    Loss, MemberId, Registry, Release, Result, Session, SessionEvent, Wait, async_trait,
 };
 use tooz_memory::World;
 
@@ -460,6 +460,50 @@ fn a_stop_that_ran_out_of_time_takes_nothing_from_the_next_run() {
             a.stop().await.unwrap();
             assert_eq!(world.residue(), [""; 0]);
         }
+    });
+}
+
+#[test]
+fn a_join_that_hangs_delays_no_other_group() {
+    block_on(async {
+        let world = World::named("hung-join");
+        let (a, hung) = (started("hung-join", "a").await, GroupId::from("hung"));
+        for group in ["g", "hung"] {
+            a.create_group(group).await.unwrap();
+        }
+        a.join_group("g", &0).await.unwrap();
+        world.hang_joins(&hung, true);
+        let joining = std::thread::spawn({
+            let a = a.clone();
+            move || block_on(a.join_group("hung", &0))
+        });
+        let began = Instant::now();
+        while world.joins_hanging() == 0 {
+            assert!(began.elapsed() < TTL * 5, "the join is on its way");
+        }
+        let mut events = a.session_events();
+        a.update_capabilities("g", &1).await.unwrap();
+        a.campaign("g").await.unwrap().stand_down().await.unwrap();
+        a.leave_group("g").await.unwrap();
+        a.join_group("g", &2).await.unwrap();
+        assert!(!joining.is_finished());
+        world.hang_joins(&hung, false);
+        joining.join().unwrap().unwrap();
+
+        // Nor does one that hangs when the session is rebuilt.
+        world.hang_joins(&hung, true);
+        assert!(world.expire_session(&MemberId::from("a")));
+        let began = Instant::now();
+        while a.members("g").await.unwrap().is_empty() {
+            assert!(began.elapsed() < TTL * 5, "rejoined beside the one that hangs");
+        }
+        assert!(a.members("hung").await.unwrap().is_empty());
+        world.hang_joins(&hung, false);
+        let rejoined = SessionEvent::Rejoined(vec!["g".into(), "hung".into()]);
+        while events.next().await.unwrap() != rejoined {}
+        assert_eq!(a.members("hung").await.unwrap().len(), 1);
+        a.stop().await.unwrap();
+        assert_eq!(world.residue(), [""; 0]);
     });
 }
 

@@ -123,7 +123,7 @@ async fn remove_remnant(life: &Life, key: Vec<u8>) -> Result<()> {
         life.knows(operation)
     } else if life.keys().is_member(&found.key) {
         let ours = |(group, _): &(_, _)| life.keys().member(group, &life.member) == found.key;
-        life.joining.load(Ordering::SeqCst) || life.memberships().iter().any(ours)
+        life.joining.load(Ordering::SeqCst) > 0 || life.memberships().iter().any(ours)
     } else {
         life.knows(&keys::operation_in(&found.value))
     };

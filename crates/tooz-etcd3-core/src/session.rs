@@ -1,5 +1,5 @@
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(crate) struct Life {
     /// The acquisitions under way: what the server has of others is a remnant.
     attempts: Mutex<BTreeSet<String>>,
     /// A join is under way.
-    pub(crate) joining: AtomicBool,
+    pub(crate) joining: AtomicUsize,
     closed: CancellationToken,
 }
 
@@ -78,7 +78,7 @@ impl EtcdSession {
             holds: Mutex::default(),
             memberships: Mutex::default(),
             attempts: Mutex::default(),
-            joining: AtomicBool::new(false),
+            joining: AtomicUsize::new(0),
             closed: CancellationToken::new(),
         });
         let key = life.keys().session(id);
@@ -362,9 +362,9 @@ impl Session for EtcdSession {
     }
 
     async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        self.0.joining.store(true, Ordering::SeqCst);
+        self.0.joining.fetch_add(1, Ordering::SeqCst);
         let joined = group::join(&self.0, request).await;
-        self.0.joining.store(false, Ordering::SeqCst);
+        self.0.joining.fetch_sub(1, Ordering::SeqCst);
         joined
     }
 

@@ -135,6 +135,7 @@ impl Session for MemorySession {
     }
 
     async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
+        self.world.answers_joins(&request.group).await;
         let lease = self.lease.child();
         group::join(self, request, &lease).await?;
         Ok(lease)

@@ -1,11 +1,11 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tooz_core::{Error, ErrorKind, Loss, MemberId, Moment, Outcome, Result};
+use tooz_core::{Error, ErrorKind, GroupId, Loss, MemberId, Moment, Outcome, Result};
 
 use crate::store::{SessionId, Store};
 
@@ -30,6 +30,7 @@ struct Shared {
     changes: watch::Sender<u64>,
     faults: watch::Sender<Faults>,
     requests: AtomicU64,
+    hanging: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,7 @@ struct Faults {
     refusing: bool,
     delay: Duration,
     dropping: u64,
+    hanging: HashSet<GroupId>,
 }
 
 static WORLDS: Mutex<Option<HashMap<String, World>>> = Mutex::new(None);
@@ -53,6 +55,7 @@ impl World {
                 changes: watch::Sender::new(0),
                 faults: watch::Sender::default(),
                 requests: AtomicU64::new(0),
+                hanging: AtomicU64::new(0),
             }))
         };
         worlds.get_or_insert_default().entry(name.to_owned()).or_insert_with(new).clone()
@@ -87,6 +90,14 @@ impl World {
         self.0.faults.send_modify(|faults| faults.dropping = count);
     }
 
+    /// Leaves the joins of one group unanswered, or answers them again.
+    pub fn hang_joins(&self, group: &GroupId, hanging: bool) {
+        self.0.faults.send_modify(|faults| match hanging {
+            true => drop(faults.hanging.insert(group.clone())),
+            false => drop(faults.hanging.remove(group)),
+        });
+    }
+
     /// Ends the sessions of a member, as after a silence longer than their time to live. Whether
     /// there was one.
     pub fn expire_session(&self, member: &MemberId) -> bool {
@@ -113,6 +124,11 @@ impl World {
         self.0.requests.load(Relaxed)
     }
 
+    /// How many joins are left unanswered now.
+    pub fn joins_hanging(&self) -> u64 {
+        self.0.hanging.load(Relaxed)
+    }
+
     /// What coordinators have left: sessions, locks held and waited for, members.
     pub fn residue(&self) -> Vec<String> {
         self.store().residue()
@@ -137,6 +153,15 @@ impl World {
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
+    }
+
+    /// Waits until joins of a group are answered.
+    pub(crate) async fn answers_joins(&self, group: &GroupId) {
+        let mut faults = self.0.faults.subscribe();
+        self.0.hanging.fetch_add(1, Relaxed);
+        // The sender lives in `self`: the wait cannot fail.
+        let _ = faults.wait_for(|faults| !faults.hanging.contains(group)).await;
+        self.0.hanging.fetch_sub(1, Relaxed);
     }
 
     /// One round trip: what the server does with a request, with all that can go wrong on the way.

@@ -1,6 +1,7 @@
 //! Groups and their members.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -32,6 +33,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_group_with_members_is_not_deleted),
     case!(a_member_may_join_again),
     case!(groups_are_independent),
+    case!(a_member_joins_and_leaves_many_groups_at_once).with(&[Area::Capabilities]),
     case!(a_membership_lasts),
     case!(one_member_can_be_asked_for),
     case!(empty_names_are_refused),
@@ -249,6 +251,31 @@ async fn groups_are_independent(ctx: &Context) -> Result<()> {
     a.delete_group("gg").await?;
     assert_eq!(a.members("g").await?, ids(["a", "b"]));
     assert_eq!(a.members("g2").await?, ids(["a"]));
+    Ok(())
+}
+
+async fn a_member_joins_and_leaves_many_groups_at_once(ctx: &Context) -> Result<()> {
+    let (a, b) = (ctx.start("a").await?, ctx.start("b").await?);
+    let groups: Vec<_> = (0..12).map(|number| format!("g{number}")).collect();
+    type Work = fn(Coordinator, String) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+    let all = |work: Work| {
+        let running: JoinSet<_> =
+            groups.iter().map(|group| work(a.clone(), group.clone())).collect();
+        async move { running.join_all().await.into_iter().collect::<Result<Vec<_>>>() }
+    };
+    for round in 0..2 {
+        all(|a, group| Box::pin(async move { a.join_group_create(&group, &1).await })).await?;
+        all(|a, group| Box::pin(async move { a.update_capabilities(&group, &2).await })).await?;
+        for group in &groups {
+            let members = b.members_with_capabilities(group).await?;
+            assert_eq!(members.len(), 1, "{group}, round {round}");
+            assert_eq!(members[0].capabilities.decode::<i32>()?, 2, "{group}, round {round}");
+        }
+        all(|a, group| Box::pin(async move { a.leave_group(&group).await })).await?;
+        for group in &groups {
+            assert_eq!(b.members(group).await?, ids([]), "{group}, round {round}");
+        }
+    }
     Ok(())
 }
 

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::keeper::stopped;
+use super::memberships::Memberships;
+use super::stopped;
 use crate::{
-    Capabilities, Error, ErrorKind, GroupId, Hold, Lease, Loss, Moment, OperationId, Result,
-    Session, Wait, Waiting,
+    Error, ErrorKind, GroupId, Hold, Lease, Loss, Moment, OperationId, Result, Session, Wait,
+    Waiting,
 };
 
 pub(crate) struct Run {
@@ -25,8 +26,7 @@ pub(crate) struct Run {
     /// Cancelled when nothing of this run is on its way any more.
     over: CancellationToken,
     pub(crate) link: watch::Sender<Link>,
-    /// Locked for the whole of a join, a leave or a rejoin, so that they never cross.
-    pub(crate) memberships: tokio::sync::Mutex<BTreeMap<GroupId, Membership>>,
+    pub(crate) memberships: Memberships,
     holds: Mutex<HashMap<OperationId, Held>>,
     /// What the run before may have left on the backend, and until when at the longest.
     left_over: BTreeMap<GroupId, Moment>,
@@ -38,31 +38,6 @@ pub(crate) enum Link {
     /// Between two sessions; why there is no new one, as far as that is known.
     Down(Option<Error>),
     Up(Arc<dyn Session>),
-}
-
-pub(crate) struct Membership {
-    pub(crate) capabilities: Capabilities,
-    pub(crate) lease: Lease,
-    /// Whether the candidacies in the group must end. Each has a receiver for as long as it lasts.
-    candidacies: watch::Sender<bool>,
-}
-
-impl Membership {
-    pub(crate) fn new(capabilities: Capabilities, lease: Lease) -> Self {
-        Self { capabilities, lease, candidacies: watch::Sender::default() }
-    }
-
-    /// A candidacy: it lasts until this is dropped, and must end when it becomes true.
-    pub(crate) fn stand(&self) -> watch::Receiver<bool> {
-        self.candidacies.subscribe()
-    }
-
-    /// Ends the candidacies, and waits until they are withdrawn.
-    pub(crate) async fn end_candidacies(&self) {
-        self.candidacies.send_replace(true);
-        self.candidacies.closed().await;
-        self.candidacies.send_replace(false);
-    }
 }
 
 /// A lock, or a term in a group.
@@ -106,7 +81,7 @@ impl Run {
             abandoned: CancellationToken::new(),
             over: CancellationToken::new(),
             link: watch::Sender::new(link),
-            memberships: tokio::sync::Mutex::default(),
+            memberships: Memberships::default(),
             holds: Mutex::default(),
             left_over,
         }
@@ -160,12 +135,7 @@ impl Run {
 
     /// The memberships that it could not leave, and how long the backend may keep them.
     pub(crate) fn left_over(&self) -> BTreeMap<GroupId, Moment> {
-        // Locked by a join that has not been answered: nothing is known then.
-        let Ok(memberships) = self.memberships.try_lock() else { return BTreeMap::new() };
-        let kept = memberships.iter().filter_map(|(group, membership)| {
-            Some((group.clone(), membership.lease.ends_at_backend()?))
-        });
-        kept.collect()
+        self.memberships.left_over()
     }
 
     /// Whether the run before may have left a membership of ours in this group.
