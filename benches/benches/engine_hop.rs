@@ -57,7 +57,7 @@ async fn direct(session: Arc<dyn Session>) -> Vec<Duration> {
     let mut times = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let began = Instant::now();
-        session.leader(&group).await.unwrap();
+        session.require_elections().unwrap().leader(&group).await.unwrap();
         times.push(began.elapsed());
     }
     times

@@ -1,56 +1,229 @@
 //! Groups: a key each, and below it a key for each member, which belongs to the member's session.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{
-    Capabilities, Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Member, MemberId,
-    Moment, OperationId, Result,
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
+    MemberId, Moment, OperationId, Result, async_trait,
 };
 use tooz_http::Request;
 
 use crate::api::odd_answer;
 use crate::keys::path;
 use crate::poll::{KeyWatch, TreeWatch};
-use crate::session::Life;
+use crate::session::{ConsulSession, Life};
 use crate::transaction::{Entry, Op, Outcome};
 
-/// Python's own driver does not know members that die, and so does not mind a session on their keys.
-/// While somebody joins, it holds the group's lock: what changes the members of a group takes that
-/// lock in passing, within its transaction.
-pub(crate) async fn join(life: &Arc<Life>, request: JoinRequest) -> Result<Lease> {
-    let JoinRequest { group, capabilities, again, .. } = &request;
-    let keys = life.keys();
-    let (lock, own) = (keys.group_lock(group)?, keys.group(group)?);
-    let (ours, session) = (keys.member(group, &life.member)?, &life.presence.members);
-    let member = if *again { Op::delete(&ours) } else { Op::check_absent(&ours) };
-    let ops = [
-        Op::lock(&lock, b"", session),
-        Op::get(&own),
-        member,
-        Op::lock(&ours, capabilities.as_msgpack(), session),
-        Op::unlock(&lock, b"", session),
-    ];
-    let limit = Moment::now() + life.config.response_timeout * 2;
-    loop {
+#[async_trait]
+impl Groups for ConsulSession {
+    async fn create(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        let own = life.keys().group(group)?;
+        // Flags mean nothing to anybody else, and tell our group from another's after a lost reply.
+        let [a, b, c, d, ..] = *OperationId::random().as_bytes();
+        let flags = u64::from(u32::from_be_bytes([a, b, c, d]));
+        let ops = [Op::check_absent(&own), Op::set(&own, b"").flags(flags)];
+        match life.transact(&ops).await? {
+            (Outcome::Done(_), _) => Ok(()),
+            (_, true) if life.api().get(&own).await?.is_some_and(|entry| entry.flags == flags) => {
+                Ok(())
+            }
+            _ => Err(Error::group_already_exists(group)),
+        }
+    }
+
+    async fn delete(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        let keys = life.keys();
+        let (own, lock) = (keys.group(group)?, keys.group_lock(group)?);
+        let limit = Moment::now() + life.config.response_timeout * 2;
+        let mut again = false;
+        loop {
+            // In one look: whoever joins after it changes the group's lock.
+            let Outcome::Done(done) = life.api().read(&[Op::tree(&own), Op::tree(&lock)]).await?
+            else {
+                return Err(odd_answer());
+            };
+            if done.entry(&own).is_none() {
+                return if again { Ok(()) } else { Err(Error::group_not_created(group)) };
+            }
+            if done.entries.iter().any(|entry| entry.key != own && entry.key.starts_with(&own)) {
+                return Err(Error::group_not_empty(group));
+            }
+            let unchanged = match done.entry(&lock) {
+                Some(entry) if entry.session.is_some() => {
+                    group_lock_is_free(life, &lock, limit).await?;
+                    continue;
+                }
+                Some(entry) => Op::check_index(&lock, entry.changed),
+                None => Op::check_absent(&lock),
+            };
+            let ops = [unchanged, Op::get(&own), Op::delete_tree(&own), Op::delete(&lock)];
+            match life.transact(&ops).await? {
+                (Outcome::Done(_), _) => return Ok(()),
+                (Outcome::Refused(_), repeated) => again |= repeated,
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<BTreeSet<GroupId>> {
+        let life = &self.0;
+        let prefix = life.keys().groups();
+        let request = Request::get(path(&prefix)).query("keys", "").query("separator", "/");
+        let response = life.api().call(request.query("consistent", ""), &[404]).await?;
+        if response.status() == 404 {
+            return Ok(BTreeSet::new());
+        }
+        let keys = response.json::<Vec<String>>()?;
+        let group = |key: &String| {
+            let name = key.strip_prefix(&prefix)?.strip_suffix('/')?;
+            (!name.is_empty()).then(|| GroupId::from(name))
+        };
+        Ok(keys.iter().filter_map(group).collect())
+    }
+
+    /// Python's own driver does not know members that die, and so does not mind a session on their keys.
+    /// While somebody joins, it holds the group's lock: what changes the members of a group takes that
+    /// lock in passing, within its transaction.
+    async fn join(&self, request: JoinRequest) -> Result<Lease> {
+        let life = &self.0;
+        let JoinRequest { group, capabilities, again, .. } = &request;
+        let keys = life.keys();
+        let (lock, own) = (keys.group_lock(group)?, keys.group(group)?);
+        let (ours, session) = (keys.member(group, &life.member)?, &life.presence.members);
+        let member = if *again { Op::delete(&ours) } else { Op::check_absent(&ours) };
+        let ops = [
+            Op::lock(&lock, b"", session),
+            Op::get(&own),
+            member,
+            Op::lock(&ours, capabilities.as_msgpack(), session),
+            Op::unlock(&lock, b"", session),
+        ];
+        let limit = Moment::now() + life.config.response_timeout * 2;
+        loop {
+            let (outcome, repeated) = life.transact(&ops).await?;
+            match outcome {
+                Outcome::Done(_) => return Ok(life.add_membership(group)),
+                Outcome::Refused(refusal) if refusal.has(1) => {
+                    return Err(Error::group_not_created(group));
+                }
+                Outcome::Refused(refusal) if refusal.has(2) => {
+                    // The reply may have been lost of the attempt that counted.
+                    let is_ours = repeated
+                        && !life.is_member(group)
+                        && life.api().get(&ours).await?.is_some_and(|entry| entry.is_of(session));
+                    if is_ours {
+                        return Ok(life.add_membership(group));
+                    }
+                    return Err(Error::member_already_exists(group, &life.member));
+                }
+                Outcome::Refused(_) => group_lock_is_free(life, &lock, limit).await?,
+            }
+        }
+    }
+
+    async fn leave(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
+        let ops =
+            [Op::get(&own), Op::check_session(&ours, &life.presence.members), Op::delete(&ours)];
         let (outcome, repeated) = life.transact(&ops).await?;
         match outcome {
-            Outcome::Done(_) => return Ok(life.add_membership(group)),
-            Outcome::Refused(refusal) if refusal.has(1) => {
+            Outcome::Refused(refusal) if refusal.has(0) => {
                 return Err(Error::group_not_created(group));
             }
-            Outcome::Refused(refusal) if refusal.has(2) => {
-                // The reply may have been lost of the attempt that counted.
-                let is_ours = repeated
-                    && !life.is_member(group)
-                    && life.api().get(&ours).await?.is_some_and(|entry| entry.is_of(session));
-                if is_ours {
-                    return Ok(life.add_membership(group));
+            Outcome::Refused(_) if !repeated => return Err(not_joined(life, group)),
+            // Gone by an attempt whose reply was lost.
+            _ => {}
+        }
+        life.remove_membership(group);
+        Ok(())
+    }
+
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        let life = &self.0;
+        let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
+        let ops = [
+            Op::get(&own),
+            Op::check_session(&ours, &life.presence.members),
+            Op::set(&ours, capabilities.as_msgpack()),
+        ];
+        match life.transact(&ops).await?.0 {
+            Outcome::Done(_) => Ok(()),
+            Outcome::Refused(refusal) if refusal.has(0) => Err(Error::group_not_created(group)),
+            Outcome::Refused(_) => Err(not_joined(life, group)),
+        }
+    }
+
+    /// Removes somebody's membership. The member hears of it by its next heartbeat, or by its watch of
+    /// the group.
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        let life = &self.0;
+        let (own, key) = (life.keys().group(group)?, life.keys().member(group, member)?);
+        // The membership that an attempt may have removed whose reply was lost.
+        let mut aimed = None;
+        loop {
+            let entry = match life.api().read(&[Op::get(&own), Op::get(&key)]).await? {
+                Outcome::Done(done) => done.entry(&key).cloned().ok_or_else(odd_answer)?,
+                Outcome::Refused(_) if aimed.is_some() => return Ok(()),
+                Outcome::Refused(refusal) if refusal.has(0) => {
+                    return Err(Error::group_not_created(group));
                 }
-                return Err(Error::member_already_exists(group, &life.member));
+                Outcome::Refused(_) => return Err(Error::member_not_joined(group, member)),
+            };
+            // It joined again meanwhile.
+            if aimed.is_some_and(|aimed| aimed != entry.created) {
+                return Ok(());
             }
-            Outcome::Refused(_) => group_lock_is_free(life, &lock, limit).await?,
+            let ops = [Op::check_index(&key, entry.changed), Op::delete(&key)];
+            match life.transact(&ops).await? {
+                (Outcome::Done(_), _) => return Ok(()),
+                (Outcome::Refused(_), repeated) => {
+                    aimed = aimed.or(repeated.then_some(entry.created))
+                }
+            }
+        }
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        members(&self.0, group).await
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        let life = &self.0;
+        let (own, key) = (life.keys().group(group)?, life.keys().member(group, member)?);
+        match life.api().read(&[Op::get(&own), Op::get(&key)]).await? {
+            Outcome::Done(done) => {
+                let found = done.entry(&key).and_then(|entry| member_of(&own, entry));
+                found.ok_or_else(odd_answer)
+            }
+            Outcome::Refused(refusal) if refusal.has(0) => Err(Error::group_not_created(group)),
+            Outcome::Refused(_) => Err(Error::member_not_joined(group, member)),
+        }
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        let life = &self.0;
+        let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
+        let mut watch = TreeWatch::new(life.api(), &own);
+        loop {
+            let entries = watch.next().await?;
+            let is_ours = |entry: &Entry| entry.key == ours && entry.is_of(&life.presence.members);
+            let is_missing = life.is_member(group) && !entries.iter().any(is_ours);
+            feed.snapshot(members_of(&own, entries));
+            // The look may be older than our joining, so it takes another one to know.
+            if is_missing && !life.api().get(&ours).await?.is_some_and(|entry| is_ours(&entry)) {
+                life.lose_membership(group);
+            }
         }
     }
 }
@@ -75,134 +248,13 @@ async fn group_lock_is_free(life: &Life, lock: &str, limit: Moment) -> Result<()
     }
 }
 
-pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
-    let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
-    let ops = [Op::get(&own), Op::check_session(&ours, &life.presence.members), Op::delete(&ours)];
-    let (outcome, repeated) = life.transact(&ops).await?;
-    match outcome {
-        Outcome::Refused(refusal) if refusal.has(0) => return Err(Error::group_not_created(group)),
-        Outcome::Refused(_) if !repeated => return Err(not_joined(life, group)),
-        // Gone by an attempt whose reply was lost.
-        _ => {}
-    }
-    life.remove_membership(group);
-    Ok(())
-}
-
-pub(crate) async fn update(
-    life: &Life,
-    group: &GroupId,
-    capabilities: &Capabilities,
-) -> Result<()> {
-    let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
-    let ops = [
-        Op::get(&own),
-        Op::check_session(&ours, &life.presence.members),
-        Op::set(&ours, capabilities.as_msgpack()),
-    ];
-    match life.transact(&ops).await?.0 {
-        Outcome::Done(_) => Ok(()),
-        Outcome::Refused(refusal) if refusal.has(0) => Err(Error::group_not_created(group)),
-        Outcome::Refused(_) => Err(not_joined(life, group)),
-    }
-}
-
-/// Removes somebody's membership. The member hears of it by its next heartbeat, or by its watch of
-/// the group.
-pub(crate) async fn remove(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
-    let (own, key) = (life.keys().group(group)?, life.keys().member(group, member)?);
-    // The membership that an attempt may have removed whose reply was lost.
-    let mut aimed = None;
-    loop {
-        let entry = match life.api().read(&[Op::get(&own), Op::get(&key)]).await? {
-            Outcome::Done(done) => done.entry(&key).cloned().ok_or_else(odd_answer)?,
-            Outcome::Refused(_) if aimed.is_some() => return Ok(()),
-            Outcome::Refused(refusal) if refusal.has(0) => {
-                return Err(Error::group_not_created(group));
-            }
-            Outcome::Refused(_) => return Err(Error::member_not_joined(group, member)),
-        };
-        // It joined again meanwhile.
-        if aimed.is_some_and(|aimed| aimed != entry.created) {
-            return Ok(());
-        }
-        let ops = [Op::check_index(&key, entry.changed), Op::delete(&key)];
-        match life.transact(&ops).await? {
-            (Outcome::Done(_), _) => return Ok(()),
-            (Outcome::Refused(_), repeated) => aimed = aimed.or(repeated.then_some(entry.created)),
-        }
-    }
-}
-
 /// That we are no member. If we were, it is lost, which may not have been told yet.
 fn not_joined(life: &Life, group: &GroupId) -> Error {
     life.lose_membership(group);
     Error::member_not_joined(group, &life.member)
 }
 
-pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
-    let own = life.keys().group(group)?;
-    // Flags mean nothing to anybody else, and tell our group from another's after a lost reply.
-    let [a, b, c, d, ..] = *OperationId::random().as_bytes();
-    let flags = u64::from(u32::from_be_bytes([a, b, c, d]));
-    let ops = [Op::check_absent(&own), Op::set(&own, b"").flags(flags)];
-    match life.transact(&ops).await? {
-        (Outcome::Done(_), _) => Ok(()),
-        (_, true) if life.api().get(&own).await?.is_some_and(|entry| entry.flags == flags) => {
-            Ok(())
-        }
-        _ => Err(Error::group_already_exists(group)),
-    }
-}
-
-pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
-    let keys = life.keys();
-    let (own, lock) = (keys.group(group)?, keys.group_lock(group)?);
-    let limit = Moment::now() + life.config.response_timeout * 2;
-    let mut again = false;
-    loop {
-        // In one look: whoever joins after it changes the group's lock.
-        let Outcome::Done(done) = life.api().read(&[Op::tree(&own), Op::tree(&lock)]).await? else {
-            return Err(odd_answer());
-        };
-        if done.entry(&own).is_none() {
-            return if again { Ok(()) } else { Err(Error::group_not_created(group)) };
-        }
-        if done.entries.iter().any(|entry| entry.key != own && entry.key.starts_with(&own)) {
-            return Err(Error::group_not_empty(group));
-        }
-        let unchanged = match done.entry(&lock) {
-            Some(entry) if entry.session.is_some() => {
-                group_lock_is_free(life, &lock, limit).await?;
-                continue;
-            }
-            Some(entry) => Op::check_index(&lock, entry.changed),
-            None => Op::check_absent(&lock),
-        };
-        let ops = [unchanged, Op::get(&own), Op::delete_tree(&own), Op::delete(&lock)];
-        match life.transact(&ops).await? {
-            (Outcome::Done(_), _) => return Ok(()),
-            (Outcome::Refused(_), repeated) => again |= repeated,
-        }
-    }
-}
-
 // ---- Reading.
-
-pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
-    let prefix = life.keys().groups();
-    let request = Request::get(path(&prefix)).query("keys", "").query("separator", "/");
-    let response = life.api().call(request.query("consistent", ""), &[404]).await?;
-    if response.status() == 404 {
-        return Ok(BTreeSet::new());
-    }
-    let keys = response.json::<Vec<String>>()?;
-    let group = |key: &String| {
-        let name = key.strip_prefix(&prefix)?.strip_suffix('/')?;
-        (!name.is_empty()).then(|| GroupId::from(name))
-    };
-    Ok(keys.iter().filter_map(group).collect())
-}
 
 pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
     let own = life.keys().group(group)?;
@@ -224,31 +276,4 @@ fn member_of(own: &str, entry: &Entry) -> Option<Member> {
     let mut member = Member::new(id, Capabilities::from_msgpack(&entry.value[..]));
     member.incarnation = entry.created;
     Some(member)
-}
-
-pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> Result<Member> {
-    let (own, key) = (life.keys().group(group)?, life.keys().member(group, member)?);
-    match life.api().read(&[Op::get(&own), Op::get(&key)]).await? {
-        Outcome::Done(done) => {
-            let found = done.entry(&key).and_then(|entry| member_of(&own, entry));
-            found.ok_or_else(odd_answer)
-        }
-        Outcome::Refused(refusal) if refusal.has(0) => Err(Error::group_not_created(group)),
-        Outcome::Refused(_) => Err(Error::member_not_joined(group, member)),
-    }
-}
-
-pub(crate) async fn watch(life: &Life, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-    let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
-    let mut watch = TreeWatch::new(life.api(), &own);
-    loop {
-        let entries = watch.next().await?;
-        let is_ours = |entry: &Entry| entry.key == ours && entry.is_of(&life.presence.members);
-        let is_missing = life.is_member(group) && !entries.iter().any(is_ours);
-        feed.snapshot(members_of(&own, entries));
-        // The look may be older than our joining, so it takes another one to know.
-        if is_missing && !life.api().get(&ours).await?.is_some_and(|entry| is_ours(&entry)) {
-            life.lose_membership(group);
-        }
-    }
 }

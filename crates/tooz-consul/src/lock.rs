@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tooz_core::{
-    ErrorKind, FencingToken, Hold, Lease, Loss, Mode, OperationId, Outcome, Release, Result,
-    Waiting, async_trait,
+    Acquisition, ErrorKind, FencingToken, Hold, Lease, LockName, Locks, Loss, Mode, OperationId,
+    Outcome, Release, Result, Waiting, async_trait,
 };
 use tracing::debug;
 
@@ -13,9 +13,22 @@ use crate::keys::Prize;
 use crate::poll::{self, KeyWatch};
 use crate::presence;
 use crate::queue;
-use crate::session::{Life, Pass};
+use crate::session::{ConsulSession, Life, Pass};
 use crate::shared::{self, Share};
 use crate::transaction::{self, Entry, Op};
+
+#[async_trait]
+impl Locks for ConsulSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
+        let prize = self.0.keys().lock(&target)?;
+        acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        take_away(&self.0, &self.0.keys().lock(name)?).await
+    }
+}
 
 /// How long to wait when a key is nobody's and cannot be had, because of the lock-delay.
 const DELAYED: Duration = Duration::from_millis(100);

@@ -11,7 +11,7 @@ use tracing::Instrument;
 use crate::engine::Undo;
 use crate::events::channel;
 use crate::supervisor::{Call, Supervisor};
-use crate::tenure::{Claim, Tenure};
+use crate::tenure::{Target, Tenure};
 use crate::{
     Capabilities, Characteristics, Error, ErrorKind, Events, Feature, Features, GroupEvent,
     GroupFeed, GroupId, LeaderFeed, Leadership, Lock, LockName, Loss, Member, MemberId, Mode,
@@ -254,7 +254,10 @@ impl Coordinator {
     /// ```
     pub async fn create_group(&self, group: impl Into<GroupId>) -> Result<()> {
         let group = self.group(group, "create_group")?;
-        self.call("create_group", group, |session, group| session.create_group(group)).await
+        self.call("create_group", group, |session, group| {
+            Ok(session.require_groups()?.create(group))
+        })
+        .await
     }
 
     /// Deletes a group that has no members.
@@ -272,7 +275,10 @@ impl Coordinator {
     /// ```
     pub async fn delete_group(&self, group: impl Into<GroupId>) -> Result<()> {
         let group = self.group(group, "delete_group")?;
-        self.call("delete_group", group, |session, group| session.delete_group(group)).await
+        self.call("delete_group", group, |session, group| {
+            Ok(session.require_groups()?.delete(group))
+        })
+        .await
     }
 
     /// The groups that exist.
@@ -290,7 +296,7 @@ impl Coordinator {
     /// ```
     pub async fn groups(&self) -> Result<BTreeSet<GroupId>> {
         self.needs(Feature::Groups, "groups")?;
-        self.call("groups", (), |session, ()| session.groups()).await
+        self.call("groups", (), |session, ()| Ok(session.require_groups()?.list())).await
     }
 
     /// Joins a group. The membership lasts until [`leave_group`](Self::leave_group) or
@@ -362,7 +368,10 @@ impl Coordinator {
                     Err(e) if create && e.kind() == ErrorKind::GroupNotCreated => {}
                     result => break result?,
                 }
-                match supervisor.call(&group, |session, group| session.create_group(group)).await {
+                match supervisor
+                    .call(&group, |session, group| Ok(session.require_groups()?.create(group)))
+                    .await
+                {
                     Err(e) if e.kind() == ErrorKind::GroupAlreadyExists => {}
                     result => result?,
                 }
@@ -458,7 +467,7 @@ impl Coordinator {
         let group = self.group(group, "remove_member")?;
         let member = member.into().checked().map_err(|e| e.during("remove_member"))?;
         self.call("remove_member", (group, member), |session, (group, member)| {
-            session.remove_member(group, member)
+            Ok(session.require_groups()?.remove_member(group, member))
         })
         .await
     }
@@ -478,7 +487,8 @@ impl Coordinator {
     /// ```
     pub async fn members(&self, group: impl Into<GroupId>) -> Result<BTreeSet<MemberId>> {
         let group = self.group(group, "members")?;
-        self.call("members", group, |session, group| session.members(group)).await
+        self.call("members", group, |session, group| Ok(session.require_groups()?.members(group)))
+            .await
     }
 
     /// The living members with what they publish, in the order of their ids.
@@ -502,7 +512,7 @@ impl Coordinator {
     ) -> Result<Vec<Member>> {
         let group = self.group(group, "members_with_capabilities")?;
         self.call("members_with_capabilities", group, |session, group| {
-            session.members_with_capabilities(group)
+            Ok(session.require_groups()?.members_with_capabilities(group))
         })
         .await
     }
@@ -530,7 +540,7 @@ impl Coordinator {
         let group = self.group(group, "member")?;
         let member = member.into().checked().map_err(|e| e.during("member"))?;
         self.call("member", (group, member), |session, (group, member)| {
-            session.member(group, member)
+            Ok(session.require_groups()?.member(group, member))
         })
         .await
     }
@@ -560,7 +570,9 @@ impl Coordinator {
         let supervisor = self.supervisor();
         self.run("watch_group", async move {
             let run = supervisor.run()?;
-            supervisor.call(&group, |session, group| session.members(group)).await?;
+            supervisor
+                .call(&group, |session, group| Ok(session.require_groups()?.members(group)))
+                .await?;
             let (feed, events) = GroupFeed::new();
             supervisor.feed_group(run, group, feed);
             Ok(events)
@@ -616,8 +628,8 @@ impl Coordinator {
     ) -> Result<Option<Leadership>> {
         let group = self.group(group, "campaign")?;
         self.needs(Feature::Elections, "campaign")?;
-        let claim = Claim::Term(group);
-        let term = Tenure::acquire(self.0.clone(), "campaign", claim, wait).await?;
+        let (target, mode) = (Target::Leadership(group), Mode::Exclusive);
+        let term = Tenure::acquire(self.0.clone(), "campaign", target, mode, wait).await?;
         Ok(term.map(Leadership::new))
     }
 
@@ -639,7 +651,8 @@ impl Coordinator {
     pub async fn leader(&self, group: impl Into<GroupId>) -> Result<Option<MemberId>> {
         let group = self.group(group, "leader")?;
         self.needs(Feature::Elections, "leader")?;
-        self.call("leader", group, |session, group| session.leader(group)).await
+        self.call("leader", group, |session, group| Ok(session.require_elections()?.leader(group)))
+            .await
     }
 
     /// Who leads the group, now and after each change, pushed. A change that is undone at once may
@@ -668,7 +681,9 @@ impl Coordinator {
         let supervisor = self.supervisor();
         self.run("observe_leader", async move {
             let run = supervisor.run()?;
-            supervisor.call(&group, |session, group| session.leader(group)).await?;
+            supervisor
+                .call(&group, |session, group| Ok(session.require_elections()?.leader(group)))
+                .await?;
             let (feed, events) = LeaderFeed::new();
             supervisor.feed_leader(run, group, feed);
             Ok(events)
@@ -678,7 +693,8 @@ impl Coordinator {
 
     pub(crate) async fn break_lock(&self, name: LockName) -> Result<bool> {
         self.needs(Feature::BreakLock, "break_lock")?;
-        self.call("break_lock", name, |session, name| session.break_lock(name)).await
+        self.call("break_lock", name, |session, name| Ok(session.require_locks()?.break_lock(name)))
+            .await
     }
 
     pub(crate) async fn acquire(
@@ -690,8 +706,8 @@ impl Coordinator {
         if mode == Mode::Shared {
             self.needs(Feature::SharedLocks, "acquire")?;
         }
-        let claim = Claim::Lock(name.clone(), mode);
-        Tenure::acquire(self.0.clone(), "acquire", claim, wait).await
+        let target = Target::Lock(name.clone());
+        Tenure::acquire(self.0.clone(), "acquire", target, mode, wait).await
     }
 
     fn needs(&self, feature: Feature, operation: &'static str) -> Result<()> {

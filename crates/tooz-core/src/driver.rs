@@ -10,7 +10,7 @@
 //!   timers and sockets work in every method.
 //! - It drives the future of every method here to completion, whatever the caller does with its
 //!   own: a driver never has to be safe against being dropped half-way. The two exceptions are
-//!   [`Session::watch_group`] and [`Session::watch_leader`], which only read and are dropped when
+//!   [`Groups::watch`] and [`Elections::watch`], which only read and are dropped when
 //!   nobody listens any more.
 //! - It undoes what an abandoned call has done: it releases a hold, leaves a group.
 //! - It calls [`Session::heartbeat`] in time, retries, and opens a new session after a loss. It
@@ -41,8 +41,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::{
-    Capabilities, Characteristics, CoordinatorUrl, Features, GroupFeed, GroupId, LeaderFeed, Lease,
-    LockName, Member, MemberId, Moment, Options, Result,
+    Capabilities, Characteristics, CoordinatorUrl, Error, Feature, Features, GroupFeed, GroupId,
+    LeaderFeed, Lease, LockName, Member, MemberId, Moment, Options, Result,
 };
 
 /// What a driver crate exports as its const `DRIVER`.
@@ -109,6 +109,38 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
     /// effort if the backend cannot be reached.
     async fn close(&self) -> Result<()>;
 
+    /// Its locks, if the driver has any.
+    fn locks(&self) -> Option<&dyn Locks>;
+
+    /// Its groups, if the driver has any.
+    fn groups(&self) -> Option<&dyn Groups>;
+
+    /// Its elections, if the driver has any.
+    fn elections(&self) -> Option<&dyn Elections>;
+}
+
+/// For who needs what a driver may lack. Each fails with
+/// [`NotImplemented`](crate::ErrorKind::NotImplemented).
+impl dyn Session + '_ {
+    /// Its locks.
+    pub fn require_locks(&self) -> Result<&dyn Locks> {
+        self.locks().ok_or_else(|| Error::not_implemented(Feature::Locks))
+    }
+
+    /// Its groups.
+    pub fn require_groups(&self) -> Result<&dyn Groups> {
+        self.groups().ok_or_else(|| Error::not_implemented(Feature::Groups))
+    }
+
+    /// Its elections.
+    pub fn require_elections(&self) -> Result<&dyn Elections> {
+        self.elections().ok_or_else(|| Error::not_implemented(Feature::Elections))
+    }
+}
+
+/// The locks of a session.
+#[async_trait]
+pub trait Locks: Send + Sync {
     /// Acquires a lock; `None` when the waiting ended without it.
     ///
     /// After `None` or an error, nothing is left on the backend that could still be granted; what
@@ -116,28 +148,34 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
     ///
     /// Acquisitions never nest: while one is held, another of the same name waits, even by the
     /// same session, unless both are shared.
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>>;
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>>;
 
     /// Takes a lock away from whoever holds it; whether anybody did. The holder is told as soon as
     /// the backend can.
     async fn break_lock(&self, name: &LockName) -> Result<bool>;
+}
 
+/// The groups of a session, and its member in them.
+///
+/// Calls that join, leave or update never overlap for one group, and do for several.
+#[async_trait]
+pub trait Groups: Send + Sync {
     /// Creates a group, or fails with `GroupAlreadyExists`.
-    async fn create_group(&self, group: &GroupId) -> Result<()>;
+    async fn create(&self, group: &GroupId) -> Result<()>;
 
     /// Deletes a group, or fails with `GroupNotCreated` or `GroupNotEmpty`. No join can fall
     /// between the check and the deletion.
-    async fn delete_group(&self, group: &GroupId) -> Result<()>;
+    async fn delete(&self, group: &GroupId) -> Result<()>;
 
     /// The groups that exist.
-    async fn groups(&self) -> Result<BTreeSet<GroupId>>;
+    async fn list(&self) -> Result<BTreeSet<GroupId>>;
 
     /// Joins a group, or fails with `GroupNotCreated` or `MemberAlreadyExists` and changes
     /// nothing. The lease is that of the membership.
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease>;
+    async fn join(&self, request: JoinRequest) -> Result<Lease>;
 
     /// Leaves a group, or fails with `GroupNotCreated` or `MemberNotJoined`.
-    async fn leave_group(&self, group: &GroupId) -> Result<()>;
+    async fn leave(&self, group: &GroupId) -> Result<()>;
 
     /// Replaces this member's capabilities, or fails with `GroupNotCreated` or `MemberNotJoined`.
     async fn update_capabilities(&self, group: &GroupId, capabilities: &Capabilities)
@@ -161,17 +199,21 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
     /// Feeds what happens in a group until it is dropped or fails: first a snapshot, then
     /// snapshots or changes, without a gap between. A group that does not exist has no members, and
     /// may appear later.
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()>;
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()>;
+}
 
-    /// Acquires the leadership of a group, under the rules of [`acquire`](Self::acquire). The engine
-    /// has seen to it that this member is in the group.
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>>;
+/// The elections of a session: one in each group.
+#[async_trait]
+pub trait Elections: Send + Sync {
+    /// Acquires the leadership of a group, under the rules of [`Locks::acquire`]. The engine has
+    /// seen to it that this member is in the group.
+    async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>>;
 
     /// Who leads the group, or `GroupNotCreated`.
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>>;
 
     /// Feeds who leads the group until it is dropped or fails: first who does now.
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()>;
+    async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()>;
 }
 
 /// A lock or a term that a session granted.
@@ -251,30 +293,19 @@ pub enum Mode {
     Shared,
 }
 
-/// An acquisition of a lock.
+/// One acquisition of a lock or of a group's leadership. `T` says of which: a name, a group, or
+/// the driver's own keys for them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct LockRequest {
+pub struct Acquisition<T> {
     /// What tells it from all others.
     pub id: OperationId,
-    /// The lock.
-    pub name: LockName,
-    /// Exclusive or shared.
+    /// What is acquired.
+    pub target: T,
+    /// Exclusive or shared; a leadership is exclusive.
     pub mode: Mode,
     /// How long to wait for it.
-    pub waiting: Waiting,
-}
-
-/// An acquisition of a group's leadership.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct CampaignRequest {
-    /// What tells it from all others.
-    pub id: OperationId,
-    /// The group.
-    pub group: GroupId,
-    /// How long to wait for it.
-    pub waiting: Waiting,
+    pub wait: Waiting,
 }
 
 /// A join.
@@ -290,17 +321,15 @@ pub struct JoinRequest {
     pub again: bool,
 }
 
-impl LockRequest {
-    /// A new acquisition.
-    pub fn new(name: LockName, mode: Mode, waiting: Waiting) -> Self {
-        Self { id: OperationId::random(), name, mode, waiting }
+impl<T> Acquisition<T> {
+    /// A new one.
+    pub fn new(target: T, mode: Mode, wait: Waiting) -> Self {
+        Self { id: OperationId::random(), target, mode, wait }
     }
-}
 
-impl CampaignRequest {
-    /// A new candidacy.
-    pub fn new(group: GroupId, waiting: Waiting) -> Self {
-        Self { id: OperationId::random(), group, waiting }
+    /// The same of what the driver calls the target.
+    pub fn with_target<U>(self, target: U) -> Acquisition<U> {
+        Acquisition { id: self.id, target, mode: self.mode, wait: self.wait }
     }
 }
 

@@ -40,8 +40,8 @@ pub use characteristics::{Characteristic, Characteristics, Feature, Features};
 pub use clock::Moment;
 pub use coordinator::{Coordinator, SessionEvent};
 pub use driver::{
-    CampaignRequest, Driver, DriverEntry, FencingToken, Hold, JoinRequest, LockRequest, Mode,
-    OperationId, Release, RunsOn, Session, Waiting,
+    Acquisition, Driver, DriverEntry, Elections, FencingToken, Groups, Hold, JoinRequest, Locks,
+    Mode, OperationId, Release, RunsOn, Session, Waiting,
 };
 pub use election::Leadership;
 pub use error::{Error, ErrorKind, Outcome, Result};

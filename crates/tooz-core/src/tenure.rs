@@ -12,8 +12,8 @@ use tracing::Instrument;
 use crate::coordinator::Handle;
 use crate::supervisor::{Held, Run, Supervisor, stopped};
 use crate::{
-    CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, LockRequest,
-    Loss, Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
+    Acquisition, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, Loss, Mode,
+    Moment, OperationId, Outcome, Release, Result, Wait,
 };
 
 /// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
@@ -53,50 +53,51 @@ pub struct Tenure {
     /// That of the hold, and lost before it when the coordinator is stopped.
     lease: Lease,
     id: OperationId,
-    what: What,
+    target: Target,
     settled: bool,
 }
 
-/// What is held, for messages.
-#[derive(Clone)]
-struct What {
-    kind: &'static str,
-    name: String,
+/// What is asked for, and held.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Lock(LockName),
+    Leadership(GroupId),
 }
 
-/// What is asked for.
-pub(crate) enum Claim {
-    Lock(LockName, Mode),
-    Term(GroupId),
-}
-
-impl Claim {
-    fn what(&self) -> What {
+impl Target {
+    /// For messages: what it is, and its name.
+    fn shown(&self) -> (&'static str, &dyn fmt::Display) {
         match self {
-            Self::Lock(name, _) => What { kind: "lock", name: name.to_string() },
-            Self::Term(group) => What { kind: "group", name: group.to_string() },
+            Self::Lock(name) => ("lock", name),
+            Self::Leadership(group) => ("group", group),
         }
     }
 
-    fn term_in(&self) -> Option<GroupId> {
-        match self {
-            Self::Lock(..) => None,
-            Self::Term(group) => Some(group.clone()),
-        }
+    fn named_in(&self, error: Error) -> Error {
+        let (kind, name) = self.shown();
+        error.with(kind, name)
     }
 
+    fn group(&self) -> Option<&GroupId> {
+        match self {
+            Self::Lock(_) => None,
+            Self::Leadership(group) => Some(group),
+        }
+    }
+}
+
+impl Acquisition<Target> {
     /// One attempt on one session, under an id of its own: what is left of an earlier attempt must
     /// not be taken for it.
     async fn attempt(
         &self,
         supervisor: &Supervisor,
         run: &Run,
-        waiting: &Waiting,
         patience: Duration,
     ) -> Result<Option<Granted>> {
-        let candidacy = match self {
-            Self::Lock(..) => None,
-            Self::Term(group) => match supervisor.must_be_member(run, group).await {
+        let candidacy = match self.target.group() {
+            None => None,
+            Some(group) => match supervisor.must_be_member(run, group).await {
                 Ok(candidacy) => Some(candidacy),
                 // It is joined again with the next session, and nothing can be tried before.
                 Err(error) if error.is_retryable() => {
@@ -104,7 +105,7 @@ impl Claim {
                         session = run.session(Moment::now() + patience) => {
                             drop(session?);
                         }
-                        () = waiting.given_up() => {}
+                        () = self.wait.given_up() => {}
                     }
                     return Err(error);
                 }
@@ -114,29 +115,29 @@ impl Claim {
         let mut left = pin!(left(candidacy.clone()));
         let session = tokio::select! {
             biased; // Nothing is begun that nobody waits for.
-            () = waiting.given_up() => return Ok(None),
+            () = self.wait.given_up() => return Ok(None),
             session = run.session(Moment::now() + patience) => session?,
             () = &mut left => return Err(candidacy_ended()),
         };
-        let (id, waiting) = (OperationId::random(), waiting.child());
-        let mut granted = match self {
-            Self::Lock(name, mode) => {
-                let (name, mode, waiting) = (name.clone(), *mode, waiting.clone());
-                session.acquire(LockRequest { id, name, mode, waiting })
+        let wait = self.wait.child();
+        let attempt = Acquisition::new((), self.mode, wait.clone());
+        let id = attempt.id;
+        let mut granted = match &self.target {
+            Target::Lock(name) => {
+                session.require_locks()?.acquire(attempt.with_target(name.clone()))
             }
-            Self::Term(group) => {
-                let (group, waiting) = (group.clone(), waiting.clone());
-                session.campaign(CampaignRequest { id, group, waiting })
+            Target::Leadership(group) => {
+                session.require_elections()?.campaign(attempt.with_target(group.clone()))
             }
         };
         let granted = tokio::select! {
             granted = &mut granted => granted?,
             _ = session.lease().lost() => {
-                waiting.give_up();
+                wait.give_up();
                 granted.await?
             }
             () = left => {
-                waiting.give_up();
+                wait.give_up();
                 if let Ok(Some(hold)) = granted.await {
                     // If it fails, the end of its session ends it.
                     drop(supervisor.give_back(run, &*hold).await);
@@ -173,31 +174,33 @@ impl Tenure {
     pub(crate) async fn acquire(
         handle: Arc<Handle>,
         operation: &'static str,
-        claim: Claim,
+        target: Target,
+        mode: Mode,
         wait: Wait,
     ) -> Result<Option<Self>> {
         let supervisor = handle.supervisor.clone();
-        let (name, engine, shown) =
-            (supervisor.entry.name, supervisor.engine.clone(), claim.what());
-        let named = |e: Error| e.during(operation).on(name).with(shown.kind, &shown.name);
+        let (name, engine) = (supervisor.entry.name, supervisor.engine.clone());
+        let shown = target.clone();
+        let named = |e: Error| shown.named_in(e.during(operation).on(name));
         supervisor.engine.check_here().map_err(named)?;
         let run = supervisor.run().map_err(named)?;
-        let waiting = run.waiting(wait);
+        let acquisition = Acquisition::new(target, mode, run.waiting(wait));
         // How long one attempt looks for a session: a try does, as every operation.
         let timeout = supervisor.settings.timeout;
         let patience = if let Wait::For(time) = wait { time.min(timeout) } else { timeout };
         // Dropping this future tells the engine to withdraw.
-        let _withdraw = waiting.give_up_on_drop();
+        let _withdraw = acquisition.wait.give_up_on_drop();
         let span = supervisor.span(operation);
         let acquired = async move {
+            let wait = &acquisition.wait;
             let mut backoff = supervisor.settings.retry.backoff();
             loop {
-                let failed = match claim.attempt(&supervisor, &run, &waiting, patience).await {
+                let failed = match acquisition.attempt(&supervisor, &run, patience).await {
                     Ok(Some(Granted { id, hold, candidacy })) => {
-                        let (handle, run, what) = (handle.clone(), run.clone(), claim.what());
-                        let lease = hold.lease().child();
-                        let tenure = Self { handle, run, hold, lease, id, what, settled: false };
-                        let held = tenure.is_granted(&claim, candidacy).await;
+                        let (handle, run) = (handle.clone(), run.clone());
+                        let (target, lease) = (acquisition.target.clone(), hold.lease().child());
+                        let tenure = Self { handle, run, hold, lease, id, target, settled: false };
+                        let held = tenure.is_granted(candidacy).await;
                         // The wait may have outlived the lease: look before it is granted.
                         if held.is_ok() && tenure.lease.is_held() {
                             return Ok(Some(tenure));
@@ -216,20 +219,20 @@ impl Tenure {
                 };
                 if let Some(error) = failed {
                     let passing = error.is_retryable() || error.kind() == ErrorKind::SessionLost;
-                    if !passing || waiting.is_over() {
+                    if !passing || wait.is_over() {
                         return Err(run.or_stopped(error));
                     }
                 }
-                if waiting.is_given_up() {
+                if wait.is_given_up() {
                     return Err(stopped());
                 }
-                if waiting.is_over() {
+                if wait.is_over() {
                     return Ok(None);
                 }
                 tokio::select! {
                     () = backoff.pause() => {}
                     // One more attempt, unless nobody wants it any more.
-                    () = waiting.over() => {}
+                    () = wait.over() => {}
                 }
             }
         };
@@ -238,19 +241,15 @@ impl Tenure {
     }
 
     /// Notes what the driver granted, unless the run or the membership ended meanwhile.
-    async fn is_granted(
-        &self,
-        claim: &Claim,
-        candidacy: Option<watch::Receiver<bool>>,
-    ) -> Result<()> {
-        let term_in = claim.term_in();
-        let held = Held::new(self.hold.clone(), self.lease.clone(), term_in.clone());
+    async fn is_granted(&self, candidacy: Option<watch::Receiver<bool>>) -> Result<()> {
+        let group = self.target.group();
+        let held = Held::new(self.hold.clone(), self.lease.clone(), group.cloned());
         self.run.hold(self.id, held)?;
         // Only now: who leaves the group waits for it, and then ends the terms.
         drop(candidacy);
-        match term_in {
+        match group {
             // Whoever left the group meanwhile has not seen this term.
-            Some(group) => self.handle.supervisor.must_be_member(&self.run, &group).await.map(drop),
+            Some(group) => self.handle.supervisor.must_be_member(&self.run, group).await.map(drop),
             None => Ok(()),
         }
     }
@@ -343,7 +342,7 @@ impl Tenure {
         self.settled = true;
         let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
         let (hold, id) = (self.hold.clone(), self.id);
-        let (name, what) = (supervisor.entry.name, self.what.clone());
+        let (name, target) = (supervisor.entry.name, self.target.clone());
         let engine = supervisor.engine.clone();
         let span = supervisor.span(operation);
         let given = async move {
@@ -352,7 +351,7 @@ impl Tenure {
             release
         };
         let given = engine.run(given.instrument(span));
-        given.await.map_err(|e| e.during(operation).on(name).with(what.kind, what.name))
+        given.await.map_err(|e| target.named_in(e.during(operation).on(name)))
     }
 
     /// Its holder is told of a stop by a revocation, and not by the loss of it.
@@ -366,10 +365,8 @@ impl Tenure {
         } else {
             Error::new(ErrorKind::LockLost, format!("no longer held: {loss}"))
         };
-        error
-            .on(self.handle.supervisor.entry.name)
-            .with(self.what.kind, &self.what.name)
-            .outcome_is(Outcome::Unknown)
+        let error = error.on(self.handle.supervisor.entry.name).outcome_is(Outcome::Unknown);
+        self.target.named_in(error)
     }
 }
 
@@ -392,8 +389,9 @@ impl Drop for Tenure {
 
 impl fmt::Debug for Tenure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = self.target.shown();
         f.debug_struct("Tenure")
-            .field(self.what.kind, &self.what.name)
+            .field(kind, &format_args!("{name}"))
             .field("token", &self.fencing_token().0)
             .field("loss", &self.loss())
             .finish()

@@ -13,13 +13,219 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use tooz_core::{
-    Capabilities, Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Loss, Member, MemberId,
-    OperationId, Result,
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Loss, Member,
+    MemberId, OperationId, Result, async_trait,
 };
 
 use crate::keys::{self, last_part};
-use crate::session::{Life, Membership, unexpected};
+use crate::session::{EtcdSession, Life, Membership, unexpected};
 use crate::store::{Event, If, Node, Refusal, Watched};
+
+#[async_trait]
+impl Groups for EtcdSession {
+    async fn create(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        check(life, group, &life.member)?;
+        let (key, mark) = (life.keys().mark(group), mark(THERE));
+        let answer = life.store.put(&key, &mark, None, Some(If::Absent)).await?;
+        match answer.result {
+            Ok(_) => Ok(()),
+            Err(Refusal::Exists) => {
+                // A lost reply to the same request before may have been that it was done.
+                let ours = answer.again
+                    && life
+                        .store
+                        .get(&key)
+                        .await?
+                        .result
+                        .is_ok_and(|event| event.node.value == mark);
+                if ours { Ok(()) } else { Err(Error::group_already_exists(group)) }
+            }
+            Err(refusal) => Err(unexpected("a group's mark", refusal)),
+        }
+    }
+
+    async fn delete(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        check(life, group, &life.member)?;
+        let key = life.keys().mark(group);
+        let deleting = mark(DELETING);
+        loop {
+            let seen = see(life, group).await?;
+            let Some(before) = seen.mark else { return Err(Error::group_not_created(group)) };
+            if !seen.members.is_empty() {
+                return Err(Error::group_not_empty(group));
+            }
+            let marked = life.store.put(&key, &deleting, None, Some(If::Value(&before))).await?;
+            if marked.result.is_err() {
+                continue;
+            }
+            if !see(life, group).await?.members.is_empty() {
+                life.store.put(&key, &mark(THERE), None, Some(If::Value(&deleting))).await?;
+                return Err(Error::group_not_empty(group));
+            }
+            let deleted = life.store.delete(&key, Some(If::Value(&deleting))).await?;
+            if deleted.result.is_ok() || deleted.again {
+                // Directories that stay are in nobody's way.
+                let folder = life.keys().group(group);
+                drop(life.store.delete_empty(&format!("{folder}/member")).await);
+                drop(life.store.delete_empty(&folder).await);
+                return Ok(());
+            }
+            // A join or another deletion came between.
+        }
+    }
+
+    async fn list(&self) -> Result<BTreeSet<GroupId>> {
+        let life = &self.0;
+        let answer = life.store.tree(&life.keys().groups()).await?;
+        let groups = match answer.result {
+            Ok(event) => event.node.nodes,
+            Err(Refusal::Missing) => return Ok(BTreeSet::new()),
+            Err(refusal) => return Err(unexpected("the directory of groups", refusal)),
+        };
+        let is_there = |group: &Node| group.nodes.iter().any(|node| !node.dir);
+        let id = |group: Node| last_part(&group.key, 'g').map(GroupId::from);
+        Ok(groups.into_iter().filter(is_there).filter_map(id).collect())
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<Lease> {
+        let life = &self.0;
+        let JoinRequest { group, capabilities, again, .. } = request;
+        check(life, &group, &life.member)?;
+        let mark = life.keys().mark(&group);
+        // Looked at before too: a member of no group would be seen by those who watch it.
+        if life.store.get(&mark).await?.result.is_err() {
+            return Err(Error::group_not_created(&group));
+        }
+        let (key, ttl) = (life.keys().member(&group, &life.member), life.config.membership_timeout);
+        let value = value(life, &capabilities)?;
+        // What an earlier session of ours left is replaced.
+        let condition = if again { None } else { Some(If::Absent) };
+        let written = life.store.put(&key, &value, Some(ttl), condition).await?;
+        let index = match written.result {
+            Ok(event) => event.node.modified,
+            Err(Refusal::Exists) => match life.store.get(&key).await?.result {
+                // A lost reply to the same request before was that it was done.
+                Ok(event) if written.again && is_of(life, &event.node) => event.node.modified,
+                _ => return Err(Error::member_already_exists(&group, &life.member)),
+            },
+            Err(refusal) => return Err(unexpected("a member", refusal)),
+        };
+        if !is_there(life, &group).await? {
+            life.store.delete(&key, Some(If::Index(index))).await?;
+            return Err(Error::group_not_created(&group));
+        }
+        let lease = Lease::timed(ttl.0, written.sent);
+        let membership =
+            Membership { lease: lease.clone(), index: Arc::new(AtomicU64::new(index)) };
+        life.add_membership(&group, membership);
+        // The goodbye of a session that ended meanwhile may not have seen it.
+        if life.is_over() {
+            drop(leave(life, &group).await);
+            return Err(life.forgotten());
+        }
+        Ok(lease)
+    }
+
+    async fn leave(&self, group: &GroupId) -> Result<()> {
+        leave(&self.0, group).await
+    }
+
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        let life = &self.0;
+        let (key, ttl) = (life.keys().member(group, &life.member), life.config.membership_timeout);
+        let Some(membership) = life.membership(group) else { return not_joined(life, group).await };
+        let value = value(life, capabilities)?;
+        loop {
+            let answer = life.store.put(&key, &value, Some(ttl), Some(membership.proof())).await?;
+            match answer.result {
+                Ok(event) => {
+                    membership.index.fetch_max(event.node.modified, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // Renewed meanwhile; written once more, it is the same.
+                Err(Refusal::Differs) if still_ours(life, &key, &membership).await? => {}
+                Err(_) => {
+                    // Told before the call fails: it may be joined again.
+                    membership.lease.lose(Loss::Taken);
+                    return not_joined(life, group).await;
+                }
+            }
+        }
+    }
+
+    /// Removes somebody's membership, and makes that session look.
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        let life = &self.0;
+        check(life, group, member)?;
+        let key = life.keys().member(group, member);
+        loop {
+            if life.store.get(&life.keys().mark(group)).await?.result.is_err() {
+                return Err(Error::group_not_created(group));
+            }
+            let Ok(Event { node, .. }) = life.store.get(&key).await?.result else {
+                return Err(Error::member_not_joined(group, member));
+            };
+            let removed = life.store.delete(&key, Some(If::Index(node.modified))).await?;
+            match removed.result {
+                // Renewed or updated meanwhile.
+                Err(Refusal::Differs) => {}
+                Err(_) if !removed.again => return Err(Error::member_not_joined(group, member)),
+                // What a repeated request finds undone was done by the first.
+                Ok(_) | Err(_) => {
+                    if let Some((session, _)) = node.value.split_once(':') {
+                        life.tell(session).await;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        members(&self.0, group).await
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        let members = members(&self.0, group).await?;
+        let found = members.into_iter().find(|one| one.id == *member);
+        found.ok_or_else(|| Error::member_not_joined(group, member))
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        let life = &self.0;
+        check(life, group, &life.member)?;
+        let key = life.keys().group(group);
+        loop {
+            let seen = see(life, group).await?;
+            feed.snapshot(seen.members);
+            let mut since = seen.index;
+            loop {
+                match life.store.watch(&key, since, true).await? {
+                    // A whole directory went: look at what there is.
+                    Watched::Event(event) if event.node.dir => break,
+                    Watched::Event(event) => {
+                        since = event.node.modified;
+                        tell(feed, &event)?;
+                    }
+                    Watched::Forgotten => {
+                        feed.gap();
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
 
 /// As etcd's own limit for v3. The server would take 10 MiB over v2, but repeats the value in the
 /// answer to each renewal.
@@ -57,101 +263,6 @@ async fn see(life: &Life, group: &GroupId) -> Result<Seen> {
     Ok(seen)
 }
 
-pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
-    check(life, group, &life.member)?;
-    let (key, mark) = (life.keys().mark(group), mark(THERE));
-    let answer = life.store.put(&key, &mark, None, Some(If::Absent)).await?;
-    match answer.result {
-        Ok(_) => Ok(()),
-        Err(Refusal::Exists) => {
-            // A lost reply to the same request before may have been that it was done.
-            let ours = answer.again
-                && life.store.get(&key).await?.result.is_ok_and(|event| event.node.value == mark);
-            if ours { Ok(()) } else { Err(Error::group_already_exists(group)) }
-        }
-        Err(refusal) => Err(unexpected("a group's mark", refusal)),
-    }
-}
-
-pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
-    check(life, group, &life.member)?;
-    let key = life.keys().mark(group);
-    let deleting = mark(DELETING);
-    loop {
-        let seen = see(life, group).await?;
-        let Some(before) = seen.mark else { return Err(Error::group_not_created(group)) };
-        if !seen.members.is_empty() {
-            return Err(Error::group_not_empty(group));
-        }
-        let marked = life.store.put(&key, &deleting, None, Some(If::Value(&before))).await?;
-        if marked.result.is_err() {
-            continue;
-        }
-        if !see(life, group).await?.members.is_empty() {
-            life.store.put(&key, &mark(THERE), None, Some(If::Value(&deleting))).await?;
-            return Err(Error::group_not_empty(group));
-        }
-        let deleted = life.store.delete(&key, Some(If::Value(&deleting))).await?;
-        if deleted.result.is_ok() || deleted.again {
-            // Directories that stay are in nobody's way.
-            let folder = life.keys().group(group);
-            drop(life.store.delete_empty(&format!("{folder}/member")).await);
-            drop(life.store.delete_empty(&folder).await);
-            return Ok(());
-        }
-        // A join or another deletion came between.
-    }
-}
-
-pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
-    let answer = life.store.tree(&life.keys().groups()).await?;
-    let groups = match answer.result {
-        Ok(event) => event.node.nodes,
-        Err(Refusal::Missing) => return Ok(BTreeSet::new()),
-        Err(refusal) => return Err(unexpected("the directory of groups", refusal)),
-    };
-    let is_there = |group: &Node| group.nodes.iter().any(|node| !node.dir);
-    let id = |group: Node| last_part(&group.key, 'g').map(GroupId::from);
-    Ok(groups.into_iter().filter(is_there).filter_map(id).collect())
-}
-
-pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
-    let JoinRequest { group, capabilities, again, .. } = request;
-    check(life, &group, &life.member)?;
-    let mark = life.keys().mark(&group);
-    // Looked at before too: a member of no group would be seen by those who watch it.
-    if life.store.get(&mark).await?.result.is_err() {
-        return Err(Error::group_not_created(&group));
-    }
-    let (key, ttl) = (life.keys().member(&group, &life.member), life.config.membership_timeout);
-    let value = value(life, &capabilities)?;
-    // What an earlier session of ours left is replaced.
-    let condition = if again { None } else { Some(If::Absent) };
-    let written = life.store.put(&key, &value, Some(ttl), condition).await?;
-    let index = match written.result {
-        Ok(event) => event.node.modified,
-        Err(Refusal::Exists) => match life.store.get(&key).await?.result {
-            // A lost reply to the same request before was that it was done.
-            Ok(event) if written.again && is_of(life, &event.node) => event.node.modified,
-            _ => return Err(Error::member_already_exists(&group, &life.member)),
-        },
-        Err(refusal) => return Err(unexpected("a member", refusal)),
-    };
-    if !is_there(life, &group).await? {
-        life.store.delete(&key, Some(If::Index(index))).await?;
-        return Err(Error::group_not_created(&group));
-    }
-    let lease = Lease::timed(ttl.0, written.sent);
-    let membership = Membership { lease: lease.clone(), index: Arc::new(AtomicU64::new(index)) };
-    life.add_membership(&group, membership);
-    // The goodbye of a session that ended meanwhile may not have seen it.
-    if life.is_over() {
-        drop(leave(life, &group).await);
-        return Err(life.forgotten());
-    }
-    Ok(lease)
-}
-
 /// Whether a group is there; a deletion that has begun is stopped.
 async fn is_there(life: &Life, group: &GroupId) -> Result<bool> {
     let key = life.keys().mark(group);
@@ -184,59 +295,6 @@ pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
     }
 }
 
-pub(crate) async fn update(
-    life: &Life,
-    group: &GroupId,
-    capabilities: &Capabilities,
-) -> Result<()> {
-    let (key, ttl) = (life.keys().member(group, &life.member), life.config.membership_timeout);
-    let Some(membership) = life.membership(group) else { return not_joined(life, group).await };
-    let value = value(life, capabilities)?;
-    loop {
-        let answer = life.store.put(&key, &value, Some(ttl), Some(membership.proof())).await?;
-        match answer.result {
-            Ok(event) => {
-                membership.index.fetch_max(event.node.modified, Ordering::Relaxed);
-                return Ok(());
-            }
-            // Renewed meanwhile; written once more, it is the same.
-            Err(Refusal::Differs) if still_ours(life, &key, &membership).await? => {}
-            Err(_) => {
-                // Told before the call fails: it may be joined again.
-                membership.lease.lose(Loss::Taken);
-                return not_joined(life, group).await;
-            }
-        }
-    }
-}
-
-/// Removes somebody's membership, and makes that session look.
-pub(crate) async fn remove_member(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
-    check(life, group, member)?;
-    let key = life.keys().member(group, member);
-    loop {
-        if life.store.get(&life.keys().mark(group)).await?.result.is_err() {
-            return Err(Error::group_not_created(group));
-        }
-        let Ok(Event { node, .. }) = life.store.get(&key).await?.result else {
-            return Err(Error::member_not_joined(group, member));
-        };
-        let removed = life.store.delete(&key, Some(If::Index(node.modified))).await?;
-        match removed.result {
-            // Renewed or updated meanwhile.
-            Err(Refusal::Differs) => {}
-            Err(_) if !removed.again => return Err(Error::member_not_joined(group, member)),
-            // What a repeated request finds undone was done by the first.
-            Ok(_) | Err(_) => {
-                if let Some((session, _)) = node.value.split_once(':') {
-                    life.tell(session).await;
-                }
-                return Ok(());
-            }
-        }
-    }
-}
-
 /// Whether a member's key is our session's. Its index is known again then.
 async fn still_ours(life: &Life, key: &str, membership: &Membership) -> Result<bool> {
     match life.store.get(key).await?.result {
@@ -259,30 +317,6 @@ pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>>
     check(life, group, &life.member)?;
     let seen = see(life, group).await?;
     if seen.mark.is_some() { Ok(seen.members) } else { Err(Error::group_not_created(group)) }
-}
-
-pub(crate) async fn watch(life: &Life, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-    check(life, group, &life.member)?;
-    let key = life.keys().group(group);
-    loop {
-        let seen = see(life, group).await?;
-        feed.snapshot(seen.members);
-        let mut since = seen.index;
-        loop {
-            match life.store.watch(&key, since, true).await? {
-                // A whole directory went: look at what there is.
-                Watched::Event(event) if event.node.dir => break,
-                Watched::Event(event) => {
-                    since = event.node.modified;
-                    tell(feed, &event)?;
-                }
-                Watched::Forgotten => {
-                    feed.gap();
-                    break;
-                }
-            }
-        }
-    }
 }
 
 fn tell(feed: &GroupFeed, event: &Event) -> Result<()> {

@@ -6,16 +6,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 use tooz_core::{
-    Error, ErrorKind, FencingToken, Hold, Lease, Mode, Moment, OperationId, Outcome, Release,
-    Result, Waiting, async_trait,
+    Acquisition, Error, ErrorKind, FencingToken, Hold, Lease, LockName, Locks, Mode, Moment,
+    OperationId, Outcome, Release, Result, Waiting, async_trait,
 };
 use tracing::debug;
 
 use crate::keys::{self, Prize, session_in};
-use crate::session::{Life, PAUSE, lease_of_lock, unexpected};
+use crate::session::{EtcdSession, Life, PAUSE, lease_of_lock, unexpected};
 use crate::shared;
 use crate::store::{Event, If, Refusal, Watched};
 use crate::{queue, queue::pass_on};
+
+#[async_trait]
+impl Locks for EtcdSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
+        let prize = self.0.keys().lock(&target);
+        acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        take_away(&self.0, &self.0.keys().lock(name)).await
+    }
+}
 
 /// One acquisition.
 pub(crate) struct Attempt {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,24 +6,23 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristics, Error, ErrorKind, GroupFeed, GroupId, Hold,
-    JoinRequest, LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment,
-    OperationId, Result, Session, async_trait,
+    Characteristics, Elections, Error, ErrorKind, GroupId, Groups, Hold, Lease, Locks, Loss,
+    MemberId, Moment, OperationId, Result, Session, async_trait,
 };
 use tracing::debug;
 
 use crate::config::{Config, Ttl};
 use crate::keys::{Keys, claim};
-use crate::lock::{self, Attempt, EtcdHold};
+use crate::lock::EtcdHold;
 use crate::store::{Event, If, Refusal, Store, Watched};
-use crate::{election, group, heartbeat};
+use crate::{group, heartbeat};
 
 /// The pause before something is tried again that failed because of the connection.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// One session: its key lives as long as it is renewed.
 #[derive(Debug)]
-pub(crate) struct EtcdSession(Arc<Life>);
+pub(crate) struct EtcdSession(pub(crate) Arc<Life>);
 
 /// What its tasks share.
 #[derive(Debug)]
@@ -274,78 +273,16 @@ impl Session for EtcdSession {
         self.0.say_goodbye().await
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let LockRequest { id, name, mode, waiting, .. } = request;
-        let prize = self.0.keys().lock(&name);
-        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        lock::take_away(&self.0, &self.0.keys().lock(name)).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        group::create(&self.0, group).await
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        group::delete(&self.0, group).await
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        group::all(&self.0).await
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        group::join(&self.0, request).await
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        group::leave(&self.0, group).await
-    }
-
-    async fn update_capabilities(
-        &self,
-        group: &GroupId,
-        capabilities: &Capabilities,
-    ) -> Result<()> {
-        group::update(&self.0, group, capabilities).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(group::members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        group::members(&self.0, group).await
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        group::remove_member(&self.0, group, member).await
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        let members = group::members(&self.0, group).await?;
-        let found = members.into_iter().find(|one| one.id == *member);
-        found.ok_or_else(|| Error::member_not_joined(group, member))
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        group::watch(&self.0, group, feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let CampaignRequest { id, group, waiting, .. } = request;
-        let prize = self.0.keys().leader(&group);
-        lock::acquire(&self.0, Attempt { id, prize, mode: Mode::Exclusive, waiting }).await
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        election::leader(&self.0, group).await
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        election::watch(&self.0, group, feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }
 

@@ -232,7 +232,7 @@ async fn a_join_that_outlives_its_session_leaves_nothing() -> Result<()> {
     let session = driver.connect(&"a".into()).await?;
     session.close().await?;
     let request = JoinRequest::new("g".into(), Capabilities::encode(&())?, false);
-    let error = session.join_group(request).await.unwrap_err();
+    let error = session.require_groups()?.join(request).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SessionLost, "{error:?}");
     let residue = Inspector::new(&url)?.residue().await?;
     assert!(!residue.iter().any(|key| key.contains("/member/")), "{residue:?}");

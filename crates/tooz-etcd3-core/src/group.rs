@@ -2,58 +2,188 @@
 //! member, attached to the session's lease.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tooz_core::{
-    Capabilities, Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Member, MemberId,
-    OperationId, Result,
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
+    MemberId, OperationId, Result, async_trait,
 };
 
 use crate::keys;
 use crate::lock::notice;
-use crate::session::Life;
+use crate::session::{EtcdSession, Life};
 use crate::transport::{Event, KeyValue, Op, Range, Test, Txn};
 
-pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
-    keys::check_group(group)?;
-    let key = Range::key(life.keys().group(group));
-    // No peer reads the value. It tells whether an earlier attempt of ours was carried out.
-    let by = OperationId::random().to_string().into_bytes();
-    let txn = Txn {
-        when: vec![key.clone().absent()],
-        then: vec![Op::Put { key: key.key.clone(), value: by.clone(), lease: 0 }],
-        or: vec![key.get()],
-    };
-    let mut reply = life.txn(&txn).await?.value;
-    match reply.succeeded || reply.first(0).is_some_and(|found| found.value == by) {
-        true => Ok(()),
-        false => Err(Error::group_already_exists(group)),
+#[async_trait]
+impl Groups for EtcdSession {
+    async fn create(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        keys::check_group(group)?;
+        let key = Range::key(life.keys().group(group));
+        // No peer reads the value. It tells whether an earlier attempt of ours was carried out.
+        let by = OperationId::random().to_string().into_bytes();
+        let txn = Txn {
+            when: vec![key.clone().absent()],
+            then: vec![Op::Put { key: key.key.clone(), value: by.clone(), lease: 0 }],
+            or: vec![key.get()],
+        };
+        let mut reply = life.txn(&txn).await?.value;
+        match reply.succeeded || reply.first(0).is_some_and(|found| found.value == by) {
+            true => Ok(()),
+            false => Err(Error::group_already_exists(group)),
+        }
     }
-}
 
-pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
-    keys::check_group(group)?;
-    let key = Range::key(life.keys().group(group));
-    let txn = Txn {
-        when: vec![exists(key.clone()), life.keys().members(group).absent()],
-        then: vec![key.clone().delete()],
-        or: vec![key.get()],
-    };
-    let answer = life.txn(&txn).await?;
-    let (again, mut reply) = (answer.again, answer.value);
-    match (reply.succeeded, reply.got(0).is_empty()) {
-        (true, _) => Ok(()),
-        // What a repeated request finds undone was done by the first.
-        (false, true) if again => Ok(()),
-        (false, true) => Err(Error::group_not_created(group)),
-        (false, false) => Err(Error::group_not_empty(group)),
+    async fn delete(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        keys::check_group(group)?;
+        let key = Range::key(life.keys().group(group));
+        let txn = Txn {
+            when: vec![exists(key.clone()), life.keys().members(group).absent()],
+            then: vec![key.clone().delete()],
+            or: vec![key.get()],
+        };
+        let answer = life.txn(&txn).await?;
+        let (again, mut reply) = (answer.again, answer.value);
+        match (reply.succeeded, reply.got(0).is_empty()) {
+            (true, _) => Ok(()),
+            // What a repeated request finds undone was done by the first.
+            (false, true) if again => Ok(()),
+            (false, true) => Err(Error::group_not_created(group)),
+            (false, false) => Err(Error::group_not_empty(group)),
+        }
     }
-}
 
-pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
-    let read = Txn::read(vec![Range::prefix(life.keys().groups()).get()]);
-    let found = life.txn(&read).await?.value.got(0);
-    Ok(found.iter().filter_map(|found| life.keys().group_of(&found.key)).collect())
+    async fn list(&self) -> Result<BTreeSet<GroupId>> {
+        let life = &self.0;
+        let read = Txn::read(vec![Range::prefix(life.keys().groups()).get()]);
+        let found = life.txn(&read).await?.value.got(0);
+        Ok(found.iter().filter_map(|found| life.keys().group_of(&found.key)).collect())
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<Lease> {
+        self.0.joining.fetch_add(1, Ordering::SeqCst);
+        let joined = join(&self.0, request).await;
+        self.0.joining.fetch_sub(1, Ordering::SeqCst);
+        joined
+    }
+
+    async fn leave(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        let member = Range::key(life.keys().member(group, &life.member));
+        let remove = member.clone().delete();
+        let left = change_own(life, group, member, remove).await;
+        if left.is_ok() {
+            life.remove_membership(group);
+        }
+        match left? {
+            (Own::Changed, _) | (Own::NoGroup | Own::NoMember, true) => Ok(()),
+            (Own::NoGroup, false) => Err(Error::group_not_created(group)),
+            (Own::NoMember, false) => Err(Error::member_not_joined(group, &life.member)),
+        }
+    }
+
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        let life = &self.0;
+        let member = Range::key(life.keys().member(group, &life.member));
+        let put = Op::Put {
+            key: member.key.clone(),
+            value: capabilities.as_msgpack().to_vec(),
+            lease: life.id,
+        };
+        match change_own(life, group, member, put).await?.0 {
+            Own::Changed => Ok(()),
+            Own::NoGroup => Err(Error::group_not_created(group)),
+            Own::NoMember => Err(Error::member_not_joined(group, &life.member)),
+        }
+    }
+
+    /// Removes somebody's membership, and tells that session.
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        let life = &self.0;
+        keys::check_group(group)?;
+        keys::check_member(member)?;
+        let of_group = Range::key(life.keys().group(group));
+        let key = Range::key(life.keys().member(group, member));
+        let read = Txn::read(vec![of_group.get(), key.clone().get()]);
+        let mut again = false;
+        loop {
+            let mut reply = life.txn(&read).await?.value;
+            match (reply.got(0).is_empty(), reply.first(1)) {
+                (_, None) if again => return Ok(()),
+                (true, _) => return Err(Error::group_not_created(group)),
+                (false, None) => return Err(Error::member_not_joined(group, member)),
+                (false, Some(found)) => {
+                    let mut then = vec![key.clone().delete()];
+                    then.extend(
+                        notice(life, found.lease, &found.create_revision.to_string()).await?,
+                    );
+                    let when = vec![key.clone().is(Test::CreatedAt(found.create_revision))];
+                    // Not on behalf of our own session: a lease that has ended is the member's.
+                    match life.client.txn(&Txn { when, then, or: Vec::new() }).await {
+                        Ok(answer) if answer.value.succeeded => return Ok(()),
+                        // It left or joined again meanwhile, or our own earlier request did it.
+                        Ok(answer) => again |= answer.again,
+                        // Its session ended in between.
+                        Err(error) if error.kind() == ErrorKind::SessionLost => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        members(&self.0, group).await
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        let life = &self.0;
+        keys::check_group(group)?;
+        keys::check_member(member)?;
+        let of_group = Range::key(life.keys().group(group));
+        let key = Range::key(life.keys().member(group, member));
+        let mut reply = life.txn(&Txn::read(vec![of_group.get(), key.get()])).await?.value;
+        if reply.got(0).is_empty() {
+            return Err(Error::group_not_created(group));
+        }
+        let found = reply.first(1).ok_or_else(|| Error::member_not_joined(group, member))?;
+        Ok(to_member(&life.keys().group(group), found))
+    }
+
+    /// First a snapshot, then each event after it. When the watch breaks, is compacted away or falls
+    /// over, the engine tells of the gap and calls again.
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        let life = &self.0;
+        keys::check_group(group)?;
+        let prefix = life.keys().group(group);
+        // First the watch: what happens after the reading is among its events.
+        let mut watch = life.client.watch(Range::prefix(prefix.clone())).await?;
+        let (found, read_at) = read(life, group).await?;
+        let is_member = |key: &[u8]| key.len() > prefix.len();
+        let members = found.into_iter().filter(|found| is_member(&found.key));
+        feed.snapshot(members.map(|found| to_member(&prefix, found)));
+        loop {
+            let events = watch.next().await?;
+            for event in events.into_iter().filter(|event| event.revision() > read_at) {
+                match event {
+                    Event::Put(put) if is_member(&put.key) => feed.present(to_member(&prefix, put)),
+                    Event::Deleted { key, .. } if is_member(&key) => {
+                        feed.absent(&MemberId::from(&key[prefix.len()..]));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
@@ -94,38 +224,6 @@ pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
             }
             Some(_) => return Err(Error::member_already_exists(&group, &life.member)),
         }
-    }
-}
-
-pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
-    let member = Range::key(life.keys().member(group, &life.member));
-    let remove = member.clone().delete();
-    let left = change_own(life, group, member, remove).await;
-    if left.is_ok() {
-        life.remove_membership(group);
-    }
-    match left? {
-        (Own::Changed, _) | (Own::NoGroup | Own::NoMember, true) => Ok(()),
-        (Own::NoGroup, false) => Err(Error::group_not_created(group)),
-        (Own::NoMember, false) => Err(Error::member_not_joined(group, &life.member)),
-    }
-}
-
-pub(crate) async fn update(
-    life: &Life,
-    group: &GroupId,
-    capabilities: &Capabilities,
-) -> Result<()> {
-    let member = Range::key(life.keys().member(group, &life.member));
-    let put = Op::Put {
-        key: member.key.clone(),
-        value: capabilities.as_msgpack().to_vec(),
-        lease: life.id,
-    };
-    match change_own(life, group, member, put).await?.0 {
-        Own::Changed => Ok(()),
-        Own::NoGroup => Err(Error::group_not_created(group)),
-        Own::NoMember => Err(Error::member_not_joined(group, &life.member)),
     }
 }
 
@@ -171,38 +269,6 @@ async fn change_own(
     Ok((own, answer.again))
 }
 
-/// Removes somebody's membership, and tells that session.
-pub(crate) async fn remove_member(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
-    keys::check_group(group)?;
-    keys::check_member(member)?;
-    let of_group = Range::key(life.keys().group(group));
-    let key = Range::key(life.keys().member(group, member));
-    let read = Txn::read(vec![of_group.get(), key.clone().get()]);
-    let mut again = false;
-    loop {
-        let mut reply = life.txn(&read).await?.value;
-        match (reply.got(0).is_empty(), reply.first(1)) {
-            (_, None) if again => return Ok(()),
-            (true, _) => return Err(Error::group_not_created(group)),
-            (false, None) => return Err(Error::member_not_joined(group, member)),
-            (false, Some(found)) => {
-                let mut then = vec![key.clone().delete()];
-                then.extend(notice(life, found.lease, &found.create_revision.to_string()).await?);
-                let when = vec![key.clone().is(Test::CreatedAt(found.create_revision))];
-                // Not on behalf of our own session: a lease that has ended is the member's.
-                match life.client.txn(&Txn { when, then, or: Vec::new() }).await {
-                    Ok(answer) if answer.value.succeeded => return Ok(()),
-                    // It left or joined again meanwhile, or our own earlier request did it.
-                    Ok(answer) => again |= answer.again,
-                    // Its session ended in between.
-                    Err(error) if error.kind() == ErrorKind::SessionLost => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-    }
-}
-
 fn exists(key: Range) -> crate::Compare {
     key.is(Test::CreatedAfter(0))
 }
@@ -219,44 +285,6 @@ pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>>
     }
     found.remove(0);
     Ok(found.into_iter().map(|found| to_member(&prefix, found)).collect())
-}
-
-pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> Result<Member> {
-    keys::check_group(group)?;
-    keys::check_member(member)?;
-    let of_group = Range::key(life.keys().group(group));
-    let key = Range::key(life.keys().member(group, member));
-    let mut reply = life.txn(&Txn::read(vec![of_group.get(), key.get()])).await?.value;
-    if reply.got(0).is_empty() {
-        return Err(Error::group_not_created(group));
-    }
-    let found = reply.first(1).ok_or_else(|| Error::member_not_joined(group, member))?;
-    Ok(to_member(&life.keys().group(group), found))
-}
-
-/// First a snapshot, then each event after it. When the watch breaks, is compacted away or falls
-/// over, the engine tells of the gap and calls again.
-pub(crate) async fn watch(life: &Arc<Life>, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-    keys::check_group(group)?;
-    let prefix = life.keys().group(group);
-    // First the watch: what happens after the reading is among its events.
-    let mut watch = life.client.watch(Range::prefix(prefix.clone())).await?;
-    let (found, read_at) = read(life, group).await?;
-    let is_member = |key: &[u8]| key.len() > prefix.len();
-    let members = found.into_iter().filter(|found| is_member(&found.key));
-    feed.snapshot(members.map(|found| to_member(&prefix, found)));
-    loop {
-        let events = watch.next().await?;
-        for event in events.into_iter().filter(|event| event.revision() > read_at) {
-            match event {
-                Event::Put(put) if is_member(&put.key) => feed.present(to_member(&prefix, put)),
-                Event::Deleted { key, .. } if is_member(&key) => {
-                    feed.absent(&MemberId::from(&key[prefix.len()..]));
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 /// All keys of a group, and the revision at which they were read.

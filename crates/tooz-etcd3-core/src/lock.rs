@@ -6,14 +6,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{Error, ErrorKind, Hold, Mode, Moment, OperationId, Outcome, Result, Waiting};
+use tooz_core::{
+    Acquisition, Error, ErrorKind, Hold, LockName, Locks, Mode, Moment, OperationId, Outcome,
+    Result, Waiting, async_trait,
+};
 use tracing::debug;
 
 use crate::client::{Watch, exists_already};
 use crate::hold::EtcdHold;
 use crate::keys::{self, Prize};
-use crate::session::{Life, random_lease};
+use crate::session::{EtcdSession, Life, random_lease};
 use crate::transport::{KeyValue, Op, Order, Range, Test, Txn};
+
+#[async_trait]
+impl Locks for EtcdSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
+        let prize = self.0.keys().lock(&target);
+        acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        take_away(&self.0, &self.0.keys().lock(name)).await
+    }
+}
 
 /// How many of those who share a lock are told at once that it was broken. A transaction has a
 /// limited number of operations; others learn it with their next heartbeat.

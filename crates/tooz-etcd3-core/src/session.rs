@@ -1,13 +1,12 @@
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristics, Error, ErrorKind, GroupFeed, GroupId, Hold,
-    JoinRequest, LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment,
-    OperationId, Outcome, Result, Session, async_trait,
+    Characteristics, Elections, Error, ErrorKind, GroupId, Groups, Hold, Lease, Locks, Loss,
+    MemberId, Moment, OperationId, Outcome, Result, Session, async_trait,
 };
 use tracing::{debug, warn};
 
@@ -15,13 +14,12 @@ use crate::client::{self, Client, Watch};
 use crate::config::Config;
 use crate::hold::EtcdHold;
 use crate::keys::{self, Keys};
-use crate::lock::{self, Attempt};
 use crate::transport::{Connector, Event, Op, Range, Txn};
-use crate::{CHARACTERISTICS, election, group, heartbeat};
+use crate::{CHARACTERISTICS, heartbeat};
 
 /// A session: one lease, over any number of connections.
 #[derive(Debug)]
-pub(crate) struct EtcdSession(Arc<Life>);
+pub(crate) struct EtcdSession(pub(crate) Arc<Life>);
 
 /// What the session's tasks and holds share.
 #[derive(Debug)]
@@ -134,10 +132,9 @@ impl Life {
                 loss = self.lease.lost() => return self.end_lost(loss),
             }
             watch = tokio::select! {
-                watch = self.watch_again() => watch,
-                () = self.closed.cancelled() => return self.client.end(),
-                loss = self.lease.lost() => return self.end_lost(loss),
-            };
+            watch = self.watch_again() => watch,
+            () = self.closed.cancelled() => return self.client.end(),
+            loss = self.lease.lost() => return self.end_lost(loss),};
             // What happened meanwhile shows in what is still attached to the lease.
             let life = self.clone();
             tokio::spawn(async move {
@@ -339,79 +336,15 @@ impl Session for EtcdSession {
         })
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let LockRequest { id, name, mode, waiting, .. } = request;
-        let prize = self.0.keys().lock(&name);
-        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        lock::take_away(&self.0, &self.0.keys().lock(name)).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        group::create(&self.0, group).await
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        group::delete(&self.0, group).await
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        group::all(&self.0).await
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        self.0.joining.fetch_add(1, Ordering::SeqCst);
-        let joined = group::join(&self.0, request).await;
-        self.0.joining.fetch_sub(1, Ordering::SeqCst);
-        joined
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        group::leave(&self.0, group).await
-    }
-
-    async fn update_capabilities(
-        &self,
-        group: &GroupId,
-        capabilities: &Capabilities,
-    ) -> Result<()> {
-        group::update(&self.0, group, capabilities).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(group::members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        group::members(&self.0, group).await
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        group::remove_member(&self.0, group, member).await
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        group::member(&self.0, group, member).await
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        group::watch(&self.0, group, feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let CampaignRequest { id, group, waiting, .. } = request;
-        keys::check_group(&group)?;
-        let prize = self.0.keys().leader(&group, &self.0.member);
-        lock::acquire(&self.0, Attempt { id, prize, mode: Mode::Exclusive, waiting }).await
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        election::leader(&self.0, group).await
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        election::watch(&self.0, group, feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{CampaignRequest, GroupId, Hold, LeaderFeed, MemberId, Mode, Release, Result};
+use tooz_core::{
+    Acquisition, Elections, GroupId, Hold, LeaderFeed, MemberId, Release, Result, async_trait,
+};
 
 use crate::counter::Content;
 use crate::errors::failed;
@@ -29,16 +31,31 @@ enum Reading {
     Changing,
 }
 
+#[async_trait]
+impl Elections for FileSession {
+    async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
+        self.blame(self.stand(acquisition).await)
+    }
+
+    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
+        leader(self.group(group)).await
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
+        watch(self.group(group), feed).await
+    }
+}
+
 impl FileSession {
-    pub(crate) async fn stand(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let group = self.group(&request.group);
+    async fn stand(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
+        let group = self.group(&acquisition.target);
         self.must_have_joined(group)?;
         let sign = |token| signature(&self.presence.id, &self.member, token);
         let claim = Claim {
-            id: request.id,
-            path: self.place.layout.leader(&request.group),
-            mode: Mode::Exclusive,
-            waiting: &request.waiting,
+            id: acquisition.id,
+            path: self.place.layout.leader(&acquisition.target),
+            mode: acquisition.mode,
+            waiting: &acquisition.wait,
             signature: Some(&sign),
         };
         let Some(seat) = Seat::take(&self.place, &self.lease, &self.seats, claim).await? else {
@@ -54,7 +71,7 @@ impl FileSession {
 }
 
 /// Who leads the group.
-pub(crate) async fn leader(group: Group<'_>) -> Result<Option<MemberId>> {
+async fn leader(group: Group<'_>) -> Result<Option<MemberId>> {
     group.must_exist()?;
     for _ in 0..LOOKS {
         match read(group.place, group.id)? {
@@ -68,7 +85,7 @@ pub(crate) async fn leader(group: Group<'_>) -> Result<Option<MemberId>> {
 }
 
 /// Feeds who leads the group until it is dropped or fails.
-pub(crate) async fn watch(group: Group<'_>, feed: &LeaderFeed) -> Result<()> {
+async fn watch(group: Group<'_>, feed: &LeaderFeed) -> Result<()> {
     let path = group.place.layout.leader(group.id);
     let (mut watch, mut aftermath) = (group.place.watch(), Aftermath::default());
     let mut is_first = true;

@@ -6,7 +6,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tooz_core::{Error, ErrorKind, GroupFeed, GroupId, Member, MemberId, Result};
+use tooz_core::{
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
+    MemberId, Result, async_trait,
+};
 use tracing::{debug, warn};
 
 use crate::access;
@@ -16,7 +19,62 @@ use crate::ofd::is_missing;
 use crate::place::Place;
 use crate::presence;
 use crate::record::{self, Record};
+use crate::session::FileSession;
 use crate::watch::{Aftermath, CLOSED, Changes, Watch};
+
+#[async_trait]
+impl Groups for FileSession {
+    async fn create(&self, group: &GroupId) -> Result<()> {
+        let _lock = self.place.driver_lock().await?;
+        self.group(group).create()
+    }
+
+    async fn delete(&self, group: &GroupId) -> Result<()> {
+        let _lock = self.place.driver_lock().await?;
+        self.group(group).delete()
+    }
+
+    async fn list(&self) -> Result<BTreeSet<GroupId>> {
+        all(&self.place)
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<Lease> {
+        self.add_membership(request).await
+    }
+
+    async fn leave(&self, group: &GroupId) -> Result<()> {
+        self.remove_membership(group).await
+    }
+
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        self.change_membership(group, capabilities.clone()).await
+    }
+
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        let _lock = self.place.driver_lock().await?;
+        self.group(group).remove(member)
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        Ok(self.group(group).living().await?.members.into_keys().collect())
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        Ok(self.group(group).living().await?.members.into_values().collect())
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        self.group(group).member(member)
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        self.group(group).watch(feed).await
+    }
+}
 
 /// What a session's end looks like from the directory of the sessions.
 const ENDS: Changes = CLOSED.union(Changes::IN_DELETE).union(Changes::IN_MOVED_FROM);

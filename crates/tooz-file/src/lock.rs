@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
-use tooz_core::{Hold, LockName, LockRequest, Result};
+use tooz_core::{Acquisition, Hold, LockName, Locks, Result, async_trait};
 
 use crate::access;
 use crate::counter::{self, Counting};
@@ -14,13 +14,24 @@ use crate::place::Place;
 use crate::seat::{Claim, Seat};
 use crate::session::FileSession;
 
+#[async_trait]
+impl Locks for FileSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        self.blame(self.take_lock(acquisition).await)
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        break_lock(&self.place, name).await
+    }
+}
+
 impl FileSession {
-    pub(crate) async fn take_lock(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
+    async fn take_lock(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
         let claim = Claim {
-            id: request.id,
-            path: self.place.layout.lock(&request.name)?,
-            mode: request.mode,
-            waiting: &request.waiting,
+            id: acquisition.id,
+            path: self.place.layout.lock(&acquisition.target)?,
+            mode: acquisition.mode,
+            waiting: &acquisition.wait,
             signature: None,
         };
         let seat = Seat::take(&self.place, &self.lease, &self.seats, claim).await?;
@@ -34,7 +45,7 @@ impl FileSession {
 /// what is locked elsewhere excludes nobody. The holders watch the path and lose their leases at
 /// once, and waiters turn to the new file. A *Python* holder does not look: it goes on believing
 /// that it holds the lock.
-pub(crate) async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
+async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
     let path = place.layout.lock(name)?;
     access::refuse_links(place.layout.root(), &path)?;
     let _one_breaker = place.driver_lock().await?;

@@ -37,7 +37,7 @@ impl Memberships {
 }
 
 impl FileSession {
-    pub(crate) async fn join(&self, request: JoinRequest) -> Result<Lease> {
+    pub(crate) async fn add_membership(&self, request: JoinRequest) -> Result<Lease> {
         let group = self.group(&request.group);
         let _lock = self.place.driver_lock().await?;
         if !self.lease.is_held() {
@@ -62,7 +62,7 @@ impl FileSession {
         Ok(lease)
     }
 
-    pub(crate) async fn leave(&self, group: &GroupId) -> Result<()> {
+    pub(crate) async fn remove_membership(&self, group: &GroupId) -> Result<()> {
         let _lock = self.place.driver_lock().await?;
         self.must_have_joined(self.group(group))?;
         let path = self.place.layout.member(group, &self.member);
@@ -73,7 +73,11 @@ impl FileSession {
         Ok(())
     }
 
-    pub(crate) async fn update(&self, id: &GroupId, capabilities: Capabilities) -> Result<()> {
+    pub(crate) async fn change_membership(
+        &self,
+        id: &GroupId,
+        capabilities: Capabilities,
+    ) -> Result<()> {
         let _lock = self.place.driver_lock().await?;
         let group = self.group(id);
         self.must_have_joined(group)?;

@@ -1,24 +1,22 @@
 //! A session: what one coordinator is and has in a directory, until it ends.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristics, GroupFeed, GroupId, Hold, JoinRequest,
-    LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Moment, Result, Session,
-    async_trait,
+    Characteristics, Elections, GroupId, Groups, Lease, Locks, Loss, MemberId, Moment, Result,
+    Session, async_trait,
 };
 use tracing::debug;
 
+use crate::DRIVER;
 use crate::driver::OwnSessions;
 use crate::errors::session_lost;
-use crate::group::{self, Group};
+use crate::group::Group;
 use crate::membership::Memberships;
 use crate::place::Place;
 use crate::presence::Presence;
 use crate::seat::{Guard, Seats};
-use crate::{DRIVER, election, lock};
 
 /// A session that has announced itself.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl FileSession {
 
     /// An acquisition that failed because the directory is gone failed with the session, perhaps
     /// sooner than the session was told.
-    fn blame<T>(&self, result: Result<T>) -> Result<T> {
+    pub(crate) fn blame<T>(&self, result: Result<T>) -> Result<T> {
         if result.is_ok() || self.presence.is_in_place() {
             return result;
         }
@@ -97,70 +95,15 @@ impl Session for FileSession {
         Ok(())
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        self.blame(self.take_lock(request).await)
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        lock::break_lock(&self.place, name).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        let _lock = self.place.driver_lock().await?;
-        self.group(group).create()
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        let _lock = self.place.driver_lock().await?;
-        self.group(group).delete()
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        group::all(&self.place)
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        self.join(request).await
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        self.leave(group).await
-    }
-
-    async fn update_capabilities(&self, group: &GroupId, new: &Capabilities) -> Result<()> {
-        self.update(group, new.clone()).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(self.group(group).living().await?.members.into_keys().collect())
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        Ok(self.group(group).living().await?.members.into_values().collect())
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        let _lock = self.place.driver_lock().await?;
-        self.group(group).remove(member)
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        self.group(group).member(member)
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        self.group(group).watch(feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        self.blame(self.stand(request).await)
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        election::leader(self.group(group)).await
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        election::watch(self.group(group), feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use tooz_core::{CampaignRequest, FencingToken, Hold, Lease, Release, Result, async_trait};
+use tooz_core::{
+    Acquisition, Elections, FencingToken, GroupId, Hold, LeaderFeed, Lease, MemberId, Release,
+    Result, async_trait,
+};
 
+use crate::group::on_group;
 use crate::session::IpcSession;
 
 /// A term. The file driver counts its tokens in the directory, which is gone with the next boot.
@@ -13,10 +17,20 @@ struct Term {
     hold: Arc<dyn Hold>,
 }
 
-impl IpcSession {
-    pub(crate) async fn stand(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let Some(hold) = self.file.campaign(request).await? else { return Ok(None) };
+#[async_trait]
+impl Elections for IpcSession {
+    async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
+        let granted = self.file.require_elections()?.campaign(acquisition).await?;
+        let Some(hold) = granted else { return Ok(None) };
         Ok(Some(Arc::new(Term { token: self.place.token()?, hold })))
+    }
+
+    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
+        on_group!(self, group, self.file.require_elections()?.leader(group))
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
+        self.file.require_elections()?.watch(group, feed).await
     }
 }
 

@@ -10,13 +10,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rmpv::Value;
-use tooz_core::{Error, ErrorKind, GroupId, Mode, OperationId, Result, Session};
+use tooz_core::{Error, ErrorKind, GroupId, Groups, Mode, OperationId, Result};
 use tooz_file::queue::{Queue, Ticket};
 use tracing::warn;
 
@@ -44,16 +43,16 @@ pub(crate) struct GroupList<'a> {
 
 impl<'a> GroupList<'a> {
     /// Locks the list and takes over what Python has changed. Makes the segment if it is missing.
-    pub(crate) async fn open(place: &'a Place, ours: &Arc<dyn Session>) -> Result<Self> {
+    pub(crate) async fn open(place: &'a Place, ours: &dyn Groups) -> Result<Self> {
         let list = Self::lock(place).await?;
-        let known = ours.groups().await?;
+        let known = ours.list().await?;
         let Some(listed) = read(list.segment.bytes()) else {
             warn!("the list of groups cannot be read: it is written anew");
             return Ok(list);
         };
         let published = Published::read(place)?.filter(|last| last.segment == list.segment.id());
         for gone in published.iter().flat_map(|last| &last.groups).filter(|g| !listed.contains(g)) {
-            match ours.delete_group(gone).await {
+            match ours.delete(gone).await {
                 Err(error) if error.kind() == ErrorKind::GroupNotEmpty => {
                     warn!(group = %gone, "deleted by Python, which sees no members: it stays");
                 }
@@ -62,7 +61,7 @@ impl<'a> GroupList<'a> {
             }
         }
         for new in listed.difference(&known) {
-            match ours.create_group(new).await {
+            match ours.create(new).await {
                 Err(error) if error.kind() != ErrorKind::GroupAlreadyExists => return Err(error),
                 _ => {}
             }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
 use tooz_core::{
-    FencingToken, Hold, Lease, LockName, Loss, Mode, OperationId, Release, Result, Waiting,
-    async_trait,
+    Acquisition, FencingToken, Hold, Lease, LockName, Locks, Loss, Mode, OperationId, Release,
+    Result, Session, async_trait,
 };
 use tooz_file::queue::{Queue, Ticket};
 use tracing::warn;
@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::errors::session_lost;
 use crate::gate::{self, Gate, Waited};
 use crate::place::Place;
+use crate::session::IpcSession;
 
 /// A lock that a session holds.
 #[derive(Debug)]
@@ -28,12 +29,18 @@ pub(crate) struct LockHold {
     holds: Arc<Holds>,
 }
 
-/// What is asked for.
-pub(crate) struct Claim<'a> {
-    pub(crate) id: OperationId,
-    pub(crate) key: i32,
-    pub(crate) mode: Mode,
-    pub(crate) waiting: &'a Waiting,
+#[async_trait]
+impl Locks for IpcSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let key = self.place.keys.lock(&acquisition.target)?;
+        let acquisition = acquisition.with_target(key);
+        let hold = LockHold::take(&self.place, self.lease(), &self.holds, acquisition).await?;
+        Ok(hold.map(|hold| hold as Arc<dyn Hold>))
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        break_lock(&self.place, name).await
+    }
 }
 
 impl LockHold {
@@ -42,24 +49,25 @@ impl LockHold {
         place: &Arc<Place>,
         session: &Lease,
         holds: &Arc<Holds>,
-        claim: Claim<'_>,
+        acquisition: Acquisition<i32>,
     ) -> Result<Option<Arc<Self>>> {
         let over = async {
             tokio::select! {
-                () = claim.waiting.over() => {}
+                () = acquisition.wait.over() => {}
                 _ = session.lost() => {}
             }
         };
-        let taken = take(place, claim.id, claim.key, claim.mode, over).await?;
+        let (id, key, mode) = (acquisition.id, acquisition.target, acquisition.mode);
+        let taken = take(place, id, key, mode, over).await?;
         let Some((gate, ticket)) = taken else {
             return if session.is_held() { Ok(None) } else { Err(session_lost()) };
         };
         let hold = Arc::new(Self {
-            id: claim.id,
+            id,
             token: place.token()?,
             lease: session.child(),
             place: place.clone(),
-            key: claim.key,
+            key,
             gate: tokio::sync::Mutex::new(Some(gate)),
             ticket,
             holds: holds.clone(),
@@ -249,7 +257,7 @@ pub(crate) fn give_back_alone(queue: &Queue, ticket: &Ticket, gate: &Gate) -> Re
 }
 
 /// Takes a lock away from all who hold it; whether anybody did. A *Python* holder is not told.
-pub(crate) async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
+async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
     let key = place.keys.lock(name)?;
     let queue = place.queue(key);
     let _mutex = place.mutex(key).await?;

@@ -1,19 +1,15 @@
 //! A session: what one coordinator is and has in a namespace, until it ends.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tooz_core::{
-    CampaignRequest, Capabilities, Characteristics, GroupFeed, GroupId, Hold, JoinRequest,
-    LeaderFeed, Lease, LockName, LockRequest, Member, MemberId, Result, Session, async_trait,
-};
+use tooz_core::{Characteristics, Elections, Groups, Lease, Locks, Result, Session, async_trait};
 use tracing::debug;
 
 use crate::DRIVER;
 use crate::group_list::GroupList;
-use crate::lock::{self, Claim, Holds, LockHold};
+use crate::lock::{self, Holds};
 use crate::place::Place;
 use crate::presence::{self, Presence};
 
@@ -27,7 +23,7 @@ pub(crate) struct IpcSession {
     pub(crate) place: Arc<Place>,
     /// Its groups and elections, and its life: the session is lost when this one is.
     pub(crate) file: Arc<dyn Session>,
-    holds: Arc<Holds>,
+    pub(crate) holds: Arc<Holds>,
     presence: Mutex<Option<Presence>>,
     beats: AtomicU32,
 }
@@ -55,22 +51,12 @@ impl IpcSession {
             return Ok(());
         }
         tooz_file::inspect::sweep(&self.place.file());
-        for group in self.file.groups().await? {
+        for group in self.of_file()?.list().await? {
             // Removes what dead members have left in it.
-            self.file.members(&group).await?;
+            self.of_file()?.members(&group).await?;
         }
         GroupList::remove_unused(&self.place).await
     }
-}
-
-/// A call about a group; once more if Python has created it and this was not known here.
-macro_rules! on_group {
-    ($session:ident, $group:expr, $call:expr) => {
-        match $call.await {
-            Err(error) if $session.learns_of($group, &error).await? => $call.await,
-            answer => answer,
-        }
-    };
 }
 
 #[async_trait]
@@ -111,74 +97,15 @@ impl Session for IpcSession {
         Ok(())
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let claim = Claim {
-            id: request.id,
-            key: self.place.keys.lock(&request.name)?,
-            mode: request.mode,
-            waiting: &request.waiting,
-        };
-        let hold = LockHold::take(&self.place, self.lease(), &self.holds, claim).await?;
-        Ok(hold.map(|hold| hold as Arc<dyn Hold>))
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        lock::break_lock(&self.place, name).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        self.create(group).await
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        self.delete(group).await
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        self.all().await
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        on_group!(self, &request.group, self.file.join_group(request.clone()))
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        on_group!(self, group, self.file.leave_group(group))
-    }
-
-    async fn update_capabilities(&self, group: &GroupId, new: &Capabilities) -> Result<()> {
-        on_group!(self, group, self.file.update_capabilities(group, new))
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        on_group!(self, group, self.file.members(group))
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        on_group!(self, group, self.file.members_with_capabilities(group))
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        on_group!(self, group, self.file.remove_member(group, member))
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        on_group!(self, group, self.file.member(group, member))
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        self.file.watch_group(group, feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        self.stand(request).await
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        on_group!(self, group, self.file.leader(group))
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        self.file.watch_leader(group, feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }

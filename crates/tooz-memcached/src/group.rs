@@ -4,14 +4,200 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tooz_core::{
-    Capabilities, Error, ErrorKind, GroupId, JoinRequest, Lease, Member, MemberId, Moment,
-    OperationId, Outcome, Result,
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
+    MemberId, Moment, OperationId, Outcome, Result, async_trait,
 };
 
 use crate::life::{Life, random_fraction};
 use crate::roster::{Entry, Record, Roster};
+use crate::session::MemcachedSession;
 use crate::wire::{Change, How, Item, MSGPACK, Request, Seconds};
 use crate::{errors, list, local};
+
+#[async_trait]
+impl Groups for MemcachedSession {
+    /// The list first: what is listed and does not exist is not shown, and the other way round would be.
+    async fn create(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        let key = life.keys().group(group)?;
+        let mut deleting: Option<(u64, Moment)> = None;
+        loop {
+            match life.link.ask(Request::get(&key)).await?.0.item()? {
+                None => {
+                    list::add(life, group).await?;
+                    let empty = Roster::default().write()?;
+                    let add = Request::store(&key, How::Add, MSGPACK, Seconds::FOR_EVER, empty);
+                    match life.link.ask(add).await {
+                        Ok((reply, _)) if reply.change()? == Change::Done => {}
+                        Ok(_) => return Err(Error::group_already_exists(group)),
+                        // There was no group, and there is one now.
+                        Err(error) if error.outcome() == Outcome::Unknown => {
+                            if life.link.ask(Request::get(&key)).await?.0.item()?.is_none() {
+                                continue;
+                            }
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    local::changed(&life.server, &key);
+                    // Somebody may have found it listed without its item, and tidied up.
+                    return list::add(life, group).await;
+                }
+                Some(item) if Roster::read(&item)?.is_some() => {
+                    return Err(Error::group_already_exists(group));
+                }
+                // The original deletes in two steps, and may have crashed between them.
+                Some(item) => match deleting {
+                    Some((cas, since)) if cas == item.cas && since.elapsed() >= DELETION => {
+                        life.link.ask(Request::Delete(key.clone(), cas)).await?;
+                    }
+                    Some((cas, _)) if cas == item.cas => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    _ => deleting = Some((item.cas, Moment::now())),
+                },
+            }
+        }
+    }
+
+    /// The item goes in one step, if it is as it was when nobody lived in it.
+    async fn delete(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        let key = life.keys().group(group)?;
+        let mut again = false;
+        loop {
+            let item = life.link.ask(Request::get(&key)).await?.0.item()?;
+            let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
+            let Some((item, roster)) = item.zip(roster) else {
+                if again {
+                    return list::remove(life, group).await;
+                }
+                return Err(Error::group_not_created(group));
+            };
+            if !living(life, &roster).await?.members.is_empty() {
+                return Err(Error::group_not_empty(group));
+            }
+            match life.link.ask(Request::Delete(key.clone(), item.cas)).await {
+                Ok((reply, _)) => {
+                    if reply.change()? == Change::Done {
+                        local::changed(&life.server, &key);
+                        return list::remove(life, group).await;
+                    }
+                }
+                Err(error) if error.outcome() == Outcome::Unknown => again = true,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<BTreeSet<GroupId>> {
+        let life = &self.0;
+        list::all(life).await
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<Lease> {
+        let life = &self.0;
+        let JoinRequest { group, capabilities, again: replace, .. } = request;
+        let [a, b, c, d, e, f, g, h, ..] = *OperationId::random().as_bytes();
+        let incarnation = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let mut dead: Option<Entry> = None;
+        loop {
+            // Who is there already, and may not be replaced as far as is known.
+            let present = change(life, &group, |roster, again| {
+                let present = roster.get(&life.member);
+                match present {
+                    Some(present) if again && present.incarnation() == incarnation => {
+                        return Ok(Edit::Keep(None));
+                    }
+                    Some(present) if !replace && dead.as_ref() != Some(present) => {
+                        return Ok(Edit::Keep(Some(present.clone())));
+                    }
+                    _ => {}
+                }
+                let record = Record::new(&life.id, incarnation);
+                roster.insert(&life.member, Entry::new(&capabilities, record)?);
+                Ok(Edit::Write(None))
+            });
+            match present.await? {
+                None => return Ok(life.add_membership(&group)),
+                Some(present) if is_alive(life, &life.member, &present).await? => {
+                    return Err(Error::member_already_exists(&group, &life.member));
+                }
+                Some(present) => dead = Some(present),
+            }
+        }
+    }
+
+    async fn leave(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        let left = take_out(life, group).await;
+        life.remove_membership(group);
+        match left {
+            // It was a member no more, and is none: the loss is told through the lease.
+            Err(error) if error.kind() == ErrorKind::SessionLost => Ok(()),
+            Ok(false) => Err(Error::member_not_joined(group, &life.member)),
+            left => left.map(drop),
+        }
+    }
+
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        let life = &self.0;
+        change(life, group, |roster, _| {
+            let Some(entry) = roster.of_session_mut(&life.member, &life.id) else {
+                return Err(Error::member_not_joined(group, &life.member));
+            };
+            entry.update(capabilities)?;
+            Ok(Edit::Write(()))
+        })
+        .await
+    }
+
+    /// Removes a member, whoever it is: one of ours learns of it with its next heartbeat.
+    async fn remove_member(&self, group: &GroupId, id: &MemberId) -> Result<()> {
+        let life = &self.0;
+        // Who is dead is no member.
+        self.member(group, id).await?;
+        change(life, group, |roster, again| match roster.get(id) {
+            Some(_) => {
+                roster.remove(id);
+                Ok(Edit::Write(()))
+            }
+            // What a repeated request finds undone was done by the first.
+            None if again => Ok(Edit::Keep(())),
+            None => Err(Error::member_not_joined(group, id)),
+        })
+        .await
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        members(&self.0, group).await
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        let life = &self.0;
+        life.keys().member(member)?;
+        let item = life.link.ask(Request::get(&life.keys().group(group)?)).await?.0.item()?;
+        let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
+        let roster = roster.ok_or_else(|| Error::group_not_created(group))?;
+        match roster.get(member) {
+            Some(entry) if is_alive(life, member, entry).await? => {
+                Ok(entry.clone().into_member(member.clone()))
+            }
+            _ => Err(Error::member_not_joined(group, member)),
+        }
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        crate::watch::group(&self.0, group, feed).await
+    }
+}
 
 /// How long a deletion by the original may take between its two steps. After that it has crashed.
 const DELETION: Duration = Duration::from_secs(1);
@@ -80,125 +266,7 @@ async fn pause(round: u32) {
 
 // ---- The group itself.
 
-/// The list first: what is listed and does not exist is not shown, and the other way round would be.
-pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
-    let key = life.keys().group(group)?;
-    let mut deleting: Option<(u64, Moment)> = None;
-    loop {
-        match life.link.ask(Request::get(&key)).await?.0.item()? {
-            None => {
-                list::add(life, group).await?;
-                let empty = Roster::default().write()?;
-                let add = Request::store(&key, How::Add, MSGPACK, Seconds::FOR_EVER, empty);
-                match life.link.ask(add).await {
-                    Ok((reply, _)) if reply.change()? == Change::Done => {}
-                    Ok(_) => return Err(Error::group_already_exists(group)),
-                    // There was no group, and there is one now.
-                    Err(error) if error.outcome() == Outcome::Unknown => {
-                        if life.link.ask(Request::get(&key)).await?.0.item()?.is_none() {
-                            continue;
-                        }
-                    }
-                    Err(error) => return Err(error),
-                }
-                local::changed(&life.server, &key);
-                // Somebody may have found it listed without its item, and tidied up.
-                return list::add(life, group).await;
-            }
-            Some(item) if Roster::read(&item)?.is_some() => {
-                return Err(Error::group_already_exists(group));
-            }
-            // The original deletes in two steps, and may have crashed between them.
-            Some(item) => match deleting {
-                Some((cas, since)) if cas == item.cas && since.elapsed() >= DELETION => {
-                    life.link.ask(Request::Delete(key.clone(), cas)).await?;
-                }
-                Some((cas, _)) if cas == item.cas => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                _ => deleting = Some((item.cas, Moment::now())),
-            },
-        }
-    }
-}
-
-/// The item goes in one step, if it is as it was when nobody lived in it.
-pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
-    let key = life.keys().group(group)?;
-    let mut again = false;
-    loop {
-        let item = life.link.ask(Request::get(&key)).await?.0.item()?;
-        let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
-        let Some((item, roster)) = item.zip(roster) else {
-            if again {
-                return list::remove(life, group).await;
-            }
-            return Err(Error::group_not_created(group));
-        };
-        if !living(life, &roster).await?.members.is_empty() {
-            return Err(Error::group_not_empty(group));
-        }
-        match life.link.ask(Request::Delete(key.clone(), item.cas)).await {
-            Ok((reply, _)) => {
-                if reply.change()? == Change::Done {
-                    local::changed(&life.server, &key);
-                    return list::remove(life, group).await;
-                }
-            }
-            Err(error) if error.outcome() == Outcome::Unknown => again = true,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
-    list::all(life).await
-}
-
 // ---- This member.
-
-pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
-    let JoinRequest { group, capabilities, again: replace, .. } = request;
-    let [a, b, c, d, e, f, g, h, ..] = *OperationId::random().as_bytes();
-    let incarnation = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-    let mut dead: Option<Entry> = None;
-    loop {
-        // Who is there already, and may not be replaced as far as is known.
-        let present = change(life, &group, |roster, again| {
-            let present = roster.get(&life.member);
-            match present {
-                Some(present) if again && present.incarnation() == incarnation => {
-                    return Ok(Edit::Keep(None));
-                }
-                Some(present) if !replace && dead.as_ref() != Some(present) => {
-                    return Ok(Edit::Keep(Some(present.clone())));
-                }
-                _ => {}
-            }
-            let record = Record::new(&life.id, incarnation);
-            roster.insert(&life.member, Entry::new(&capabilities, record)?);
-            Ok(Edit::Write(None))
-        });
-        match present.await? {
-            None => return Ok(life.add_membership(&group)),
-            Some(present) if is_alive(life, &life.member, &present).await? => {
-                return Err(Error::member_already_exists(&group, &life.member));
-            }
-            Some(present) => dead = Some(present),
-        }
-    }
-}
-
-pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
-    let left = take_out(life, group).await;
-    life.remove_membership(group);
-    match left {
-        // It was a member no more, and is none: the loss is told through the lease.
-        Err(error) if error.kind() == ErrorKind::SessionLost => Ok(()),
-        Ok(false) => Err(Error::member_not_joined(group, &life.member)),
-        left => left.map(drop),
-    }
-}
 
 /// Whether it was in the group.
 pub(crate) async fn take_out(life: &Life, group: &GroupId) -> Result<bool> {
@@ -212,37 +280,6 @@ pub(crate) async fn take_out(life: &Life, group: &GroupId) -> Result<bool> {
     .await
 }
 
-/// Removes a member, whoever it is: one of ours learns of it with its next heartbeat.
-pub(crate) async fn remove(life: &Life, group: &GroupId, id: &MemberId) -> Result<()> {
-    // Who is dead is no member.
-    member(life, group, id).await?;
-    change(life, group, |roster, again| match roster.get(id) {
-        Some(_) => {
-            roster.remove(id);
-            Ok(Edit::Write(()))
-        }
-        // What a repeated request finds undone was done by the first.
-        None if again => Ok(Edit::Keep(())),
-        None => Err(Error::member_not_joined(group, id)),
-    })
-    .await
-}
-
-pub(crate) async fn update(
-    life: &Life,
-    group: &GroupId,
-    capabilities: &Capabilities,
-) -> Result<()> {
-    change(life, group, |roster, _| {
-        let Some(entry) = roster.of_session_mut(&life.member, &life.id) else {
-            return Err(Error::member_not_joined(group, &life.member));
-        };
-        entry.update(capabilities)?;
-        Ok(Edit::Write(()))
-    })
-    .await
-}
-
 // ---- Reading.
 
 pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
@@ -251,19 +288,6 @@ pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>>
     let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
     let (item, roster) = item.zip(roster).ok_or_else(|| Error::group_not_created(group))?;
     Ok(without_dead(life, &key, &item, roster).await?.0.into_members())
-}
-
-pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> Result<Member> {
-    life.keys().member(member)?;
-    let item = life.link.ask(Request::get(&life.keys().group(group)?)).await?.0.item()?;
-    let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
-    let roster = roster.ok_or_else(|| Error::group_not_created(group))?;
-    match roster.get(member) {
-        Some(entry) if is_alive(life, member, entry).await? => {
-            Ok(entry.clone().into_member(member.clone()))
-        }
-        _ => Err(Error::member_not_joined(group, member)),
-    }
 }
 
 /// The members that live, having removed the others from the item if nobody else does so meanwhile;

@@ -3,15 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{Error, Hold, Mode, Moment, OperationId, Outcome, Result, Waiting};
+use tooz_core::{
+    Acquisition, Error, Hold, LockName, Locks, Mode, Moment, OperationId, Outcome, Result, Waiting,
+    async_trait,
+};
 
 use crate::keys::Prize;
 use crate::life::{Busy, Life, random_fraction};
 use crate::local::{self, Cell, Turn};
 use crate::queue::{self, GRACE, Queue};
+use crate::session::MemcachedSession;
 use crate::step::{Seen, Step, Take};
 use crate::value::{Owner, Value};
 use crate::wire::{Change, Request, Seconds};
+
+#[async_trait]
+impl Locks for MemcachedSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
+        let (prize, kind) = (self.0.keys().lock(&target)?, Kind::Lock);
+        acquire(&self.0, Attempt { id, prize, kind, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        take_away(&self.0, &self.0.keys().lock(name)?).await
+    }
+}
 
 /// The shortest and the longest pause between two looks.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));

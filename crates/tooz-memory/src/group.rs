@@ -1,57 +1,98 @@
 //! Groups. A request whose reply was lost is repeated under the same operation id.
 
+use std::collections::BTreeSet;
+
 use tooz_core::{
-    Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Member, MemberId, OperationId, Result,
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
+    MemberId, OperationId, Result, Session, async_trait,
 };
 
 use crate::session::MemorySession;
 
-pub(crate) async fn create(session: &MemorySession, group: &GroupId) -> Result<()> {
-    let by = OperationId::random();
-    session.request(|store, _| store.create_group(group, by)).await
-}
+#[async_trait]
+impl Groups for MemorySession {
+    async fn create(&self, group: &GroupId) -> Result<()> {
+        let by = OperationId::random();
+        self.request(|store, _| store.create_group(group, by)).await
+    }
 
-pub(crate) async fn delete(session: &MemorySession, group: &GroupId) -> Result<()> {
-    session
-        .request(|store, again| {
+    async fn delete(&self, group: &GroupId) -> Result<()> {
+        self.request(|store, again| {
             let deleted = store.delete_group(group);
             done_before(deleted, again, ErrorKind::GroupNotCreated)
         })
         .await
-}
+    }
 
-pub(crate) async fn join(
-    session: &MemorySession,
-    request: JoinRequest,
-    lease: &Lease,
-) -> Result<()> {
-    let JoinRequest { group, capabilities, again, .. } = request;
-    let by = (OperationId::random(), again);
-    session
-        .request(|store, _| store.join(&group, capabilities.clone(), session.us(), by, lease))
-        .await
-}
+    async fn list(&self) -> Result<BTreeSet<GroupId>> {
+        self.request(|store, _| Ok(store.groups().cloned().collect())).await
+    }
 
-pub(crate) async fn leave(session: &MemorySession, group: &GroupId) -> Result<()> {
-    session
-        .request(|store, again| {
-            let left = store.leave(group, session.us());
+    async fn join(&self, request: JoinRequest) -> Result<Lease> {
+        self.world.answers_joins(&request.group).await;
+        let lease = self.lease().child();
+        let JoinRequest { group, capabilities, again, .. } = request;
+        let by = (OperationId::random(), again);
+        self.request(|store, _| store.join(&group, capabilities.clone(), self.us(), by, &lease))
+            .await?;
+        Ok(lease)
+    }
+
+    async fn leave(&self, group: &GroupId) -> Result<()> {
+        self.request(|store, again| {
+            let left = store.leave(group, self.us());
             done_before(left, again, ErrorKind::MemberNotJoined)
         })
         .await
-}
+    }
 
-pub(crate) async fn remove(
-    session: &MemorySession,
-    group: &GroupId,
-    member: &MemberId,
-) -> Result<()> {
-    session
-        .request(|store, again| {
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        self.request(|store, _| store.update(group, self.us(), capabilities.clone())).await
+    }
+
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        self.request(|store, again| {
             let removed = store.remove_member(group, member);
             done_before(removed, again, ErrorKind::MemberNotJoined)
         })
         .await
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        self.request(|store, _| Ok(store.members(group)?.map(|m| m.id.clone()).collect())).await
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        self.request(|store, _| Ok(store.members(group)?.cloned().collect())).await
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        self.request(|store, _| {
+            let found = store.members(group)?.find(|other| other.id == *member).cloned();
+            found.ok_or_else(|| Error::member_not_joined(group, member))
+        })
+        .await
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        let mut changes = self.world.changes();
+        loop {
+            changes.mark_unchanged();
+            let members = self
+                .request(|store, _| match store.members(group) {
+                    Ok(members) => Ok(members.cloned().collect()),
+                    Err(_) => Ok(Vec::new()),
+                })
+                .await?;
+            feed.snapshot(members);
+            // The sender lives in the world: the wait cannot fail.
+            let _ = changes.changed().await;
+        }
+    }
 }
 
 /// What a repeated request finds undone was done by the first.
@@ -59,38 +100,5 @@ fn done_before(result: Result<()>, again: bool, undone: ErrorKind) -> Result<()>
     match result {
         Err(error) if again && error.kind() == undone => Ok(()),
         result => result,
-    }
-}
-
-pub(crate) async fn member(
-    session: &MemorySession,
-    group: &GroupId,
-    member: &MemberId,
-) -> Result<Member> {
-    session
-        .request(|store, _| {
-            let found = store.members(group)?.find(|other| other.id == *member).cloned();
-            found.ok_or_else(|| Error::member_not_joined(group, member))
-        })
-        .await
-}
-
-pub(crate) async fn watch(
-    session: &MemorySession,
-    group: &GroupId,
-    feed: &GroupFeed,
-) -> Result<()> {
-    let mut changes = session.world.changes();
-    loop {
-        changes.mark_unchanged();
-        let members = session
-            .request(|store, _| match store.members(group) {
-                Ok(members) => Ok(members.cloned().collect()),
-                Err(_) => Ok(Vec::new()),
-            })
-            .await?;
-        feed.snapshot(members);
-        // The sender lives in the world: the wait cannot fail.
-        let _ = changes.changed().await;
     }
 }

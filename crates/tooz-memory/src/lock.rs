@@ -4,27 +4,33 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tooz_core::{
-    FencingToken, Hold, Lease, LockName, Mode, OperationId, Release, Result, Waiting, async_trait,
+    Acquisition, FencingToken, Hold, Lease, LockName, Locks, OperationId, Release, Result,
+    async_trait,
 };
 
 use crate::session::MemorySession;
 use crate::store::{Entry, Prize, SessionId};
 use crate::world::World;
 
-/// One acquisition.
-pub(crate) struct Attempt {
-    pub(crate) id: OperationId,
-    pub(crate) prize: Prize,
-    pub(crate) mode: Mode,
-    pub(crate) waiting: Waiting,
+#[async_trait]
+impl Locks for MemorySession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let prize = Prize::Lock(acquisition.target.clone());
+        acquire(self, acquisition.with_target(prize)).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        let prize = Prize::Lock(name.clone());
+        self.request(|store, again| Ok(store.take_away(&prize) || again)).await
+    }
 }
 
 /// One round trip if it is free; one more after the wait, to see what the push was about.
 pub(crate) async fn acquire(
     session: &MemorySession,
-    attempt: Attempt,
+    acquisition: Acquisition<Prize>,
 ) -> Result<Option<Arc<dyn Hold>>> {
-    let Attempt { id, prize, mode, waiting } = attempt;
+    let Acquisition { id, target: prize, mode, wait, .. } = acquisition;
     let lease = tooz_core::Session::lease(session).child();
     let granted = Arc::new(Notify::new());
     let token = session
@@ -39,7 +45,7 @@ pub(crate) async fn acquire(
         Ok(None) => {
             tokio::select! {
                 () = granted.notified() => {}
-                () = waiting.over() => {}
+                () = wait.over() => {}
             }
             // Granted in the meantime or not, the queue's word counts.
             let token = session.request(|store, _| match store.token(&prize, id) {
@@ -72,11 +78,6 @@ fn abandon(
     let (world, prize) = (session.world.clone(), prize.clone());
     world.change(|store| store.withdraw(&prize, id));
     error
-}
-
-pub(crate) async fn take_away(session: &MemorySession, name: &LockName) -> Result<bool> {
-    let prize = Prize::Lock(name.clone());
-    session.request(|store, again| Ok(store.take_away(&prize) || again)).await
 }
 
 /// A lock or a term that is ours.

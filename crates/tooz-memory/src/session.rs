@@ -1,17 +1,13 @@
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristics, ErrorKind, GroupFeed, GroupId, Hold,
-    JoinRequest, LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment,
+    Characteristics, Elections, ErrorKind, Groups, Lease, Locks, Loss, MemberId, Moment,
     OperationId, Outcome, Result, Session, async_trait,
 };
 
-use crate::lock::{self, Attempt};
-use crate::store::{Prize, SessionId, Store};
+use crate::store::{SessionId, Store};
 use crate::world::World;
-use crate::{election, group};
 
 /// A session with a world: everything in it lives as long as it is renewed.
 #[derive(Debug)]
@@ -113,77 +109,15 @@ impl Session for MemorySession {
         }
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let LockRequest { id, name, mode, waiting, .. } = request;
-        lock::acquire(self, Attempt { id, prize: Prize::Lock(name), mode, waiting }).await
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        lock::take_away(self, name).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        group::create(self, group).await
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        group::delete(self, group).await
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        self.request(|store, _| Ok(store.groups().cloned().collect())).await
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        self.world.answers_joins(&request.group).await;
-        let lease = self.lease.child();
-        group::join(self, request, &lease).await?;
-        Ok(lease)
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        group::leave(self, group).await
-    }
-
-    async fn update_capabilities(
-        &self,
-        group: &GroupId,
-        capabilities: &Capabilities,
-    ) -> Result<()> {
-        self.request(|store, _| store.update(group, self.us(), capabilities.clone())).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        self.request(|store, _| Ok(store.members(group)?.map(|m| m.id.clone()).collect())).await
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        self.request(|store, _| Ok(store.members(group)?.cloned().collect())).await
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        group::remove(self, group, member).await
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        group::member(self, group, member).await
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        group::watch(self, group, feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let CampaignRequest { id, group, waiting, .. } = request;
-        let prize = Prize::Leader(group);
-        lock::acquire(self, Attempt { id, prize, mode: Mode::Exclusive, waiting }).await
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        election::leader(self, group).await
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        election::watch(self, group, feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }

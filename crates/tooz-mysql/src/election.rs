@@ -1,19 +1,36 @@
 //! Who leads. Campaigns are locks under another name: see [`lock`](crate::lock).
 
-use tooz_core::{Error, GroupId, LeaderFeed, MemberId, Result};
+use std::sync::Arc;
+
+use tooz_core::{
+    Acquisition, Elections, Error, GroupId, Hold, LeaderFeed, MemberId, Result, async_trait,
+};
 
 use crate::link::bytes;
+use crate::lock::{self, Attempt};
 use crate::names;
-use crate::session::Life;
+use crate::session::{Life, MySqlSession};
 
-pub(crate) async fn leader(life: &Life, group: &GroupId) -> Result<Option<MemberId>> {
-    ask(life, group).await?.ok_or_else(|| Error::group_not_created(group))
-}
+#[async_trait]
+impl Elections for MySqlSession {
+    async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target: group, mode, wait: waiting, .. } = acquisition;
+        names::check_group(&group)?;
+        let prize = self.0.config.names.term(&group);
+        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    }
 
-pub(crate) async fn watch(life: &Life, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-    loop {
-        feed.leader(ask(life, group).await?.flatten());
-        tokio::time::sleep(life.config.poll_interval).await;
+    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
+        let life = &self.0;
+        ask(life, group).await?.ok_or_else(|| Error::group_not_created(group))
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
+        let life = &self.0;
+        loop {
+            feed.leader(ask(life, group).await?.flatten());
+            tokio::time::sleep(life.config.poll_interval).await;
+        }
     }
 }
 

@@ -2,14 +2,30 @@
 
 use std::sync::Arc;
 
-use tooz_core::{Error, ErrorKind, Hold, Mode, Moment, OperationId, Outcome, Result, Waiting};
+use tooz_core::{
+    Acquisition, Error, ErrorKind, Hold, LockName, Locks, Mode, Moment, OperationId, Outcome,
+    Result, Waiting, async_trait,
+};
 
 use crate::errors::{self, odd_answer, session_over};
 use crate::hold::{Granted, MySqlHold, Turn};
 use crate::link::{Link, Reply, number};
 use crate::names::{self, Prize};
-use crate::session::Life;
+use crate::session::{Life, MySqlSession};
 use crate::{delay, shared, wait};
+
+#[async_trait]
+impl Locks for MySqlSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
+        let prize = self.0.config.names.lock(&target)?;
+        acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        crate::break_lock::break_lock(&self.0, &self.0.config.names.lock(name)?).await
+    }
+}
 
 /// An acquisition of a lock or of a term.
 pub(crate) struct Attempt {

@@ -7,9 +7,8 @@ use tokio::sync::{Notify, RwLock, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristics, Error, GroupFeed, GroupId, Hold, JoinRequest,
-    LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment, OperationId,
-    Result, Session, async_trait,
+    Characteristics, Elections, Error, GroupId, Groups, Hold, Lease, Locks, Loss, MemberId, Moment,
+    OperationId, Result, Session, async_trait,
 };
 use tracing::debug;
 
@@ -19,13 +18,12 @@ use crate::errors::{Failure, session_over};
 use crate::extras::Extras;
 use crate::hold::MySqlHold;
 use crate::link::{Link, Rows, bytes, number, unsigned_in};
-use crate::lock::{self, Attempt};
 use crate::names::{self, Prize};
-use crate::{break_lock, election, group, listen, schema};
+use crate::{listen, schema};
 
 /// A session: as long as its connection lives and is heard of at the server.
 #[derive(Debug)]
-pub(crate) struct MySqlSession(Arc<Life>);
+pub(crate) struct MySqlSession(pub(crate) Arc<Life>);
 
 /// What the session's tasks and holds share.
 #[derive(Debug)]
@@ -512,76 +510,15 @@ impl Session for MySqlSession {
         Ok(())
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let LockRequest { id, name, mode, waiting, .. } = request;
-        let prize = self.0.config.names.lock(&name)?;
-        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        break_lock::break_lock(&self.0, &self.0.config.names.lock(name)?).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        group::create(&self.0, group).await
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        group::delete(&self.0, group).await
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        group::all(&self.0).await
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        group::join(&self.0, request).await
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        group::leave(&self.0, group).await
-    }
-
-    async fn update_capabilities(
-        &self,
-        group: &GroupId,
-        capabilities: &Capabilities,
-    ) -> Result<()> {
-        group::update(&self.0, group, capabilities).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(group::members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        group::members(&self.0, group).await
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        group::remove(&self.0, group, member).await
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        group::member(&self.0, group, member).await
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        group::watch(&self.0, group, feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let CampaignRequest { id, group, waiting, .. } = request;
-        names::check_group(&group)?;
-        let prize = self.0.config.names.term(&group);
-        lock::acquire(&self.0, Attempt { id, prize, mode: Mode::Exclusive, waiting }).await
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        election::leader(&self.0, group).await
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        election::watch(&self.0, group, feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }

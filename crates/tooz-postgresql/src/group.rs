@@ -2,24 +2,214 @@
 //! statement, which also tells everybody.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, types::ToSql};
 use tooz_core::{
-    Capabilities, Error, ErrorKind, GroupFeed, GroupId, JoinRequest, Lease, Member, MemberId,
-    OperationId, Outcome, Result,
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
+    MemberId, OperationId, Outcome, Result, async_trait,
 };
 use tracing::debug;
 
 use crate::connection::{Connection, Parameter};
 use crate::errors::{get, is_locked_out};
 use crate::keys;
-use crate::session::Life;
+use crate::session::{Life, PostgresSession};
 use crate::settle::{has_broken, settle};
 use crate::tables;
 use crate::watch::{Watch, bury};
+
+#[async_trait]
+impl Groups for PostgresSession {
+    async fn create(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        keys::check_group(group)?;
+        let operation = OperationId::random();
+        let (channel, change) = (life.keys().channel(), life.keys().change(group));
+        let parameters: [Parameter<'_>; 4] = [
+            (&group.as_bytes(), Type::BYTEA),
+            (&&operation.as_bytes()[..], Type::BYTEA),
+            (&channel, Type::TEXT),
+            (&change, Type::TEXT),
+        ];
+        let created = match tables::one(life, CREATE, &parameters).await {
+            Ok(row) => get(&row, 0)?,
+            Err(error) if has_broken(&error) => {
+                let by = made_by(life, &error, group).await?;
+                if by.as_deref() != Some(&operation.as_bytes()[..]) {
+                    return Err(error);
+                }
+                true
+            }
+            Err(error) => return Err(error),
+        };
+        if created { Ok(()) } else { Err(Error::group_already_exists(group)) }
+    }
+
+    async fn delete(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        let row = match change(life, DELETE, group, &[]).await {
+            Ok(row) => row,
+            Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
+                return Err(Error::group_not_empty(group));
+            }
+            Err(error) if has_broken(&error) => {
+                return match made_by(life, &error, group).await? {
+                    None => Ok(()),
+                    Some(_) => Err(error),
+                };
+            }
+            Err(error) => return Err(error),
+        };
+        if get(&row, 0)? {
+            return Ok(());
+        }
+        // Not in the statement, which sees how it was before: another may have deleted the group since.
+        match read(life, group).await? {
+            Some(_) => Err(Error::group_not_empty(group)),
+            None => Err(Error::group_not_created(group)),
+        }
+    }
+
+    async fn list(&self) -> Result<BTreeSet<GroupId>> {
+        let life = &self.0;
+        let rows = tables::read(life, "SELECT id FROM tooz_group", &[]).await?;
+        rows.iter().map(|row| get::<&[u8]>(row, 0).map(GroupId::from)).collect()
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<Lease> {
+        let life = &self.0;
+        let JoinRequest { group, capabilities, again, .. } = request;
+        keys::check_capabilities(&capabilities)?;
+        let more: [Parameter<'_>; 3] = [
+            (&life.member.as_bytes(), Type::BYTEA),
+            (&capabilities.as_msgpack(), Type::BYTEA),
+            (&again, Type::BOOL),
+        ];
+        let row = match change(life, JOIN, &group, &more).await {
+            Ok(row) => row,
+            Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
+                return Err(Error::group_not_created(&group));
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::TimedOut {
+                    // Carried out after the join, which is what the connection's order is good for.
+                    let life = life.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = change(&life, LEAVE, &group, &[]).await {
+                            debug!(%error, "a membership is left to end with its session");
+                        }
+                    });
+                }
+                return Err(error);
+            }
+        };
+        match (get(&row, 0)?, get(&row, 1)?) {
+            (true, _) => Ok(life.add_membership(&group)),
+            (false, true) => Err(Error::member_already_exists(&group, &life.member)),
+            (false, false) => Err(Error::group_not_created(&group)),
+        }
+    }
+
+    async fn leave(&self, group: &GroupId) -> Result<()> {
+        let life = &self.0;
+        // From here on, nobody else takes it away.
+        let membership = life.remove_membership(group);
+        match change(life, LEAVE, group, &[]).await {
+            Ok(row) => was_member(life, group, &row),
+            Err(error) => {
+                if let Some(membership) = membership {
+                    life.keep_membership(group, membership);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
+        let life = &self.0;
+        keys::check_capabilities(capabilities)?;
+        let more: [Parameter<'_>; 1] = [(&capabilities.as_msgpack(), Type::BYTEA)];
+        let row = change(life, UPDATE, group, &more).await?;
+        was_member(life, group, &row)
+    }
+
+    /// Removes the membership that there is now. One that the member makes meanwhile stays.
+    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
+        let life = &self.0;
+        keys::check_group(group)?;
+        let not_joined = || Error::member_not_joined(group, member);
+        let parameters: [Parameter<'_>; 3] = [
+            (&group.as_bytes(), Type::BYTEA),
+            (&life.main.key, Type::INT8),
+            (&member.as_bytes(), Type::BYTEA),
+        ];
+        let rows = tables::read(life, WHICH, &parameters).await?;
+        let Some(row) = rows.first() else {
+            // For the error: which of the two is missing.
+            members(life, group).await?;
+            return Err(not_joined());
+        };
+        let incarnation: i64 = get(row, 0)?;
+        let (channel, change) = (life.keys().channel(), life.keys().change(group));
+        let parameters: [Parameter<'_>; 5] = [
+            (&group.as_bytes(), Type::BYTEA),
+            (&member.as_bytes(), Type::BYTEA),
+            (&incarnation, Type::INT8),
+            (&channel, Type::TEXT),
+            (&change, Type::TEXT),
+        ];
+        match tables::one(life, REMOVE, &parameters).await {
+            Ok(row) if get(&row, 0)? => Ok(()),
+            Ok(_) => Err(not_joined()),
+            Err(error) if has_broken(&error) => {
+                let left =
+                    "SELECT FROM tooz_member WHERE group_id = $1 AND id = $2 AND incarnation = $3";
+                let left = settle(life, &error, left, &parameters[..3]).await?;
+                if left.is_empty() { Ok(()) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        members(&self.0, group).await
+    }
+
+    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
+        let life = &self.0;
+        let mut members = members(life, group).await?.into_iter();
+        members.find(|one| one.id == *member).ok_or_else(|| Error::member_not_joined(group, member))
+    }
+
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+        let life = &self.0;
+        let mut watch = Watch::open(life, group).await?;
+        loop {
+            watch.mark();
+            match read(life, group).await {
+                // A group that does not exist has no members, and may appear later.
+                Ok(members) => feed.snapshot(members.unwrap_or_default()),
+                // Nobody can change it while nobody can read it.
+                Err(error) if is_locked_out(&error) => {
+                    watch.pause().await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            watch.changed().await?;
+        }
+    }
+}
 
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 
@@ -100,30 +290,6 @@ async fn change(life: &Life, sql: &str, group: &GroupId, more: &[Parameter<'_>])
     tables::one(life, sql, &parameters).await
 }
 
-pub(crate) async fn create(life: &Life, group: &GroupId) -> Result<()> {
-    keys::check_group(group)?;
-    let operation = OperationId::random();
-    let (channel, change) = (life.keys().channel(), life.keys().change(group));
-    let parameters: [Parameter<'_>; 4] = [
-        (&group.as_bytes(), Type::BYTEA),
-        (&&operation.as_bytes()[..], Type::BYTEA),
-        (&channel, Type::TEXT),
-        (&change, Type::TEXT),
-    ];
-    let created = match tables::one(life, CREATE, &parameters).await {
-        Ok(row) => get(&row, 0)?,
-        Err(error) if has_broken(&error) => {
-            let by = made_by(life, &error, group).await?;
-            if by.as_deref() != Some(&operation.as_bytes()[..]) {
-                return Err(error);
-            }
-            true
-        }
-        Err(error) => return Err(error),
-    };
-    if created { Ok(()) } else { Err(Error::group_already_exists(group)) }
-}
-
 /// The operation that made a group, once nothing of the lost session can be carried out any more;
 /// `None` if there is no such group.
 async fn made_by(life: &Life, error: &Error, group: &GroupId) -> Result<Option<Vec<u8>>> {
@@ -132,135 +298,11 @@ async fn made_by(life: &Life, error: &Error, group: &GroupId) -> Result<Option<V
     rows.first().map(|row| get(row, 0)).transpose()
 }
 
-pub(crate) async fn delete(life: &Life, group: &GroupId) -> Result<()> {
-    let row = match change(life, DELETE, group, &[]).await {
-        Ok(row) => row,
-        Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
-            return Err(Error::group_not_empty(group));
-        }
-        Err(error) if has_broken(&error) => {
-            return match made_by(life, &error, group).await? {
-                None => Ok(()),
-                Some(_) => Err(error),
-            };
-        }
-        Err(error) => return Err(error),
-    };
-    if get(&row, 0)? {
-        return Ok(());
-    }
-    // Not in the statement, which sees how it was before: another may have deleted the group since.
-    match read(life, group).await? {
-        Some(_) => Err(Error::group_not_empty(group)),
-        None => Err(Error::group_not_created(group)),
-    }
-}
-
-pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
-    let rows = tables::read(life, "SELECT id FROM tooz_group", &[]).await?;
-    rows.iter().map(|row| get::<&[u8]>(row, 0).map(GroupId::from)).collect()
-}
-
-pub(crate) async fn join(life: &Arc<Life>, request: JoinRequest) -> Result<Lease> {
-    let JoinRequest { group, capabilities, again, .. } = request;
-    keys::check_capabilities(&capabilities)?;
-    let more: [Parameter<'_>; 3] = [
-        (&life.member.as_bytes(), Type::BYTEA),
-        (&capabilities.as_msgpack(), Type::BYTEA),
-        (&again, Type::BOOL),
-    ];
-    let row = match change(life, JOIN, &group, &more).await {
-        Ok(row) => row,
-        Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
-            return Err(Error::group_not_created(&group));
-        }
-        Err(error) => {
-            if error.kind() == ErrorKind::TimedOut {
-                // Carried out after the join, which is what the connection's order is good for.
-                let life = life.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = change(&life, LEAVE, &group, &[]).await {
-                        debug!(%error, "a membership is left to end with its session");
-                    }
-                });
-            }
-            return Err(error);
-        }
-    };
-    match (get(&row, 0)?, get(&row, 1)?) {
-        (true, _) => Ok(life.add_membership(&group)),
-        (false, true) => Err(Error::member_already_exists(&group, &life.member)),
-        (false, false) => Err(Error::group_not_created(&group)),
-    }
-}
-
-pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
-    // From here on, nobody else takes it away.
-    let membership = life.remove_membership(group);
-    match change(life, LEAVE, group, &[]).await {
-        Ok(row) => was_member(life, group, &row),
-        Err(error) => {
-            if let Some(membership) = membership {
-                life.keep_membership(group, membership);
-            }
-            Err(error)
-        }
-    }
-}
-
-pub(crate) async fn update(
-    life: &Life,
-    group: &GroupId,
-    capabilities: &Capabilities,
-) -> Result<()> {
-    keys::check_capabilities(capabilities)?;
-    let more: [Parameter<'_>; 1] = [(&capabilities.as_msgpack(), Type::BYTEA)];
-    let row = change(life, UPDATE, group, &more).await?;
-    was_member(life, group, &row)
-}
-
 fn was_member(life: &Life, group: &GroupId, row: &Row) -> Result<()> {
     match (get(row, 0)?, get(row, 1)?) {
         (true, _) => Ok(()),
         (false, true) => Err(Error::member_not_joined(group, &life.member)),
         (false, false) => Err(Error::group_not_created(group)),
-    }
-}
-
-/// Removes the membership that there is now. One that the member makes meanwhile stays.
-pub(crate) async fn remove(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
-    keys::check_group(group)?;
-    let not_joined = || Error::member_not_joined(group, member);
-    let parameters: [Parameter<'_>; 3] = [
-        (&group.as_bytes(), Type::BYTEA),
-        (&life.main.key, Type::INT8),
-        (&member.as_bytes(), Type::BYTEA),
-    ];
-    let rows = tables::read(life, WHICH, &parameters).await?;
-    let Some(row) = rows.first() else {
-        // For the error: which of the two is missing.
-        members(life, group).await?;
-        return Err(not_joined());
-    };
-    let incarnation: i64 = get(row, 0)?;
-    let (channel, change) = (life.keys().channel(), life.keys().change(group));
-    let parameters: [Parameter<'_>; 5] = [
-        (&group.as_bytes(), Type::BYTEA),
-        (&member.as_bytes(), Type::BYTEA),
-        (&incarnation, Type::INT8),
-        (&channel, Type::TEXT),
-        (&change, Type::TEXT),
-    ];
-    match tables::one(life, REMOVE, &parameters).await {
-        Ok(row) if get(&row, 0)? => Ok(()),
-        Ok(_) => Err(not_joined()),
-        Err(error) if has_broken(&error) => {
-            let left =
-                "SELECT FROM tooz_member WHERE group_id = $1 AND id = $2 AND incarnation = $3";
-            let left = settle(life, &error, left, &parameters[..3]).await?;
-            if left.is_empty() { Ok(()) } else { Err(error) }
-        }
-        Err(error) => Err(error),
     }
 }
 
@@ -281,29 +323,6 @@ pub(crate) async fn leave_all(life: &Life, connection: &Connection) -> Result<()
 
 pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
     read(life, group).await?.ok_or_else(|| Error::group_not_created(group))
-}
-
-pub(crate) async fn member(life: &Life, group: &GroupId, member: &MemberId) -> Result<Member> {
-    let mut members = members(life, group).await?.into_iter();
-    members.find(|one| one.id == *member).ok_or_else(|| Error::member_not_joined(group, member))
-}
-
-pub(crate) async fn watch(life: &Arc<Life>, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-    let mut watch = Watch::open(life, group).await?;
-    loop {
-        watch.mark();
-        match read(life, group).await {
-            // A group that does not exist has no members, and may appear later.
-            Ok(members) => feed.snapshot(members.unwrap_or_default()),
-            // Nobody can change it while nobody can read it.
-            Err(error) if is_locked_out(&error) => {
-                watch.pause().await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        }
-        watch.changed().await?;
-    }
 }
 
 /// The living members; `None` without the group.

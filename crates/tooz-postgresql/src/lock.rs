@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::Type;
 use tooz_core::{
-    Error, ErrorKind, FencingToken, GroupId, Hold, Lease, Loss, Mode, Moment, OperationId, Outcome,
-    Release, Result, Waiting, async_trait,
+    Acquisition, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, Locks, Loss, Mode,
+    Moment, OperationId, Outcome, Release, Result, Waiting, async_trait,
 };
 use tracing::debug;
 
@@ -24,7 +24,20 @@ use crate::keys::Key;
 use crate::names::{InUse, OnMain};
 use crate::pooler;
 use crate::rows::Rows;
-use crate::session::Life;
+use crate::session::{Life, PostgresSession};
+
+#[async_trait]
+impl Locks for PostgresSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
+        let (key, term_in) = (self.0.keys().lock(&target), None);
+        acquire(&self.0, Attempt { id, key, term_in, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        crate::breaking::take_away(&self.0, self.0.keys().lock(name)).await
+    }
+}
 
 /// One acquisition.
 #[derive(Clone)]

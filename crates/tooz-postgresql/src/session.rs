@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,9 +7,8 @@ use tokio::sync::watch;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristics, Error, ErrorKind, GroupFeed, GroupId, Hold,
-    JoinRequest, LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment,
-    OperationId, Outcome, Result, Session, Waiting, async_trait,
+    Characteristics, Elections, Error, ErrorKind, GroupId, Groups, Hold, Lease, Locks, Loss,
+    MemberId, Moment, OperationId, Outcome, Result, Session, Waiting, async_trait,
 };
 use tracing::debug;
 
@@ -19,14 +18,14 @@ use crate::errors::is_locked_out;
 use crate::extras::Extras;
 use crate::keys::{self, Keys};
 use crate::listeners::Listeners;
-use crate::lock::{self, Attempt, PostgresHold};
+use crate::lock::PostgresHold;
 use crate::names::Names;
 use crate::tables::Tables;
-use crate::{breaking, election, group, heartbeat, memberships, pooler, schema, settle};
+use crate::{breaking, group, heartbeat, memberships, pooler, schema, settle};
 
 /// A session: as long as its main connection lives and is renewed.
 #[derive(Debug)]
-pub(crate) struct PostgresSession(Arc<Life>);
+pub(crate) struct PostgresSession(pub(crate) Arc<Life>);
 
 /// What the session's tasks and holds share.
 #[derive(Debug)]
@@ -289,76 +288,15 @@ impl Session for PostgresSession {
         said
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let LockRequest { id, name, mode, waiting, .. } = request;
-        let key = self.0.keys().lock(&name);
-        lock::acquire(&self.0, Attempt { id, key, mode, waiting, term_in: None }).await
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        breaking::take_away(&self.0, self.0.keys().lock(name)).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        group::create(&self.0, group).await
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        group::delete(&self.0, group).await
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        group::all(&self.0).await
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        group::join(&self.0, request).await
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        group::leave(&self.0, group).await
-    }
-
-    async fn update_capabilities(
-        &self,
-        group: &GroupId,
-        capabilities: &Capabilities,
-    ) -> Result<()> {
-        group::update(&self.0, group, capabilities).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(group::members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        group::members(&self.0, group).await
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        group::remove(&self.0, group, member).await
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        group::member(&self.0, group, member).await
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        group::watch(&self.0, group, feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let CampaignRequest { id, group, waiting, .. } = request;
-        keys::check_group(&group)?;
-        let (key, mode) = (self.0.keys().term(&group), Mode::Exclusive);
-        lock::acquire(&self.0, Attempt { id, key, mode, waiting, term_in: Some(group) }).await
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        election::leader(&self.0, group).await
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        election::watch(&self.0, group, feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }

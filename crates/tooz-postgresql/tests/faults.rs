@@ -16,7 +16,8 @@ use proxy::Proxy;
 use server::{Server, if_asked_for, port_of, schema_of, shared, start};
 use tokio::time::{sleep, timeout};
 use tooz_core::{
-    CoordinatorUrl, Hold, LockRequest, Loss, Mode, Options, Result, Session, SessionEvent, Waiting,
+    Acquisition, CoordinatorUrl, Hold, LockName, Loss, Mode, Options, Result, Session,
+    SessionEvent, Waiting,
 };
 use tooz_postgresql::DRIVER;
 
@@ -185,8 +186,8 @@ async fn held_by_a_driver(
 ) -> Result<(std::sync::Arc<dyn Session>, std::sync::Arc<dyn Hold>)> {
     let url: CoordinatorUrl = url.parse()?;
     let session = (DRIVER.open)(&url, Options::of(&url))?.connect(&"a".into()).await?;
-    let request = LockRequest::new("it".into(), Mode::Exclusive, Waiting::none());
-    let hold = session.acquire(request).await?.expect("free");
+    let acquisition = Acquisition::new(LockName::from("it"), Mode::Exclusive, Waiting::none());
+    let hold = session.require_locks()?.acquire(acquisition).await?.expect("free");
     Ok((session, hold))
 }
 
@@ -234,8 +235,9 @@ async fn a_lock_that_was_waited_for_ends_with_its_own_connection_unread() -> Res
     let held = other.lock("it")?.acquire().await?;
     let parsed: CoordinatorUrl = url.parse()?;
     let session = (DRIVER.open)(&parsed, Options::of(&parsed))?.connect(&"a".into()).await?;
-    let request = LockRequest::new("it".into(), Mode::Exclusive, Waiting::within(30 * SECOND));
-    let (hold, released) = tokio::join!(session.acquire(request), async {
+    let acquisition =
+        Acquisition::new(LockName::from("it"), Mode::Exclusive, Waiting::within(30 * SECOND));
+    let (hold, released) = tokio::join!(session.require_locks()?.acquire(acquisition), async {
         sleep(SECOND / 2).await;
         held.release().await
     });

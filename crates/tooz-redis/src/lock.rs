@@ -6,15 +6,30 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tooz_core::{
-    Error, ErrorKind, FencingToken, Hold, Lease, Mode, Moment, OperationId, Outcome, Release,
-    Result, Waiting, async_trait,
+    Acquisition, Error, ErrorKind, FencingToken, Hold, Lease, LockName, Locks, Mode, Moment,
+    OperationId, Outcome, Release, Result, Waiting, async_trait,
 };
 
 use crate::errors::odd_answer;
-use crate::keys::Prize;
+use crate::keys::{self, Prize};
 use crate::push::Wake;
 use crate::scripts::Script;
-use crate::session::{Life, milliseconds, random_fraction};
+use crate::session::{Life, RedisSession, milliseconds, random_fraction};
+
+#[async_trait]
+impl Locks for RedisSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
+        keys::check_lock(&target)?;
+        let prize = self.0.keys().lock(&target);
+        acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        keys::check_lock(name)?;
+        take_away(&self.0, &self.0.keys().lock(name)).await
+    }
+}
 
 /// How long a waiter has to answer when it was given the lock: `ANSWER` in `scripts/prize.lua`.
 const ANSWER: Duration = Duration::from_millis(700);

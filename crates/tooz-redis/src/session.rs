@@ -1,13 +1,12 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::{PushKind, Value};
 use tokio_util::sync::CancellationToken;
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristic, Characteristics, Error, ErrorKind, GroupFeed,
-    GroupId, Hold, JoinRequest, LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId,
-    Mode, Moment, OperationId, Outcome, Result, Session, async_trait,
+    Characteristic, Characteristics, Elections, Error, ErrorKind, GroupId, Groups, Hold, Lease,
+    Locks, Loss, MemberId, Moment, OperationId, Outcome, Result, Session, async_trait,
 };
 use tracing::{debug, warn};
 
@@ -15,17 +14,17 @@ use crate::config::Config;
 use crate::connection::{Opened, Pushes, ServerInfo};
 use crate::keys::{self, Keys};
 use crate::link::Link;
-use crate::lock::{self, Attempt, RedisHold};
+use crate::lock::RedisHold;
 use crate::push::Listeners;
 use crate::scripts::Script;
-use crate::{election, errors, group, heartbeat};
+use crate::{errors, heartbeat};
 
 /// How far the server's clock may run from ours between two renewals, in seconds.
 const CLOCKS: f64 = 1.0;
 
 /// A session: as long as its member's beat is renewed, over any number of connections.
 #[derive(Debug)]
-pub(crate) struct RedisSession(Arc<Life>);
+pub(crate) struct RedisSession(pub(crate) Arc<Life>);
 
 /// What the session's tasks and holds share.
 #[derive(Debug)]
@@ -331,79 +330,16 @@ impl Session for RedisSession {
         })
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let LockRequest { id, name, mode, waiting, .. } = request;
-        keys::check_lock(&name)?;
-        let prize = self.0.keys().lock(&name);
-        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        keys::check_lock(name)?;
-        lock::take_away(&self.0, &self.0.keys().lock(name)).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        group::create(&self.0, group).await
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        group::delete(&self.0, group).await
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        group::all(&self.0).await
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        group::join(&self.0, request).await
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        group::leave(&self.0, group).await
-    }
-
-    async fn update_capabilities(
-        &self,
-        group: &GroupId,
-        capabilities: &Capabilities,
-    ) -> Result<()> {
-        group::update(&self.0, group, capabilities).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(group::members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        group::members(&self.0, group).await
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        group::remove(&self.0, group, member).await
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        group::member(&self.0, group, member).await
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        group::watch(&self.0, group, feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let CampaignRequest { id, group, waiting, .. } = request;
-        keys::check_group(&group)?;
-        let prize = self.0.keys().leader(&group);
-        lock::acquire(&self.0, Attempt { id, prize, mode: Mode::Exclusive, waiting }).await
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        election::leader(&self.0, group).await
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        election::watch(&self.0, group, feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }
 

@@ -160,20 +160,21 @@ async fn a_session_ends_no_membership_of_a_namesake() -> Result<()> {
     // Sessions as the engine opens them, without its own refusal before them.
     let (one, two) = (session(&server.url(""), "a").await?, session(&server.url(""), "a").await?);
     let g = "g".into();
-    one.create_group(&g).await?;
-    let membership = one.join_group(JoinRequest::new("g".into(), caps(1)?, false)).await?;
-    for refused in [two.leave_group(&g).await, two.update_capabilities(&g, &caps(2)?).await] {
+    let (ours, theirs) = (one.require_groups()?, two.require_groups()?);
+    ours.create(&g).await?;
+    let membership = ours.join(JoinRequest::new("g".into(), caps(1)?, false)).await?;
+    for refused in [theirs.leave(&g).await, theirs.update_capabilities(&g, &caps(2)?).await] {
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::MemberNotJoined);
     }
-    assert_eq!(two.member(&g, &"a".into()).await?.capabilities, caps(1)?);
+    assert_eq!(theirs.member(&g, &"a".into()).await?.capabilities, caps(1)?);
     one.heartbeat().await?;
     assert_eq!(membership.loss(), None);
     // A membership that was replaced is no longer that of the first session.
-    two.join_group(JoinRequest::new("g".into(), caps(2)?, true)).await?;
+    theirs.join(JoinRequest::new("g".into(), caps(2)?, true)).await?;
     one.heartbeat().await?;
     assert_eq!(membership.loss(), Some(Loss::Taken));
     one.close().await?;
-    assert_eq!(two.members(&g).await?.len(), 1);
+    assert_eq!(theirs.members(&g).await?.len(), 1);
     two.close().await
 }
 
@@ -183,14 +184,15 @@ async fn a_removed_member_is_told_at_once() -> Result<()> {
     let server = Server::start(&[]);
     let a = session(&server.url("timeout=60"), "a").await?;
     let b = start(&server.url("timeout=60"), "b").await?;
-    a.create_group(&"g".into()).await?;
+    let groups = a.require_groups()?;
+    groups.create(&"g".into()).await?;
     for _ in 0..2 {
-        let membership = a.join_group(JoinRequest::new("g".into(), caps(1)?, false)).await?;
+        let membership = groups.join(JoinRequest::new("g".into(), caps(1)?, false)).await?;
         b.remove_member("g", "a").await?;
         let loss = tokio::time::timeout(Duration::from_secs(5), membership.lost()).await;
         assert_eq!(loss.expect("a push, long before a heartbeat"), Loss::Taken);
     }
-    assert_eq!(a.leave_group(&"g".into()).await.unwrap_err().kind(), ErrorKind::MemberNotJoined);
+    assert_eq!(groups.leave(&"g".into()).await.unwrap_err().kind(), ErrorKind::MemberNotJoined);
     a.close().await?;
     b.stop().await
 }

@@ -3,7 +3,7 @@
 //! The backend is a table of locks in memory. What a real driver sends to a server, this one does
 //! to the table; all else is as it would be.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -71,11 +71,6 @@ struct SkeletonSession {
     held: Held,
 }
 
-/// For what `features` leaves out. The engine refuses it before it comes here.
-fn no<T>(feature: Feature) -> Result<T> {
-    Err(Error::not_implemented(feature))
-}
-
 #[async_trait]
 impl Session for SkeletonSession {
     fn lease(&self) -> &Lease {
@@ -95,67 +90,36 @@ impl Session for SkeletonSession {
         open(&self.held).clear();
         Ok(())
     }
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        if request.mode == Mode::Shared {
-            return no(Feature::SharedLocks);
-        }
-        let cell = open(&self.table).entry(request.name).or_default().clone();
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
+    }
+    fn groups(&self) -> Option<&dyn Groups> {
+        None
+    }
+    fn elections(&self) -> Option<&dyn Elections> {
+        None
+    }
+}
+
+#[async_trait]
+impl Locks for SkeletonSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        // Shared locks and breaking are not declared: the engine never asks for them.
+        let cell = open(&self.table).entry(acquisition.target).or_default().clone();
         let mut guard = tokio::select! {
-            biased; // The first attempt is made even if the waiting is over already.
+            biased; // The first attempt is made even if the wait is over already.
             guard = cell.lock_owned() => guard, // Pushed: a release wakes the next in the queue.
-            () = request.waiting.over() => return Ok(None), // And out of the queue it is.
+            () = acquisition.wait.over() => return Ok(None), // And out of the queue it is.
         };
         *guard += 1;
         let token = FencingToken(*guard);
-        open(&self.held).insert(request.id, guard);
+        open(&self.held).insert(acquisition.id, guard);
         // Lost with the session, and by itself if the backend says so.
-        let (id, lease, held) = (request.id, self.lease.child(), self.held.clone());
+        let (id, lease, held) = (acquisition.id, self.lease.child(), self.held.clone());
         Ok(Some(Arc::new(SkeletonHold { id, token, lease, held })))
     }
     async fn break_lock(&self, _: &LockName) -> Result<bool> {
-        no(Feature::BreakLock)
-    }
-    async fn create_group(&self, _: &GroupId) -> Result<()> {
-        no(Feature::Groups)
-    }
-    async fn delete_group(&self, _: &GroupId) -> Result<()> {
-        no(Feature::Groups)
-    }
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        no(Feature::Groups)
-    }
-    async fn join_group(&self, _: JoinRequest) -> Result<Lease> {
-        no(Feature::Groups)
-    }
-    async fn leave_group(&self, _: &GroupId) -> Result<()> {
-        no(Feature::Groups)
-    }
-    async fn update_capabilities(&self, _: &GroupId, _: &Capabilities) -> Result<()> {
-        no(Feature::Capabilities)
-    }
-    async fn remove_member(&self, _: &GroupId, _: &MemberId) -> Result<()> {
-        no(Feature::Groups)
-    }
-    async fn members(&self, _: &GroupId) -> Result<BTreeSet<MemberId>> {
-        no(Feature::Groups)
-    }
-    async fn members_with_capabilities(&self, _: &GroupId) -> Result<Vec<Member>> {
-        no(Feature::Groups)
-    }
-    async fn member(&self, _: &GroupId, _: &MemberId) -> Result<Member> {
-        no(Feature::Groups)
-    }
-    async fn watch_group(&self, _: &GroupId, _: &GroupFeed) -> Result<()> {
-        no(Feature::Events)
-    }
-    async fn campaign(&self, _: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        no(Feature::Elections)
-    }
-    async fn leader(&self, _: &GroupId) -> Result<Option<MemberId>> {
-        no(Feature::Elections)
-    }
-    async fn watch_leader(&self, _: &GroupId, _: &LeaderFeed) -> Result<()> {
-        no(Feature::Elections)
+        Err(Error::not_implemented(Feature::BreakLock))
     }
 }
 

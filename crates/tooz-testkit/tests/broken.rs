@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristic, Characteristics, CoordinatorUrl, Driver,
-    DriverEntry, Error, Feature, FencingToken, GroupFeed, GroupId, Hold, JoinRequest, LeaderFeed,
-    Lease, LockName, LockRequest, Member, MemberId, Mode, OperationId, Options, Release, Result,
-    Session, async_trait,
+    Acquisition, Capabilities, Characteristic, Characteristics, CoordinatorUrl, Driver,
+    DriverEntry, Elections, Error, Feature, FencingToken, GroupFeed, GroupId, Groups, Hold,
+    JoinRequest, LeaderFeed, Lease, LockName, Locks, Member, MemberId, Mode, OperationId, Options,
+    Release, Result, Session, async_trait,
 };
 use tooz_testkit::{Area, Case, Fixture, World};
 
@@ -238,18 +238,36 @@ impl Session for BrokenSession {
         self.inner.close().await
     }
 
-    async fn acquire(&self, mut request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
+    }
+
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
+    }
+
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Locks for BrokenSession {
+    async fn acquire(
+        &self,
+        mut acquisition: Acquisition<LockName>,
+    ) -> Result<Option<Arc<dyn Hold>>> {
         if self.has(Flaw::GrantsHeldLocks) {
             return Ok(self.invented());
         }
         if self.has(Flaw::SharesNothing) {
-            request.mode = Mode::Exclusive;
+            acquisition.mode = Mode::Exclusive;
         }
-        let waiting = request.waiting.clone();
-        let hold = self.inner.acquire(request).await?;
+        let wait = acquisition.wait.clone();
+        let hold = self.inner.require_locks()?.acquire(acquisition).await?;
         if self.has(Flaw::LosesLateGrants) {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if waiting.is_over() {
+            if wait.is_over() {
                 return Ok(None);
             }
         }
@@ -260,80 +278,90 @@ impl Session for BrokenSession {
         if self.has(Flaw::BreaksNothing) {
             return Ok(true);
         }
-        self.inner.break_lock(name).await
+        self.inner.require_locks()?.break_lock(name).await
+    }
+}
+
+#[async_trait]
+impl Groups for BrokenSession {
+    async fn create(&self, group: &GroupId) -> Result<()> {
+        self.inner.require_groups()?.create(group).await
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        self.inner.create_group(group).await
+    async fn delete(&self, group: &GroupId) -> Result<()> {
+        self.inner.require_groups()?.delete(group).await
     }
 
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        self.inner.delete_group(group).await
+    async fn list(&self) -> Result<BTreeSet<GroupId>> {
+        self.inner.require_groups()?.list().await
     }
 
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        self.inner.groups().await
+    async fn join(&self, request: JoinRequest) -> Result<Lease> {
+        self.inner.require_groups()?.join(request).await
     }
 
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        self.inner.join_group(request).await
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
+    async fn leave(&self, group: &GroupId) -> Result<()> {
         if self.has(Flaw::NeverLeaves) {
             return Ok(());
         }
-        self.inner.leave_group(group).await
+        self.inner.require_groups()?.leave(group).await
     }
 
-    async fn update_capabilities(&self, group: &GroupId, new: &Capabilities) -> Result<()> {
+    async fn update_capabilities(
+        &self,
+        group: &GroupId,
+        capabilities: &Capabilities,
+    ) -> Result<()> {
         if self.has(Flaw::ForgetsUpdates) {
             return Ok(());
         }
-        self.inner.update_capabilities(group, new).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        self.inner.members(group).await
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        self.inner.members_with_capabilities(group).await
+        self.inner.require_groups()?.update_capabilities(group, capabilities).await
     }
 
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        self.inner.remove_member(group, member).await
+        self.inner.require_groups()?.remove_member(group, member).await
+    }
+
+    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
+        self.inner.require_groups()?.members(group).await
+    }
+
+    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
+        self.inner.require_groups()?.members_with_capabilities(group).await
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        self.inner.member(group, member).await
+        self.inner.require_groups()?.member(group, member).await
     }
 
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
+    async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
         if self.has(Flaw::NotImplemented) {
             // Declared even so.
             return Err(Error::not_implemented(Feature::Events));
         }
         if self.has(Flaw::MissesChanges) {
-            feed.snapshot(self.inner.members_with_capabilities(group).await?);
+            feed.snapshot(self.inner.require_groups()?.members_with_capabilities(group).await?);
             std::future::pending::<()>().await;
         }
-        self.inner.watch_group(group, feed).await
+        self.inner.require_groups()?.watch(group, feed).await
     }
+}
 
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
+#[async_trait]
+impl Elections for BrokenSession {
+    async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
         if self.has(Flaw::ElectsEverybody) {
             return Ok(self.invented());
         }
-        Ok(self.granted(self.inner.campaign(request).await?))
+        Ok(self.granted(self.inner.require_elections()?.campaign(acquisition).await?))
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        self.inner.leader(group).await
+        self.inner.require_elections()?.leader(group).await
     }
 
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        self.inner.watch_leader(group, feed).await
+    async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
+        self.inner.require_elections()?.watch(group, feed).await
     }
 }
 

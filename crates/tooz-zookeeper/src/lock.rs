@@ -4,15 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{
-    Error, ErrorKind, FencingToken, GroupId, Hold, Lease, Mode, OperationId, Outcome, Release,
-    Result, Waiting, async_trait,
+    Acquisition, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, Locks, Mode,
+    OperationId, Outcome, Release, Result, Waiting, async_trait,
 };
 use tracing::debug;
 use zookeeper_client::{CreateMode, Error as Cause};
 
 use crate::errors::{Failure, broke_twice, translate};
 use crate::queue::{self, Queue, Standing};
-use crate::session::{Life, PAUSE};
+use crate::session::{Life, PAUSE, ZooKeeperSession};
+
+#[async_trait]
+impl Locks for ZooKeeperSession {
+    async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
+        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
+        let (queue, group) = (self.0.paths().lock(&target)?, None);
+        acquire(&self.0, Attempt { id, queue, group, mode, waiting }).await
+    }
+
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        take_away(&self.0, &self.0.paths().lock(name)?).await
+    }
+}
 
 /// How long a lock that was free is held before its node is watched: what is given back sooner costs
 /// no watch, and what is taken away sooner is told that much later.

@@ -1,22 +1,20 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tooz_core::{
-    CampaignRequest, Capabilities, Characteristics, Error, ErrorKind, GroupFeed, GroupId, Hold,
-    JoinRequest, LeaderFeed, Lease, LockName, LockRequest, Loss, Member, MemberId, Mode, Moment,
-    Outcome, Result, Session, async_trait,
+    Characteristics, Elections, Error, ErrorKind, GroupId, Groups, Lease, Locks, Loss, MemberId,
+    Moment, Outcome, Result, Session, async_trait,
 };
 use tracing::{debug, warn};
 use zookeeper_client::{Client, CreateMode, Error as Cause, SessionState, Stat, StateWatcher};
 
 use crate::config::Config;
+use crate::connection;
 use crate::errors::{foreign_session, settle, translate};
 use crate::link::Link;
-use crate::lock::{self, Attempt};
 use crate::paths::Paths;
 use crate::pool::Pool;
-use crate::{connection, election, group};
 
 /// How often a session is renewed within its time to live. Each renewal tells what the server
 /// knows; the client notices a dead connection by itself after two fifths.
@@ -24,7 +22,7 @@ const BEATS: u32 = 4;
 
 /// A session of the server, over any number of connections.
 #[derive(Debug)]
-pub(crate) struct ZooKeeperSession(Arc<Life>);
+pub(crate) struct ZooKeeperSession(pub(crate) Arc<Life>);
 
 /// What the session's tasks and holds share.
 #[derive(Debug)]
@@ -113,9 +111,8 @@ impl Life {
     async fn tend(self: Arc<Self>, mut states: StateWatcher) {
         loop {
             let state = tokio::select! {
-                state = states.changed() => state,
-                () = self.link.closed() => return,
-            };
+            state = states.changed() => state,
+            () = self.link.closed() => return,};
             match state {
                 SessionState::Disconnected => {
                     debug!(member = %self.member, "connection lost");
@@ -300,76 +297,15 @@ impl Session for ZooKeeperSession {
         })
     }
 
-    async fn acquire(&self, request: LockRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let LockRequest { id, name, mode, waiting, .. } = request;
-        let queue = self.0.paths().lock(&name)?;
-        lock::acquire(&self.0, Attempt { id, queue, group: None, mode, waiting }).await
+    fn locks(&self) -> Option<&dyn Locks> {
+        Some(self)
     }
 
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        lock::take_away(&self.0, &self.0.paths().lock(name)?).await
+    fn groups(&self) -> Option<&dyn Groups> {
+        Some(self)
     }
 
-    async fn create_group(&self, group: &GroupId) -> Result<()> {
-        group::create(&self.0, group).await
-    }
-
-    async fn delete_group(&self, group: &GroupId) -> Result<()> {
-        group::delete(&self.0, group).await
-    }
-
-    async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        group::all(&self.0).await
-    }
-
-    async fn join_group(&self, request: JoinRequest) -> Result<Lease> {
-        group::join(&self.0, request).await
-    }
-
-    async fn leave_group(&self, group: &GroupId) -> Result<()> {
-        group::leave(&self.0, group).await
-    }
-
-    async fn update_capabilities(
-        &self,
-        group: &GroupId,
-        capabilities: &Capabilities,
-    ) -> Result<()> {
-        group::update(&self.0, group, capabilities).await
-    }
-
-    async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        group::members(&self.0, group).await
-    }
-
-    async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        group::members_with_capabilities(&self.0, group).await
-    }
-
-    async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        group::remove(&self.0, group, member).await
-    }
-
-    async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        group::member(&self.0, group, member).await
-    }
-
-    async fn watch_group(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        crate::watch::group(&self.0, group, feed).await
-    }
-
-    async fn campaign(&self, request: CampaignRequest) -> Result<Option<Arc<dyn Hold>>> {
-        let CampaignRequest { id, group, waiting, .. } = request;
-        let queue = self.0.paths().leader(&group)?;
-        let attempt = Attempt { id, queue, group: Some(group), mode: Mode::Exclusive, waiting };
-        lock::acquire(&self.0, attempt).await
-    }
-
-    async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        election::leader(&self.0, group).await
-    }
-
-    async fn watch_leader(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        election::watch(&self.0, group, feed).await
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }

@@ -137,7 +137,8 @@ impl Supervisor {
                     biased;
                     () = run.abandoned() => {}
                     mut membership = run.memberships.of(&group) => {
-                        match session.leave_group(&group).await {
+                        let left = async { session.require_groups()?.leave(&group).await };
+                        match left.await {
                             Ok(()) => *membership = None,
                             Err(error) => {
                                 warn!(%group, %error, "the group could not be left at the stop");

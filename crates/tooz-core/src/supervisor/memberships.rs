@@ -108,11 +108,13 @@ impl Supervisor {
         let request =
             JoinRequest::new(group.clone(), capabilities.clone(), run.may_have_left(group));
         let (session, lease) = self
-            .call_in(run, &request, |session, request| session.join_group(request.clone()))
+            .call_in(run, &request, |session, request| {
+                Ok(session.require_groups()?.join(request.clone()))
+            })
             .await?;
         if run.stopped.is_cancelled() {
             // The goodbye did not wait for this join; the session's end ends what is left of it.
-            drop(session.leave_group(group).await);
+            drop(session.require_groups()?.leave(group).await);
             return Err(stopped());
         }
         self.watch_over(run, group, &session, &lease);
@@ -128,7 +130,9 @@ impl Supervisor {
         for term in run.terms_in(group) {
             self.give_back(run, &*term).await?;
         }
-        let left = self.call_in(run, group, |session, group| session.leave_group(group)).await;
+        let left = self
+            .call_in(run, group, |session, group| Ok(session.require_groups()?.leave(group)))
+            .await;
         match left {
             // Lost, and not joined again yet: now it never will be.
             Err(error) if is_pending(membership, &error) => {}
@@ -144,7 +148,9 @@ impl Supervisor {
         let membership = self.joined(&run, &mut slot, group).await?;
         let update = (group.clone(), capabilities);
         let updated = self
-            .call_in(&run, &update, |session, (group, new)| session.update_capabilities(group, new))
+            .call_in(&run, &update, |session, (group, new)| {
+                Ok(session.require_groups()?.update_capabilities(group, new))
+            })
             .await;
         match updated {
             // Lost, and not joined again yet: it will be with these.
@@ -182,7 +188,8 @@ impl Supervisor {
             return Ok(membership);
         }
         // For the error: which of the two is missing.
-        self.call_in(run, group, |session, group| session.members(group)).await?;
+        self.call_in(run, group, |session, group| Ok(session.require_groups()?.members(group)))
+            .await?;
         Err(Error::member_not_joined(group, &self.member))
     }
 
@@ -242,13 +249,14 @@ impl Supervisor {
     /// Joins a group again with the capabilities of before, until it succeeds or the session is
     /// lost or nobody wants the membership any more.
     async fn rejoin(self: &Arc<Self>, run: &Arc<Run>, session: &Arc<dyn Session>, group: &GroupId) {
+        let Some(groups) = session.groups() else { return };
         let mut backoff = self.settings.retry.backoff();
         while session.lease().is_held() {
             let mut joined = run.memberships.of(group).await;
             let Some(membership) = &mut *joined else { return };
             let capabilities = membership.capabilities.clone();
             let request = JoinRequest::new(group.clone(), capabilities, true);
-            match session.join_group(request).await {
+            match groups.join(request).await {
                 Ok(lease) => {
                     membership.lease = lease.clone();
                     drop(joined);
@@ -260,7 +268,7 @@ impl Supervisor {
                 }
                 // The backend lost the group too, for example restarted empty.
                 Err(error) if error.kind() == ErrorKind::GroupNotCreated => {
-                    match session.create_group(group).await {
+                    match groups.create(group).await {
                         Ok(()) => continue,
                         Err(e) if e.kind() == ErrorKind::GroupAlreadyExists => continue,
                         Err(error) => warn!(%group, %error, "the group is not rebuilt yet"),

@@ -43,8 +43,10 @@ pub(crate) struct Supervisor {
 }
 
 /// A call of one of a session's methods with these arguments.
-pub(crate) type Call<A, T> =
-    for<'a> fn(&'a dyn Session, &'a A) -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+pub(crate) type Call<A, T> = for<'a> fn(&'a dyn Session, &'a A) -> Result<Called<'a, T>>;
+
+/// The future of such a call.
+type Called<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 #[derive(Default)]
 struct State {
@@ -137,7 +139,8 @@ impl Supervisor {
         let mut backoff = self.settings.retry.backoff();
         loop {
             let session = run.session(until).await?;
-            match call(&*session, arguments).await {
+            let answer = call(&*session, arguments)?.await;
+            match answer {
                 Err(error)
                     if may_repeat(&error) && !until.has_passed() && !run.stopped.is_cancelled() =>
                 {

@@ -25,7 +25,7 @@ impl Supervisor {
             let watch = supervisor.repeat(&run, &target, |session, (group, feed)| {
                 // Nothing yet for the first watch; for a later one, what it missed.
                 feed.gap();
-                session.watch_group(group, feed)
+                Ok(session.require_groups()?.watch(group, feed))
             });
             tokio::select! {
                 () = feed.closed() => {}
@@ -40,8 +40,9 @@ impl Supervisor {
         let supervisor = self.clone();
         self.engine.spawn(async move {
             let target = (group, feed.clone());
-            let watch = supervisor
-                .repeat(&run, &target, |session, (group, feed)| session.watch_leader(group, feed));
+            let watch = supervisor.repeat(&run, &target, |session, (group, feed)| {
+                Ok(session.require_elections()?.watch(group, feed))
+            });
             tokio::select! {
                 () = feed.closed() => {}
                 () = run.stopped.cancelled() => {}
@@ -58,8 +59,9 @@ impl Supervisor {
                 Ok(session) => {
                     let began = Moment::now();
                     let lease = session.lease().clone();
+                    let watching = async { watch(&*session, target)?.await };
                     tokio::select! {
-                        result = watch(&*session, target) => if let Err(error) = result {
+                        result = watching => if let Err(error) = result {
                             debug!(backend = self.entry.name, %error, "watching again");
                         },
                         _ = lease.lost() => {}
