@@ -200,24 +200,25 @@ async fn a_membership_is_of_the_session_that_wrote_it() {
     let (member, group) = (MemberId::from("a"), GroupId::from("g"));
     let (one, two) =
         (driver.connect(&member).await.unwrap(), driver.connect(&member).await.unwrap());
-    one.create_group(&group).await.unwrap();
+    let (ours, theirs) = (one.require_groups().unwrap(), two.require_groups().unwrap());
+    ours.create(&group).await.unwrap();
     let join = || JoinRequest::new(group.clone(), Capabilities::none(), false);
-    let lease = one.join_group(join()).await.unwrap();
+    let lease = ours.join(join()).await.unwrap();
     for error in [
-        two.leave_group(&group).await.unwrap_err(),
-        two.update_capabilities(&group, &Capabilities::none()).await.unwrap_err(),
+        theirs.leave(&group).await.unwrap_err(),
+        theirs.update_capabilities(&group, &Capabilities::none()).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::MemberNotJoined);
     }
     assert!(lease.is_held());
     // And the one that was removed nothing of its successor's.
-    two.remove_member(&group, &member).await.unwrap();
+    theirs.remove_member(&group, &member).await.unwrap();
     assert_eq!(soon("loss", lease.lost()).await, Loss::Taken);
-    let successor = two.join_group(join()).await.unwrap();
-    assert_eq!(one.leave_group(&group).await.unwrap_err().kind(), ErrorKind::MemberNotJoined);
+    let successor = theirs.join(join()).await.unwrap();
+    assert_eq!(ours.leave(&group).await.unwrap_err().kind(), ErrorKind::MemberNotJoined);
     one.close().await.unwrap();
     assert!(successor.is_held());
-    assert_eq!(two.members(&group).await.unwrap(), [member].into());
+    assert_eq!(theirs.members(&group).await.unwrap(), [member].into());
 }
 
 #[tokio::test]
