@@ -5,6 +5,7 @@ use std::fs::DirBuilder;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tooz::{Coordinator, MemberId, SessionEvent};
@@ -73,20 +74,64 @@ pub(crate) async fn stop(coordinator: &Coordinator) {
     }
 }
 
+/// The backend, for people: the driver and where.
+fn backend(coordinator: &Coordinator) -> String {
+    format!("{} at {}", coordinator.driver(), coordinator.address())
+}
+
 /// Says on standard error what happens to a session, for commands that run long.
 pub(crate) fn report_session(coordinator: &Coordinator) {
-    let mut events = coordinator.session_events();
+    let (mut events, backend) = (coordinator.session_events(), backend(coordinator));
     tokio::spawn(async move {
+        // When the trouble began, by the clock and by the counter.
+        let mut since: Option<(String, Instant)> = None;
         while let Some(event) = events.next().await {
+            let (began, counting) =
+                since.get_or_insert_with(|| (output::now(), Instant::now())).clone();
+            let lasted = format!("{:.1} s", counting.elapsed().as_secs_f64());
             match event {
-                SessionEvent::Suspended => output::note("the backend is in trouble"),
-                SessionEvent::Resumed => output::note("the backend is well again"),
-                SessionEvent::Lost(loss) => output::note(&format!("the session is lost: {loss}")),
-                SessionEvent::Rejoined(_) => output::note("there is a new session"),
-                _ => {}
+                SessionEvent::Suspended => {
+                    output::note(&format!("{backend} is out of reach since {began}"));
+                }
+                SessionEvent::Resumed => {
+                    output::note(&format!("{backend} is well again, after {lasted}"));
+                    since = None;
+                }
+                SessionEvent::Lost(loss) => output::note(&format!(
+                    "the session with {backend} was lost at {}: {loss}",
+                    output::now()
+                )),
+                SessionEvent::Rejoined(_) => {
+                    output::note(&format!("there is a new session with {backend}, after {lasted}"));
+                    since = None;
+                }
+                _ => since = None,
             }
         }
     });
+}
+
+/// How long a wait is too short to be told.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// Waits for `what`, and says so on standard error if it takes a while.
+pub(crate) async fn tell_of_wait<T>(
+    coordinator: &Coordinator,
+    what: &str,
+    work: impl Future<Output = T>,
+) -> T {
+    let (began, counting) = (output::now(), Instant::now());
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(AT_ONCE, &mut work).await {
+        return done;
+    }
+    output::note(&format!("waits for {what} on {} since {began}", backend(coordinator)));
+    let done = work.await;
+    output::note(&format!(
+        "the wait for {what} is over, after {:.1} s",
+        counting.elapsed().as_secs_f64()
+    ));
+    done
 }
 
 /// The `file://` URL of a directory.

@@ -104,6 +104,18 @@ impl Coordinator {
         &self.0.keeper.member
     }
 
+    /// The name of the driver, such as `redis`.
+    pub fn driver(&self) -> &'static str {
+        self.0.keeper.entry.name
+    }
+
+    /// Where the backend is, for messages: the hosts of the URL with commas between, or its path if
+    /// it has none. Without user, password and options.
+    pub fn address(&self) -> &str {
+        let address = &self.0.keeper.address;
+        if address.hosts.is_empty() { &address.path } else { &address.hosts }
+    }
+
     /// What the driver ensures, in general.
     pub fn characteristics(&self) -> Characteristics {
         self.0.keeper.entry.characteristics
@@ -740,7 +752,7 @@ impl Coordinator {
             .engine
             .run(work.instrument(span))
             .await
-            .map_err(|e| e.during(operation).on(keeper.entry.name))
+            .map_err(|e| keeper.names(e.during(operation)))
     }
 }
 

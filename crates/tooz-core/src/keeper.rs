@@ -20,6 +20,10 @@ use crate::{
     LeaderFeed, Lease, Loss, MemberId, Moment, Outcome, Release, Result, Session,
 };
 
+/// What is logged of a session's state, which [`SessionEvent`]s tell too: one who tells of these can
+/// leave it out.
+const SESSION: &str = "tooz::session";
+
 /// How many requests of one stop are on their way at once.
 const AT_ONCE: usize = 64;
 
@@ -33,10 +37,16 @@ pub(crate) struct Keeper {
     pub(crate) member: MemberId,
     pub(crate) settings: Settings,
     driver: Arc<dyn Driver>,
-    /// Where the backend is, for messages.
-    hosts: String,
+    pub(crate) address: Address,
     state: Mutex<State>,
     beats: watch::Sender<Beats>,
+}
+
+/// Where the backend is, for messages: by its URL, without what may be secret.
+pub(crate) struct Address {
+    /// With commas between; empty if the URL names none.
+    pub(crate) hosts: String,
+    pub(crate) path: String,
 }
 
 /// The heartbeats by hand: signs that the application lives.
@@ -84,7 +94,7 @@ impl Keeper {
         engine: Engine,
         entry: DriverEntry,
         driver: Arc<dyn Driver>,
-        hosts: String,
+        address: Address,
         member: MemberId,
         settings: Settings,
     ) -> Self {
@@ -94,7 +104,7 @@ impl Keeper {
             member,
             settings,
             driver,
-            hosts,
+            address,
             state: Mutex::default(),
             beats: watch::Sender::default(),
         }
@@ -103,6 +113,18 @@ impl Keeper {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is locked, so it is whole even if poisoned.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says in an error which driver it comes from, and of one of the connection or the server which
+    /// server it is, where the driver has not said so.
+    pub(crate) fn names(&self, error: Error) -> Error {
+        use ErrorKind::{Authentication, Backend, Connection, TimedOut};
+        let error = error.on(self.entry.name);
+        let of_server = matches!(error.kind(), Authentication | Backend | Connection | TimedOut);
+        if of_server && !self.address.hosts.is_empty() {
+            return error.with("server", &self.address.hosts);
+        }
+        error
     }
 
     /// What an operation's own events and the driver's appear under.
@@ -185,10 +207,7 @@ impl Keeper {
         // A driver whose own limit is the same knows what was wrong: its word comes first.
         let patience = limit.saturating_add((limit / 10).clamp(WORD.0, WORD.1));
         let Ok(opened) = tokio::time::timeout(patience, opening).await else {
-            let what = match &*self.hosts {
-                "" => "the backend did not answer in time, so there is no session".to_owned(),
-                hosts => format!("{hosts} did not answer in time, so there is no session"),
-            };
+            let what = "no answer came in time, so there is no session";
             return Err(Error::new(ErrorKind::TimedOut, what).with("seconds", limit.as_secs_f64()));
         };
         let (session, undo) = opened?;
@@ -348,7 +367,10 @@ impl Keeper {
                 loss = self.tend(&session) => loss,
                 () = run.stopped.cancelled() => return,
             };
-            warn!(backend = self.entry.name, member = %self.member, %loss, "session lost");
+            warn!(
+                target: SESSION, backend = self.entry.name, member = %self.member, %loss,
+                "session lost"
+            );
             run.is_down(None);
             self.announce(&SessionEvent::Lost(loss));
             let beats = self.beats_begun();
@@ -423,9 +445,8 @@ impl Keeper {
         });
         let keeper = self.clone();
         let _ended = Undo::with(move || keeper.beats.send_modify(|beats| beats.running -= 1));
-        let until = Moment::now() + self.settings.timeout;
         let run = self.run()?;
-        let session = run.session(until).await?;
+        let session = run.session(Moment::now(), self.settings.timeout).await?;
         self.beat_once(&*session).await.map_err(|e| run.or_stopped(e))?;
         Ok(session.heartbeat_interval().unwrap_or(self.settings.timeout))
     }
@@ -461,7 +482,8 @@ impl Keeper {
             match self.open(self.settings.timeout).await {
                 Ok(session) => return session,
                 Err(error) => {
-                    warn!(backend = self.entry.name, %error, "no new session yet");
+                    let error = self.names(error);
+                    warn!(target: SESSION, backend = self.entry.name, %error, "no new session yet");
                     run.is_down(Some(error));
                 }
             }
@@ -487,10 +509,11 @@ impl Keeper {
         arguments: &A,
         call: Call<A, T>,
     ) -> Result<(Arc<dyn Session>, T)> {
-        let until = Moment::now() + self.settings.timeout;
+        let (began, limit) = (Moment::now(), self.settings.timeout);
+        let until = began + limit;
         let mut backoff = self.settings.retry.backoff();
         loop {
-            let session = run.session(until).await?;
+            let session = run.session(began, limit).await?;
             match call(&*session, arguments).await {
                 Err(error)
                     if may_repeat(&error) && !until.has_passed() && !run.stopped.is_cancelled() =>
@@ -698,7 +721,7 @@ impl Keeper {
             self.rejoin(&run, &session, group).await;
         }
         if session.lease().is_held() {
-            info!(backend = self.entry.name, member = %self.member, "session rebuilt");
+            info!(target: SESSION, backend = self.entry.name, member = %self.member, "session rebuilt");
             self.announce(&SessionEvent::Rejoined(groups));
         }
     }
@@ -794,7 +817,7 @@ impl Keeper {
     async fn repeat<A>(&self, run: &Run, target: &A, watch: Call<A, ()>) {
         let mut backoff = self.settings.retry.backoff();
         loop {
-            match run.session(Moment::now() + self.settings.timeout).await {
+            match run.session(Moment::now(), self.settings.timeout).await {
                 Ok(session) => {
                     let began = Moment::now();
                     let lease = session.lease().clone();

@@ -14,8 +14,11 @@ use crate::keeper::{Keeper, stopped};
 use crate::run::{Held, Run};
 use crate::{
     CampaignRequest, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, LockRequest,
-    Loss, Mode, Moment, OperationId, Outcome, Release, Result, Wait, Waiting,
+    Loss, Mode, Moment, OperationId, Outcome, Release, Result, Session, Wait, Waiting,
 };
+
+/// How long a driver may take to withdraw when a wait is over, while its backend is out of reach.
+const WITHDRAWAL: Duration = Duration::from_millis(250);
 
 /// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
 ///
@@ -93,7 +96,7 @@ impl Claim {
         keeper: &Keeper,
         run: &Run,
         waiting: &Waiting,
-        patience: Duration,
+        patience: Patience,
     ) -> Result<Option<Granted>> {
         let candidacy = match self {
             Self::Lock(..) => None,
@@ -102,7 +105,7 @@ impl Claim {
                 // It is joined again with the next session, and nothing can be tried before.
                 Err(error) if error.is_retryable() => {
                     tokio::select! {
-                        session = run.session(Moment::now() + patience) => {
+                        session = patience.session(run) => {
                             drop(session?);
                         }
                         () = waiting.given_up() => {}
@@ -116,7 +119,7 @@ impl Claim {
         let session = tokio::select! {
             biased; // Nothing is begun that nobody waits for.
             () = waiting.given_up() => return Ok(None),
-            session = run.session(Moment::now() + patience) => session?,
+            session = patience.session(run) => session?,
             () = &mut left => return Err(candidacy_ended()),
         };
         let (id, waiting) = (OperationId::random(), waiting.child());
@@ -149,6 +152,24 @@ impl Claim {
     }
 }
 
+/// How long the attempts of one acquisition look for a session.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// All together, from that moment on: the wait is no longer than that.
+    Until(Moment, Duration),
+    /// Each of them, as every operation does.
+    Each(Duration),
+}
+
+impl Patience {
+    async fn session(self, run: &Run) -> Result<Arc<dyn Session>> {
+        match self {
+            Self::Until(since, time) => run.session(since, time).await,
+            Self::Each(time) => run.session(Moment::now(), time).await,
+        }
+    }
+}
+
 /// What a driver granted to an attempt.
 struct Granted {
     id: OperationId,
@@ -178,14 +199,17 @@ impl Tenure {
         wait: Wait,
     ) -> Result<Option<Self>> {
         let keeper = handle.keeper.clone();
-        let (name, engine, shown) = (keeper.entry.name, keeper.engine.clone(), claim.what());
-        let named = |e: Error| e.during(operation).on(name).with(shown.kind, &shown.name);
+        let (engine, shown) = (keeper.engine.clone(), claim.what());
+        let naming = keeper.clone();
+        let named = |e: Error| naming.names(e.during(operation)).with(shown.kind, &shown.name);
         keeper.engine.check_here().map_err(named)?;
         let run = keeper.run().map_err(named)?;
-        let waiting = run.waiting(wait);
-        // How long one attempt looks for a session: a try does, as every operation.
+        let (waiting, looking) = (run.waiting(wait), run.clone());
         let timeout = keeper.settings.timeout;
-        let patience = if let Wait::For(time) = wait { time.min(timeout) } else { timeout };
+        let patience = match wait {
+            Wait::For(time) if time <= timeout => Patience::Until(Moment::now(), time),
+            _ => Patience::Each(timeout),
+        };
         // Dropping this future tells the engine to withdraw.
         let _withdraw = waiting.give_up_on_drop();
         let span = keeper.span(operation);
@@ -233,8 +257,28 @@ impl Tenure {
                 }
             }
         };
-        let acquired = engine.run(acquired.instrument(span));
-        acquired.await.map_err(named)
+        let Wait::For(time) = wait else {
+            return engine.run(acquired.instrument(span)).await.map_err(named);
+        };
+        // The engine goes on with the withdrawal from a backend out of reach, and gives back what is
+        // granted even so.
+        let (limit, driving) = (time.saturating_add(WITHDRAWAL), engine.clone());
+        let within_limit = async move {
+            let out_of_reach = async {
+                tokio::time::sleep(limit).await;
+                looking.is_in_doubt().await;
+            };
+            tokio::select! {
+                acquired = driving.run(acquired.instrument(span)) => acquired,
+                () = out_of_reach => Err(Error::new(
+                    ErrorKind::TimedOut,
+                    "the wait is over, and the backend is out of reach",
+                )
+                .with("seconds", time.as_secs_f64())
+                .outcome_is(Outcome::Unknown)),
+            }
+        };
+        engine.run(within_limit).await.map_err(named)
     }
 
     /// Notes what the driver granted, unless the run or the membership ended meanwhile.
@@ -307,8 +351,7 @@ impl Tenure {
     pub async fn verify(&self) -> Result<bool> {
         self.check()?;
         let (keeper, hold) = (self.handle.keeper.clone(), self.hold.clone());
-        let name = keeper.entry.name;
-        let engine = keeper.engine.clone();
+        let (naming, engine) = (keeper.clone(), keeper.engine.clone());
         let verified = engine.run(async move {
             let ours = hold.verify().await?;
             if !ours {
@@ -316,7 +359,7 @@ impl Tenure {
             }
             Ok(ours)
         });
-        verified.await.map_err(|e| e.during("verify").on(name))
+        verified.await.map_err(|e| naming.names(e.during("verify")))
     }
 
     /// Runs `work` while it is held. The deadline is looked at before each poll, and at the loss
@@ -343,7 +386,7 @@ impl Tenure {
         self.settled = true;
         let (keeper, run) = (self.handle.keeper.clone(), self.run.clone());
         let (hold, id) = (self.hold.clone(), self.id);
-        let (name, what) = (keeper.entry.name, self.what.clone());
+        let (naming, what) = (keeper.clone(), self.what.clone());
         let engine = keeper.engine.clone();
         let span = keeper.span(operation);
         let given = async move {
@@ -352,7 +395,7 @@ impl Tenure {
             release
         };
         let given = engine.run(given.instrument(span));
-        given.await.map_err(|e| e.during(operation).on(name).with(what.kind, what.name))
+        given.await.map_err(|e| naming.names(e.during(operation)).with(what.kind, what.name))
     }
 
     /// Its holder is told of a stop by a revocation, and not by the loss of it.
