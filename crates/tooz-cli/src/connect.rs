@@ -5,6 +5,7 @@ use std::fs::DirBuilder;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -67,11 +68,35 @@ impl Target {
     }
 }
 
+/// The backend is in trouble, as far as is known.
+static TROUBLE: AtomicBool = AtomicBool::new(false);
+
+/// How long a stop may take while the backend is in trouble: what was held is given back by then, or
+/// ends by itself.
+const SHORT_STOP: Duration = Duration::from_millis(500);
+
 /// Stops a coordinator. What goes wrong is said, and changes no exit code: the work is done.
 pub(crate) async fn stop(coordinator: &Coordinator) {
-    if let Err(error) = coordinator.stop().await {
-        output::note(&output::chain(&error));
+    let in_vain = async {
+        tokio::time::sleep(SHORT_STOP).await;
+        while !TROUBLE.load(Relaxed) {
+            tokio::time::sleep(SHORT_STOP).await;
+        }
+    };
+    tokio::select! {
+        stopped = coordinator.stop() => if let Err(error) = stopped {
+            output::note(&output::chain(&error));
+        },
+        () = in_vain => output::note(&format!(
+            "{} does not hear the goodbye: what it has of this member ends with its time to live",
+            backend(coordinator)
+        )),
     }
+}
+
+/// Takes an error of the backend for trouble: a stop is not worth a long wait then.
+pub(crate) fn expect_trouble(error: &tooz::Error) {
+    TROUBLE.fetch_or(error.is_retryable(), Relaxed);
 }
 
 /// The backend, for people: the driver and where.
@@ -91,9 +116,11 @@ pub(crate) fn report_session(coordinator: &Coordinator) {
             let lasted = format!("{:.1} s", counting.elapsed().as_secs_f64());
             match event {
                 SessionEvent::Suspended => {
-                    output::note(&format!("{backend} is out of reach since {began}"));
+                    TROUBLE.store(true, Relaxed);
+                    output::note(&format!("{backend} has been out of reach since {began}"));
                 }
                 SessionEvent::Resumed => {
+                    TROUBLE.store(false, Relaxed);
                     output::note(&format!("{backend} is well again, after {lasted}"));
                     since = None;
                 }
@@ -102,6 +129,7 @@ pub(crate) fn report_session(coordinator: &Coordinator) {
                     output::now()
                 )),
                 SessionEvent::Rejoined(_) => {
+                    TROUBLE.store(false, Relaxed);
                     output::note(&format!("there is a new session with {backend}, after {lasted}"));
                     since = None;
                 }

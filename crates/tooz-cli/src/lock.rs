@@ -80,7 +80,8 @@ async fn hold(
     let what = format!("the lock {name}");
     let acquiring = lock.acquire_with(mode, wait);
     let acquiring = connect::tell_of_wait(coordinator, &what, acquiring);
-    let Some(guard) = signals.interrupt(acquiring).await?? else {
+    let acquired = signals.interrupt(acquiring).await?;
+    let Some(guard) = acquired.inspect_err(connect::expect_trouble)? else {
         let held = format!("{what} is held by somebody else");
         output::problem(ErrorKind::LockAcquireFailed, &held);
         return Ok(NOT_HAD);

@@ -17,8 +17,9 @@ use crate::{
     Loss, Mode, Moment, OperationId, Outcome, Release, Result, Session, Wait, Waiting,
 };
 
-/// How long a driver may take to withdraw when a wait is over, while its backend is out of reach.
-const WITHDRAWAL: Duration = Duration::from_millis(250);
+/// How long a driver may take to withdraw when a wait is over: while its backend is known to be in
+/// trouble, and at the most.
+const WITHDRAWAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
 ///
@@ -262,17 +263,19 @@ impl Tenure {
         };
         // The engine goes on with the withdrawal from a backend out of reach, and gives back what is
         // granted even so.
-        let (limit, driving) = (time.saturating_add(WITHDRAWAL), engine.clone());
+        let (limit, driving) = (time.saturating_add(WITHDRAWAL.0), engine.clone());
         let within_limit = async move {
             let out_of_reach = async {
                 tokio::time::sleep(limit).await;
-                looking.is_in_doubt().await;
+                let rest = WITHDRAWAL.1.saturating_sub(WITHDRAWAL.0);
+                // Both say that it is of no use to wait on.
+                let _ = tokio::time::timeout(rest, looking.is_in_doubt()).await;
             };
             tokio::select! {
                 acquired = driving.run(acquired.instrument(span)) => acquired,
                 () = out_of_reach => Err(Error::new(
                     ErrorKind::TimedOut,
-                    "the wait is over, and the backend is out of reach",
+                    "the wait is over, and the backend does not answer",
                 )
                 .with("seconds", time.as_secs_f64())
                 .outcome_is(Outcome::Unknown)),
