@@ -1,13 +1,14 @@
 //! What is said when a server is not there, or is none: nothing twice, and always where.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Done, Place, run, tooz};
+use crate::support::{Done, Place, Running, run, tooz, until};
 
 /// How a URL of each driver that needs a server begins, and goes on behind the host.
 const DRIVERS: [(&str, &str); 9] = [
@@ -241,6 +242,109 @@ fn a_wait_is_told_and_quiet_says_nothing_of_it() {
     assert_eq!(quiet.code, 75, "{quiet:?}");
     assert_eq!(quiet.err, "tooz: the lock a is held by somebody else\n");
     drop(holder);
+}
+
+/// A server of Redis of its own, where tests with real servers were asked for.
+struct Redis {
+    port: u16,
+    server: Child,
+}
+
+impl Redis {
+    fn start() -> Option<Self> {
+        if std::env::var_os("TOOZ_TEST_URL_REDIS").is_none() {
+            eprintln!("not asked for: TOOZ_TEST_URL_REDIS is not set");
+            return None;
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Some(Self { port, server: Self::spawn(port) })
+    }
+
+    fn spawn(port: u16) -> Child {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--maxmemory-policy", "allkeys-lru"]);
+        command.args(["--port", &port.to_string()]).stdout(Stdio::null());
+        let server = command.spawn().expect("redis-server is installed");
+        until("it listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        server
+    }
+
+    fn tooz(&self, arguments: &[&str]) -> Command {
+        let mut command = tooz(arguments);
+        command.env("TOOZ_URL", format!("redis://127.0.0.1:{}", self.port));
+        command
+    }
+
+    fn kill(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[test]
+fn trouble_and_recovery_are_told_with_what_where_and_since_when() {
+    let Some(mut redis) = Redis::start() else { return };
+    let mut holder = redis.tooz(&["lock", "a", "--", "sh", "-c", "echo ready; sleep 100"]);
+    let mut holder = Running::start(&mut holder);
+    assert_eq!(holder.line(), "ready");
+    let mut waiter = redis.tooz(&["lock", "a", "--", "true"]);
+    let mut waiter = waiter.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(waiter.stderr.take().unwrap()).lines();
+    // The test's own limit would end it.
+    let mut told = |what: &str| {
+        let line = said.find(|line| line.as_ref().is_ok_and(|line| line.contains(what)));
+        line.unwrap_or_else(|| panic!("never told: {what}")).unwrap()
+    };
+    let at = format!("redis at 127.0.0.1:{}", redis.port);
+    // What the driver's page promises.
+    told("WARN");
+    assert!(told("waits for the lock a").contains(&at));
+    redis.kill();
+    let killed = Instant::now();
+    assert!(told("out of reach since 20").contains(&at));
+    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+    redis.server = Redis::spawn(redis.port);
+    assert!(told(", after ").contains(&at));
+    drop(holder);
+    let _ = (waiter.kill(), waiter.wait());
+}
+
+#[test]
+fn a_wait_of_seconds_takes_no_longer_where_the_server_goes_meanwhile() {
+    let Some(mut redis) = Redis::start() else { return };
+    let mut holder = redis.tooz(&["lock", "a", "--", "sh", "-c", "echo ready; sleep 100"]);
+    let mut holder = Running::start(&mut holder);
+    assert_eq!(holder.line(), "ready");
+    let begun = Instant::now();
+    let mut waiter = redis.tooz(&["lock", "a", "--wait", "4", "--", "true"]);
+    let mut waiter = waiter.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(waiter.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    said.find(|line| line.contains("waits for")).unwrap();
+    redis.kill();
+    let rest: Vec<_> = said.collect();
+    assert_eq!(waiter.wait().unwrap().code(), Some(1), "{rest:?}");
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}: {rest:?}", begun.elapsed());
+    let error = rest.last().unwrap();
+    assert!(error.contains("seconds=4,") && !error.contains("30"), "{error}");
+    says_it_once(error);
+}
+
+#[test]
+fn a_wrong_password_is_told_once_and_not_shown() {
+    let Some(redis) = Redis::start() else { return };
+    let url = format!("redis://user:hunter2@127.0.0.1:{}", redis.port);
+    let done = run(redis.tooz(&["--json", "groups"]).env("TOOZ_URL", url));
+    let error = json_error(&done);
+    assert_eq!(error["kind"], "Authentication", "{done:?}");
+    assert_eq!(error["address"], format!("127.0.0.1:{}", redis.port));
+    assert!(!done.err.contains("hunter2"), "{done:?}");
+    says_it_once(error["message"].as_str().unwrap());
 }
 
 #[test]
