@@ -34,7 +34,7 @@ pub(crate) async fn open(config: &Config) -> Result<Client> {
             Ok(Ok(client)) => return Ok(client),
             Ok(Err(Failed::Client(Cause::NoHosts | Cause::Timeout))) | Err(_) => {
                 let silent = begun.elapsed() >= SILENCE * servers;
-                let (error, reachable) = diagnose(config).await;
+                let (error, reachable) = diagnose(config, true).await;
                 if silent || !reachable || end.has_passed() {
                     return Err(error);
                 }
@@ -88,24 +88,25 @@ impl From<Error> for Failed {
     }
 }
 
-/// Ends if no server can be reached, which the client takes long to tell.
+/// Ends if no server can be reached, which the client takes long to tell. A handshake may take longer
+/// than this look.
 async fn unreachable(config: &Config) -> Error {
     tokio::time::sleep(config.connect_timeout / 5).await;
-    match diagnose(config).await {
+    match diagnose(config, false).await {
         (error, false) => error,
         (_, true) => std::future::pending().await,
     }
 }
 
-/// The client only says that no server would have it: a look at each, within the time that is left;
-/// and whether one can be reached.
-async fn diagnose(config: &Config) -> (Error, bool) {
+/// The client only says that no server would have it: a look at each, within the time that is left,
+/// with a handshake where TLS is wanted or without; and whether one can be reached.
+async fn diagnose(config: &Config, handshake: bool) -> (Error, bool) {
     let patience =
         config.connect_timeout * 3 / 20 / u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
     let mut unreachable = None;
     for (host, port) in &config.servers {
         let at = |error: Error| error.with("server", format!("{host}:{port}"));
-        match timeout(patience, look_at(config, host, *port)).await {
+        match timeout(patience, look_at(config, host, *port, handshake)).await {
             Ok(Ok(())) => {
                 let error = Error::new(
                     ErrorKind::Connection,
@@ -127,17 +128,18 @@ async fn diagnose(config: &Config) -> (Error, bool) {
 }
 
 /// Whether a connection can be made at all, and TLS if it is wanted.
-async fn look_at(config: &Config, host: &str, port: u16) -> Result<()> {
+async fn look_at(config: &Config, host: &str, port: u16, handshake: bool) -> Result<()> {
     let stream = TcpStream::connect((host, port))
         .await
         .map_err(|e| Error::new(ErrorKind::Connection, "could not connect").caused_by(e))?;
     #[cfg(feature = "tls")]
-    if let Some(tls) = &config.tls
+    if handshake
+        && let Some(tls) = &config.tls
         && let Some(error) = tls.diagnose(host, stream).await
     {
         return Err(error);
     }
     #[cfg(not(feature = "tls"))]
-    drop((config, stream));
+    drop((config, stream, handshake));
     Ok(())
 }
