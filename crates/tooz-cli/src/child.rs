@@ -167,7 +167,7 @@ pub(crate) fn become_command_if_asked() -> Option<u8> {
         return Some(128 + 9);
     }
     let error = std::process::Command::new(&program).args(arguments).exec();
-    output::note(&format!("cannot run {}: {error}", program.display()));
+    output::error("Other", &format!("cannot run {}: {error}", program.display()), None);
     // As shells have it.
     Some(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
 }

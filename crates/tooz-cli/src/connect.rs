@@ -5,6 +5,8 @@ use std::fs::DirBuilder;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tooz::{Coordinator, MemberId, SessionEvent};
@@ -66,27 +68,98 @@ impl Target {
     }
 }
 
+/// The backend is in trouble, as far as is known.
+static TROUBLE: AtomicBool = AtomicBool::new(false);
+
+/// How long a stop may take while the backend is in trouble: what was held is given back by then, or
+/// ends by itself.
+const SHORT_STOP: Duration = Duration::from_millis(500);
+
 /// Stops a coordinator. What goes wrong is said, and changes no exit code: the work is done.
 pub(crate) async fn stop(coordinator: &Coordinator) {
-    if let Err(error) = coordinator.stop().await {
-        output::note(&output::chain(&error));
+    let in_vain = async {
+        tokio::time::sleep(SHORT_STOP).await;
+        while !TROUBLE.load(Relaxed) {
+            tokio::time::sleep(SHORT_STOP).await;
+        }
+    };
+    tokio::select! {
+        stopped = coordinator.stop() => if let Err(error) = stopped {
+            output::note(&output::chain(&error));
+        },
+        () = in_vain => output::note(&format!(
+            "{} does not hear the goodbye: what it has of this member ends with its time to live",
+            backend(coordinator)
+        )),
     }
+}
+
+/// Takes an error of the backend for trouble: a stop is not worth a long wait then.
+pub(crate) fn expect_trouble(error: &tooz::Error) {
+    TROUBLE.fetch_or(error.is_retryable(), Relaxed);
+}
+
+/// The backend, for people: the driver and where.
+fn backend(coordinator: &Coordinator) -> String {
+    format!("{} at {}", coordinator.driver(), coordinator.address())
 }
 
 /// Says on standard error what happens to a session, for commands that run long.
 pub(crate) fn report_session(coordinator: &Coordinator) {
-    let mut events = coordinator.session_events();
+    let (mut events, backend) = (coordinator.session_events(), backend(coordinator));
     tokio::spawn(async move {
+        // When the trouble began, by the clock and by the counter.
+        let mut since: Option<(String, Instant)> = None;
         while let Some(event) = events.next().await {
+            let (began, counting) =
+                since.get_or_insert_with(|| (output::now(), Instant::now())).clone();
+            let lasted = format!("{:.1} s", counting.elapsed().as_secs_f64());
             match event {
-                SessionEvent::Suspended => output::note("the backend is in trouble"),
-                SessionEvent::Resumed => output::note("the backend is well again"),
-                SessionEvent::Lost(loss) => output::note(&format!("the session is lost: {loss}")),
-                SessionEvent::Rejoined(_) => output::note("there is a new session"),
-                _ => {}
+                SessionEvent::Suspended => {
+                    TROUBLE.store(true, Relaxed);
+                    output::note(&format!("{backend} has been out of reach since {began}"));
+                }
+                SessionEvent::Resumed => {
+                    TROUBLE.store(false, Relaxed);
+                    output::note(&format!("{backend} is well again, after {lasted}"));
+                    since = None;
+                }
+                SessionEvent::Lost(loss) => output::note(&format!(
+                    "the session with {backend} was lost at {}: {loss}",
+                    output::now()
+                )),
+                SessionEvent::Rejoined(_) => {
+                    TROUBLE.store(false, Relaxed);
+                    output::note(&format!("there is a new session with {backend}, after {lasted}"));
+                    since = None;
+                }
+                _ => since = None,
             }
         }
     });
+}
+
+/// How long a wait is too short to be told.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// Waits for `what`, and says so on standard error if it takes a while.
+pub(crate) async fn tell_of_wait<T>(
+    coordinator: &Coordinator,
+    what: &str,
+    work: impl Future<Output = T>,
+) -> T {
+    let (began, counting) = (output::now(), Instant::now());
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(AT_ONCE, &mut work).await {
+        return done;
+    }
+    output::note(&format!("waits for {what} on {} since {began}", backend(coordinator)));
+    let done = work.await;
+    output::note(&format!(
+        "the wait for {what} is over, after {:.1} s",
+        counting.elapsed().as_secs_f64()
+    ));
+    done
 }
 
 /// The `file://` URL of a directory.

@@ -63,7 +63,10 @@ async fn rule(
 ) -> Result<u8> {
     let group = GroupId::from(bytes(&args.group));
     signals.interrupt(coordinator.join_group_create(&group, &())).await??;
-    let mut term = signals.interrupt(coordinator.campaign(&group)).await??;
+    let what = format!("the term in {group}");
+    let campaign = coordinator.campaign(&group);
+    let campaign = connect::tell_of_wait(coordinator, &what, campaign);
+    let mut term = signals.interrupt(campaign).await??;
     loop {
         output::note(&format!("leads {group}, with the token {}", term.fencing_token()));
         let variables = [
@@ -86,7 +89,9 @@ async fn rule(
         if args.once {
             return Ok(LOST);
         }
-        term = signals.interrupt(campaign_again(coordinator, &group)).await??;
+        let campaign = campaign_again(coordinator, &group);
+        let campaign = connect::tell_of_wait(coordinator, &what, campaign);
+        term = signals.interrupt(campaign).await??;
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::Result;
-use tooz::{Coordinator, LockName, Mode, Release, Wait};
+use tooz::{Coordinator, ErrorKind, LockName, Mode, Release, Wait};
 
 use crate::child::{self, Ended};
 use crate::connect::{self, Target, bytes};
@@ -56,6 +56,7 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
 pub(crate) async fn run(target: &Target, args: Args) -> Result<u8> {
     let mut signals = Signals::listen()?;
     let coordinator = target.coordinator()?;
+    connect::report_session(&coordinator);
     signals.interrupt(coordinator.start()).await??;
     let result = hold(&coordinator, target, &args, &mut signals).await;
     connect::stop(&coordinator).await;
@@ -76,8 +77,13 @@ async fn hold(
         Some(time) => Wait::For(time),
         None => Wait::Forever,
     };
-    let Some(guard) = signals.interrupt(lock.acquire_with(mode, wait)).await?? else {
-        output::note(&format!("the lock {name} is held by somebody else"));
+    let what = format!("the lock {name}");
+    let acquiring = lock.acquire_with(mode, wait);
+    let acquiring = connect::tell_of_wait(coordinator, &what, acquiring);
+    let acquired = signals.interrupt(acquiring).await?;
+    let Some(guard) = acquired.inspect_err(connect::expect_trouble)? else {
+        let held = format!("{what} is held by somebody else");
+        output::problem(ErrorKind::LockAcquireFailed, &held);
         return Ok(NOT_HAD);
     };
 
@@ -91,11 +97,12 @@ async fn hold(
     let released = guard.release().await;
     match (ended?, released) {
         (Ended::Lost(loss), _) => {
-            output::note(&format!("the lock {name} was lost: {loss}"));
+            output::problem(ErrorKind::LockLost, &format!("{what} was lost: {loss}"));
             Ok(LOST)
         }
         (Ended::Exited(_), Ok(Release::WasLost)) => {
-            output::note(&format!("the lock {name} was lost before {:?} ended", args.command[0]));
+            let lost = format!("{what} was lost before {:?} ended", args.command[0]);
+            output::problem(ErrorKind::LockLost, &lost);
             Ok(LOST)
         }
         (Ended::Exited(code), Ok(Release::Released)) => Ok(code),

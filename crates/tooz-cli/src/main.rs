@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::connect::Target;
-use crate::output::Output;
+use crate::output::{Output, Voice};
 
 /// The lock was not had (`EX_TEMPFAIL` of sysexits: come again).
 const NOT_HAD: u8 = 75;
@@ -36,9 +36,8 @@ struct Cli {
     #[command(flatten)]
     target: Target,
 
-    /// Prints data as JSON; a stream as one object a line
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    voice: Voice,
 
     #[command(subcommand)]
     command: Command,
@@ -83,7 +82,11 @@ fn main() -> ExitCode {
     if let Some(code) = child::become_command_if_asked() {
         return ExitCode::from(code);
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(problem) => return ExitCode::from(output::usage(&problem)),
+    };
+    cli.voice.use_from_now_on();
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -94,8 +97,8 @@ fn main() -> ExitCode {
 
 /// Runs the command and gives its exit code.
 async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
-    let Cli { target, json, command } = cli;
-    let out = Output { json };
+    let Cli { target, voice, command } = cli;
+    let out = Output { json: voice.json };
     match command {
         Command::Demo => demo::run(&target, out).await,
         Command::Lock(args) => lock::run(&target, args).await,

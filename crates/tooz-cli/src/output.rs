@@ -19,12 +19,68 @@
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::io::{self, Write as _};
+use std::sync::OnceLock;
 
 use rmpv::Value;
 use serde_json::{Map, json};
-use tooz::{Capabilities, Member, MemberId};
+use tooz::{Capabilities, ErrorKind, Member, MemberId};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime as Clock};
 
 use crate::signals::Interrupted;
+
+/// How much is said on standard error, and how. Set once, before anything is said.
+static VOICE: OnceLock<Voice> = OnceLock::new();
+
+/// What is said on standard error beside errors.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct Voice {
+    /// Says more on standard error: what is going on; twice, each step. RUST_LOG chooses by part of
+    /// the program instead
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+
+    /// Says nothing on standard error but errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+
+    /// Prints data as JSON, a stream as one object a line, and an error as an object on standard
+    /// error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Voice {
+    /// What the session's events tell is said in words of our own.
+    const DEFAULT: &str = "error,tooz=warn,tooz::session=error";
+
+    /// From now on it is spoken so. Also what the libraries log goes to standard error.
+    pub(crate) fn use_from_now_on(self) {
+        let asked = std::env::var("RUST_LOG").ok().filter(|asked| !asked.is_empty());
+        let filter = match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (false, 0) => asked.as_deref().unwrap_or(Self::DEFAULT),
+            (false, 1) => "warn,tooz=info",
+            (false, _) => "info,tooz=debug",
+        };
+        let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
+            note(&format!("RUST_LOG is not understood: {error}"));
+            EnvFilter::new(Self::DEFAULT)
+        });
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(false)
+            .init();
+        // It is called once.
+        let _ = VOICE.set(self);
+    }
+
+    fn used() -> Self {
+        VOICE.get().copied().unwrap_or_default()
+    }
+}
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug)]
@@ -46,10 +102,74 @@ impl Output {
     }
 }
 
-/// Says something on standard error, in one line.
+/// Says something on standard error, in one line, unless only errors are wanted.
 pub(crate) fn note(text: &str) {
+    if !Voice::used().quiet {
+        say(text);
+    }
+}
+
+fn say(text: &str) {
     // With standard error gone there is nobody to tell.
     let _ = writeln!(io::stderr(), "tooz: {}", text.replace(['\n', '\r'], " "));
+}
+
+/// This moment, for people and their logs: seconds of UTC.
+pub(crate) fn now() -> String {
+    let mut text = String::new();
+    // Writing to a text cannot fail.
+    let _ = Clock.format_time(&mut Writer::new(&mut text));
+    text.truncate("2026-01-01T00:00:00".len());
+    text + "Z"
+}
+
+/// Says on standard error what went wrong: in one line, or as an object where data are.
+///
+/// The object has `kind`, the name of a [`ErrorKind`], or `Usage` or `Other`, and `message`, the
+/// whole text; and where they are known `driver`, `address`, `operation` and `advice`, which is what
+/// to look at.
+pub(crate) fn error(kind: &str, text: &str, about: Option<&tooz::Error>) {
+    let advice = about.and_then(tooz::Error::advice);
+    if !Voice::used().json {
+        return match advice {
+            Some(advice) => say(&format!("{text}; {advice}")),
+            None => say(text),
+        };
+    }
+    let mut object = json!({"kind": kind, "message": text});
+    let known = [
+        ("driver", about.and_then(tooz::Error::backend)),
+        ("address", about.and_then(|error| error.context("server"))),
+        ("operation", about.and_then(tooz::Error::operation)),
+        ("advice", advice),
+    ];
+    for (name, value) in known {
+        if let Some(value) = value {
+            object[name] = json!(value);
+        }
+    }
+    let _ = writeln!(io::stderr(), "{}", json!({"error": object}));
+}
+
+/// The same, of what is no error of the library.
+pub(crate) fn problem(kind: ErrorKind, text: &str) {
+    error(&format!("{kind:?}"), text, None);
+}
+
+/// A wrong usage, or a call for help, in the words of the parser; the exit code.
+pub(crate) fn usage(problem: &clap::Error) -> u8 {
+    let asked_for_json = std::env::args_os().any(|argument| argument == "--json");
+    if problem.use_stderr() && asked_for_json {
+        // A voice is not parsed yet.
+        let _ = VOICE.set(Voice { json: true, ..Voice::default() });
+        let text = problem.render().to_string();
+        let text = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+        error("Usage", text, None);
+    } else {
+        // With nobody to read it there is nobody to tell.
+        let _ = problem.print();
+    }
+    u8::try_from(problem.exit_code()).unwrap_or(2)
 }
 
 /// An error with its causes.
@@ -72,7 +192,9 @@ pub(crate) fn failure(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
         return 128 + 13;
     }
-    note(&format!("{error:#}"));
+    let about = error.downcast_ref::<tooz::Error>();
+    let kind = about.map_or("Other".to_owned(), |about| format!("{:?}", about.kind()));
+    self::error(&kind, &format!("{error:#}"), about);
     1
 }
 

@@ -116,7 +116,7 @@ impl Api {
         let request = request.json(&ops)?;
         if request.length() > transaction::LARGEST {
             return Err(Error::invalid(format!(
-                "consul: servers take {} bytes at once, names and capabilities in base64 included",
+                "servers take {} bytes at once, names and capabilities in base64 included",
                 transaction::LARGEST
             ))
             .with("bytes", request.length()));

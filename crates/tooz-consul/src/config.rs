@@ -54,24 +54,24 @@ impl Config {
 
     fn read_with(url: &CoordinatorUrl, mut options: Options, env: Environment<'_>) -> Result<Self> {
         if !matches!(url.path(), "" | "/") {
-            return Err(Error::invalid("consul: the URL has a path; use ?namespace=NAME"));
+            return Err(Error::invalid("the URL has a path; use ?namespace=NAME"));
         }
         let ttl = options.seconds("ttl", Duration::from_secs(15))?;
         if ttl < Duration::from_secs(1) || ttl > SESSION_TTL.1 {
-            return Err(Error::invalid("consul: ttl is from 1 to 86400 seconds"));
+            return Err(Error::invalid("ttl is from 1 to 86400 seconds"));
         }
         let lock_delay = match options.parse::<f64>("lock_delay", "a number of seconds")? {
             None => Duration::from_secs(15),
             Some(seconds) => Duration::try_from_secs_f64(seconds)
                 .ok()
                 .filter(|delay| *delay <= LOCK_DELAY)
-                .ok_or_else(|| Error::invalid("consul: lock_delay is from 0 to 60 seconds"))?,
+                .ok_or_else(|| Error::invalid("lock_delay is from 0 to 60 seconds"))?,
         };
         let check = match options.text("check").as_deref() {
             None | Some("auto") => Check::Auto,
             Some("yes") => Check::Yes,
             Some("no") => Check::No,
-            Some(_) => return Err(Error::invalid("consul: check is yes, no or auto")),
+            Some(_) => return Err(Error::invalid("check is yes, no or auto")),
         };
         let patience = ttl / 3;
         let response_timeout = options.seconds("timeout", patience)?.min(patience);
@@ -123,11 +123,11 @@ fn heartbeat_timeout(ttl: Duration) -> Duration {
 fn namespace(options: &mut Options) -> Result<Keys> {
     let namespace = options.text("namespace").unwrap_or_else(|| "tooz".to_owned());
     if namespace.len() > NAMESPACE {
-        return Err(Error::invalid(format!("consul: the namespace has at most {NAMESPACE} bytes")));
+        return Err(Error::invalid(format!("the namespace has at most {NAMESPACE} bytes")));
     }
     if namespace.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
         return Err(Error::invalid(
-            "consul: the namespace is what keys begin with, without empty path segments",
+            "the namespace is what keys begin with, without empty path segments",
         ));
     }
     Ok(Keys::new(&namespace))
@@ -162,7 +162,7 @@ fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Result<Option<(String, S
             (user.to_owned(), Secret::new(password))
         })),
         _ => Err(Error::invalid(
-            "consul: a user and a password go together, as in USER:PASSWORD@HOST; an empty \
+            "a user and a password go together, as in USER:PASSWORD@HOST; an empty \
              password can be had by CONSUL_HTTP_AUTH=USER:",
         )),
     }
@@ -187,7 +187,7 @@ fn servers(
                 rest.to_owned()
             }
             Some(_) => {
-                return Err(Error::invalid("consul: CONSUL_HTTP_ADDR is not an http(s) address"));
+                return Err(Error::invalid("CONSUL_HTTP_ADDR is not an http(s) address"));
             }
         };
         // The URL's own parser knows IPv6.
@@ -201,7 +201,7 @@ fn servers(
         None => Ok(None),
         Some(path) => match std::fs::read(&path) {
             Ok(pem) => Ok(Some((pem, PathBuf::from(path)))),
-            Err(e) => Err(Error::invalid("consul: a certificate or key cannot be read")
+            Err(e) => Err(Error::invalid("a certificate or key cannot be read")
                 .with("option", name)
                 .with("path", path)
                 .caused_by(e)),
@@ -211,7 +211,7 @@ fn servers(
     let identity = match (file("client_cert", "CLIENT_CERT")?, file("client_key", "CLIENT_KEY")?) {
         (Some((certificate, its)), Some((key, file))) => Some(((certificate, key), (its, file))),
         (None, None) => None,
-        _ => return Err(Error::invalid("consul: client_cert and client_key go together")),
+        _ => return Err(Error::invalid("client_cert and client_key go together")),
     };
     let server_name = text(options, "tls_server_name", env, "TLS_SERVER_NAME");
     if !https {
@@ -219,7 +219,7 @@ fn servers(
     }
     if truth("CONSUL_HTTP_SSL_VERIFY") == Some(false) {
         return Err(Error::invalid(
-            "consul: certificates are always verified; name the authority in ca_cert or \
+            "certificates are always verified; name the authority in ca_cert or \
              CONSUL_CACERT rather than setting CONSUL_HTTP_SSL_VERIFY=false",
         ));
     }

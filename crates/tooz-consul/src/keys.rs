@@ -40,10 +40,8 @@ impl Keys {
         fits("a lock's name", name.as_bytes())?;
         let text = name.as_str().filter(|text| text.split('/').all(is_segment));
         let text = text.ok_or_else(|| {
-            Error::invalid(
-                "consul: a lock's name is printable UTF-8, without empty, . or .. path segments",
-            )
-            .with("lock", name)
+            Error::invalid("a lock's name is printable UTF-8, without empty, . or .. path segments")
+                .with("lock", name)
         })?;
         Ok(self.prize(format!("{}/locks/{text}", self.namespace), "lock", text))
     }
@@ -125,7 +123,7 @@ fn group_text(group: &GroupId) -> Result<&str> {
     fits("a group's id", group.as_bytes())?;
     let text = group.as_str().filter(|text| is_segment(text) && !text.contains('/'));
     text.ok_or_else(|| {
-        Error::invalid("consul: a group's id is printable UTF-8 without a slash, and not . or ..")
+        Error::invalid("a group's id is printable UTF-8 without a slash, and not . or ..")
             .with("group", group)
     })
 }
@@ -134,7 +132,7 @@ fn member_text(member: &MemberId) -> Result<&str> {
     fits("a member's id", member.as_bytes())?;
     let text = member.as_str().filter(|text| is_segment(text) && !text.contains('/'));
     text.ok_or_else(|| {
-        Error::invalid("consul: a member's id is printable UTF-8 without a slash, and not . or ..")
+        Error::invalid("a member's id is printable UTF-8 without a slash, and not . or ..")
             .with("member", member)
     })
 }
@@ -142,8 +140,9 @@ fn member_text(member: &MemberId) -> Result<&str> {
 /// Refuses what is too long for the largest request of its life, before the first one.
 fn fits(what: &str, name: &[u8]) -> Result<()> {
     if name.len() > LONGEST {
-        return Err(Error::invalid(format!("consul: {what} has at most {LONGEST} bytes"))
-            .with("bytes", name.len()));
+        return Err(
+            Error::invalid(format!("{what} has at most {LONGEST} bytes")).with("bytes", name.len())
+        );
     }
     Ok(())
 }

@@ -52,9 +52,7 @@ impl Token {
 
 fn read(path: &str) -> Result<Secret> {
     let token = std::fs::read_to_string(path).map_err(|e| {
-        Error::invalid("consul: the file of the token cannot be read")
-            .with("path", path)
-            .caused_by(e)
+        Error::invalid("the file of the token cannot be read").with("path", path).caused_by(e)
     })?;
     Ok(Secret::new(token.trim()))
 }

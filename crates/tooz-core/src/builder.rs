@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Address, Supervisor};
 use crate::{
     Characteristic, Characteristics, Coordinator, CoordinatorUrl, DriverEntry, Error, ErrorKind,
     Feature, Features, MemberId, Options, Result, RetryPolicy,
@@ -179,7 +179,9 @@ impl Builder {
         }
         let mut options = Options::with_overrides(&self.url, self.options);
         let mut settings = self.settings;
-        if let Some(offset) = options.parse("fencing_offset", WHAT_OFFSET)? {
+        if let Some(offset) =
+            options.parse("fencing_offset", WHAT_OFFSET).map_err(|e| e.on(self.entry.name))?
+        {
             settings.fencing_offset = offset;
         }
         if settings.fencing_offset > MAX_OFFSET {
@@ -189,8 +191,10 @@ impl Builder {
         let driver = (self.entry.open)(&self.url, options).map_err(|e| e.on(self.entry.name))?;
         let engine = Engine::of(&self.entry)?;
         let hosts: Vec<_> = self.url.hosts().iter().map(ToString::to_string).collect();
-        let hosts = hosts.join(",");
-        let supervisor = Supervisor::new(engine, self.entry, driver, hosts, self.member, settings);
+        let (hosts, path) = (hosts.join(","), self.url.path().to_owned());
+        let address = Address { hosts, path };
+        let supervisor =
+            Supervisor::new(engine, self.entry, driver, address, self.member, settings);
         Ok(Coordinator::new(Arc::new(supervisor)))
     }
 }

@@ -104,6 +104,18 @@ impl Coordinator {
         &self.0.supervisor.member
     }
 
+    /// The name of the driver, such as `redis`.
+    pub fn driver(&self) -> &'static str {
+        self.0.supervisor.entry.name
+    }
+
+    /// Where the backend is, for messages: the hosts of the URL with commas between, or its path if
+    /// it has none. Without user, password and options.
+    pub fn address(&self) -> &str {
+        let address = &self.0.supervisor.address;
+        if address.hosts.is_empty() { &address.path } else { &address.hosts }
+    }
+
     /// What the driver ensures, in general.
     pub fn characteristics(&self) -> Characteristics {
         self.0.supervisor.entry.characteristics
@@ -759,7 +771,7 @@ impl Coordinator {
             .engine
             .run(work.instrument(span))
             .await
-            .map_err(|e| e.during(operation).on(supervisor.entry.name))
+            .map_err(|e| supervisor.names(e.during(operation)))
     }
 }
 

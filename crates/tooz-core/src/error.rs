@@ -64,9 +64,10 @@ pub enum Outcome {
 
 /// An error of this library.
 ///
-/// [`Display`](fmt::Display) gives one line: the operation, the backend, what was wrong and the
-/// context. The text of the underlying error is not repeated there: walk
-/// [`source`](StdError::source) for it. No secret ever appears in any form of it.
+/// [`Display`](fmt::Display) gives one line: the operation, the driver and its server, what was wrong,
+/// and the context. [`source`](StdError::source) is one more error, with what the causes say beyond
+/// that, in one line; so whoever prints the whole chain, as `{:#}` of anyhow does, says nothing
+/// twice. [`cause`](Self::cause) finds a cause by its type. No secret ever appears in any form of it.
 #[derive(Clone)]
 pub struct Error(Box<Repr>);
 
@@ -79,8 +80,22 @@ struct Repr {
     context: Vec<(&'static str, String)>,
     outcome: Outcome,
     retryable: bool,
-    source: Option<Arc<dyn StdError + Send + Sync>>,
+    source: Option<Source>,
 }
+
+/// What an error was caused by.
+#[derive(Clone)]
+struct Source {
+    error: Arc<dyn StdError + Send + Sync>,
+    /// What it and its own causes say that is not said elsewhere. Libraries differ in whether an
+    /// error's text has that of its cause.
+    text: String,
+}
+
+const SILENT: &str = "is it up, and does no firewall stand between?";
+
+/// The context that has a place of its own in the text.
+const SERVER: &str = "server";
 
 impl Error {
     /// An error of `kind`; `message` says what was wrong and, for bad input, what would be right.
@@ -139,10 +154,14 @@ impl Error {
             .with("member", member)
     }
 
-    /// Adds a piece of context, shown as `name=value`. Never a secret.
+    /// Adds a piece of context, shown as `name=value`; `server`, an address, is shown beside the
+    /// driver. Of a name that is there already the innermost value stays. Never a secret.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl fmt::Display) -> Self {
-        self.0.context.push((name, value.to_string()));
+        if self.context(name).is_none() {
+            self.0.context.push((name, value.to_string()));
+            self.say_causes_once();
+        }
         self
     }
 
@@ -160,11 +179,48 @@ impl Error {
         self
     }
 
-    /// Sets the underlying error.
+    /// Sets the underlying error. What it says is told once: an [`Error`] among the causes gives its
+    /// context, operation and driver to this one, unless it has its own.
     #[must_use]
     pub fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
-        self.0.source = Some(Arc::new(source));
+        let error: Arc<dyn StdError + Send + Sync> = Arc::new(source);
+        for inner in causes(&*error).filter_map(|cause| cause.downcast_ref::<Self>()) {
+            self.0.operation = self.0.operation.or(inner.0.operation);
+            self.0.backend = self.0.backend.or(inner.0.backend);
+            for (name, value) in &inner.0.context {
+                self = self.with(name, value);
+            }
+        }
+        self.0.source = Some(Source { error, text: String::new() });
+        self.say_causes_once();
         self
+    }
+
+    /// Finds what the causes say beyond the error itself. The one place where that is decided: parts
+    /// between colons are compared, whatever the case of their letters.
+    fn say_causes_once(&mut self) {
+        let Some(source) = &self.0.source else { return };
+        let values = self.0.context.iter().map(|(_, value)| value.as_str());
+        let mut said: Vec<String> =
+            values.chain(parts(&self.0.message)).map(str::to_lowercase).collect();
+        let mut text = String::new();
+        for cause in causes(&*source.error) {
+            let own = match cause.downcast_ref::<Self>() {
+                // Its context is the outer error's by now.
+                Some(error) => error.0.message.clone(),
+                None => cause.to_string(),
+            };
+            for part in parts(&own) {
+                if !said.contains(&part.to_lowercase()) {
+                    said.push(part.to_lowercase());
+                    text += if text.is_empty() { "" } else { ": " };
+                    text += part;
+                }
+            }
+        }
+        if let Some(source) = &mut self.0.source {
+            source.text = text;
+        }
     }
 
     /// Says what became of the write.
@@ -196,6 +252,56 @@ impl Error {
         self.0.backend
     }
 
+    /// The first cause of that type, if there is one: what [`caused_by`](Self::caused_by) was given,
+    /// or what is underneath.
+    ///
+    /// ```
+    /// # use tooz_core::{Error, ErrorKind};
+    /// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    /// let error = Error::new(ErrorKind::Connection, "could not connect").caused_by(refused);
+    /// let cause = error.cause::<std::io::Error>().map(std::io::Error::kind);
+    /// assert_eq!(cause, Some(std::io::ErrorKind::ConnectionRefused));
+    /// ```
+    pub fn cause<T: StdError + 'static>(&self) -> Option<&T> {
+        let source = self.0.source.as_ref()?;
+        causes(&*source.error).find_map(|cause| match cause.downcast_ref::<Self>() {
+            Some(error) => error.cause::<T>(),
+            None => cause.downcast_ref::<T>(),
+        })
+    }
+
+    /// What a person can look at, where the error alone shows it: of a server that cannot be
+    /// reached, or is not what it is taken for.
+    pub fn advice(&self) -> Option<&'static str> {
+        let text = match &self.0.source {
+            Some(source) => format!("{}: {}", self.0.message, source.text).to_lowercase(),
+            None => self.0.message.to_lowercase(),
+        };
+        match self.0.kind {
+            _ if self.context(SERVER).is_none() => None,
+            ErrorKind::Connection if text.contains("connection refused") => {
+                Some("is the server running, and is this its port?")
+            }
+            // What the system's resolver says, and Rust's before it.
+            ErrorKind::Connection if text.contains("lookup address") => {
+                Some("is the host's name right?")
+            }
+            ErrorKind::TimedOut => Some(SILENT),
+            // A connection that no answer came to, in the words of the libraries.
+            ErrorKind::Connection
+                if ["in time", "timed out", "deadline"].iter().any(|t| text.contains(t)) =>
+            {
+                Some(SILENT)
+            }
+            ErrorKind::Connection | ErrorKind::Backend
+                if self.0.operation == Some("start") && !text.contains("tls") =>
+            {
+                Some("is it a server of this kind, and does it want TLS or none?")
+            }
+            _ => None,
+        }
+    }
+
     /// The context of that name.
     pub fn context(&self, name: &str) -> Option<&str> {
         self.0.context.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str())
@@ -214,18 +320,26 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.context(SERVER);
         match (self.0.operation, self.0.backend) {
-            (Some(operation), Some(backend)) => write!(f, "{operation} on {backend}: ")?,
-            (Some(operation), None) => write!(f, "{operation}: ")?,
-            (None, Some(backend)) => write!(f, "{backend}: ")?,
+            (Some(operation), Some(backend)) => write!(f, "{operation} on {backend}")?,
+            (Some(name), None) | (None, Some(name)) => f.write_str(name)?,
             (None, None) => {}
         }
-        f.write_str(&self.0.message)?;
-        for (index, (name, value)) in self.0.context.iter().enumerate() {
-            f.write_str(if index == 0 { " (" } else { ", " })?;
-            write!(f, "{name}={value}")?;
+        let named = self.0.operation.is_some() || self.0.backend.is_some();
+        match at {
+            Some(server) if named => write!(f, " at {server}: ")?,
+            Some(server) => write!(f, "{server}: ")?,
+            None if named => f.write_str(": ")?,
+            None => {}
         }
-        if !self.0.context.is_empty() {
+        f.write_str(&self.0.message)?;
+        let mut open = " (";
+        for (name, value) in self.0.context.iter().filter(|(name, _)| *name != SERVER) {
+            write!(f, "{open}{name}={value}")?;
+            open = ", ";
+        }
+        if open == ", " {
             f.write_str(")")?;
         }
         Ok(())
@@ -238,7 +352,7 @@ impl fmt::Debug for Error {
         debug.field("kind", &self.0.kind).field("message", &self.to_string());
         debug.field("outcome", &self.0.outcome).field("retryable", &self.0.retryable);
         if let Some(source) = &self.0.source {
-            debug.field("source", source);
+            debug.field("source", &source.error);
         }
         debug.finish()
     }
@@ -246,8 +360,35 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        let source = self.0.source.as_ref().filter(|source| !source.text.is_empty())?;
+        Some(source)
     }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+/// It is the last: its text has what is underneath.
+impl StdError for Source {}
+
+/// An error and what is underneath.
+fn causes<'e>(
+    error: &'e (dyn StdError + 'static),
+) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'e (dyn StdError + 'static)| (*error).source())
+}
+
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(": ").map(str::trim).filter(|part| !part.is_empty())
 }
 
 #[cfg(test)]
@@ -267,6 +408,66 @@ mod tests {
         );
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("broken pipe"));
         assert!(error.is_retryable());
+    }
+
+    /// An error of a library that has its cause's text in its own, and the cause as its source.
+    #[derive(Debug)]
+    struct Chatty(&'static str, Option<Box<Chatty>>);
+
+    impl fmt::Display for Chatty {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)?;
+            self.1.as_ref().map_or(Ok(()), |cause| write!(f, ": {cause}"))
+        }
+    }
+
+    impl StdError for Chatty {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    fn whole(error: &Error) -> String {
+        let said: Vec<_> = causes(error).map(ToString::to_string).collect();
+        said.join(": ")
+    }
+
+    #[test]
+    fn the_causes_say_nothing_twice() {
+        let refused = Chatty("Connection refused (os error 111)", None);
+        let cause = Chatty("tcp connect error", Some(Box::new(refused)));
+        let cause = Chatty("Could not connect", Some(Box::new(cause)));
+        let error = Error::new(ErrorKind::Connection, "could not connect").caused_by(cause);
+        let error = error.during("start").on("redis").with("server", "h:1");
+        assert_eq!(
+            whole(&error),
+            "start on redis at h:1: could not connect: tcp connect error: Connection refused (os \
+             error 111)"
+        );
+        assert!(error.cause::<Chatty>().is_some_and(|cause| cause.0 == "Could not connect"));
+        assert!(error.advice().unwrap().contains("running"));
+    }
+
+    #[test]
+    fn what_is_known_of_an_inner_error_is_the_outers() {
+        let cause = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let inner = Error::new(ErrorKind::Connection, "the connection broke").caused_by(cause);
+        let inner = inner.on("redis").with("server", "h:1").with("lock", "x");
+        let outer = Error::new(ErrorKind::Connection, "there is no session").caused_by(inner);
+        let outer = outer.during("acquire").on("redis").with("lock", "x").with("server", "h:2");
+        assert_eq!(
+            whole(&outer),
+            "acquire on redis at h:1: there is no session (lock=x): the connection broke: broken pipe"
+        );
+        assert!(outer.cause::<std::io::Error>().is_some());
+    }
+
+    #[test]
+    fn a_cause_that_says_nothing_new_is_none() {
+        let error = Error::new(ErrorKind::Backend, "the server answered with an error");
+        let error = error.caused_by(std::io::Error::other("Bad Request"));
+        assert!(error.source().is_some());
+        assert!(error.with("answer", "bad request").source().is_none());
     }
 
     #[test]

@@ -21,15 +21,11 @@ use crate::{CoordinatorUrl, Error, Result};
 /// assert_eq!(options.seconds("timeout", Duration::from_secs(30))?, Duration::from_millis(2500));
 /// assert!(options.flag("ssl", false)?);
 /// let error = options.finish().unwrap_err();
-/// assert_eq!(
-///     error.to_string(),
-///     "redis: the option tiemout is unknown; known are: ssl, timeout"
-/// );
+/// assert_eq!(error.to_string(), "the option tiemout is unknown; known are: ssl, timeout");
 /// # Ok::<(), tooz_core::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct Options {
-    scheme: String,
     values: Vec<(String, String)>,
     overrides: Vec<(String, String)>,
     known: Vec<&'static str>,
@@ -43,12 +39,7 @@ impl Options {
 
     /// The options of `url`, where those of `overrides` replace the ones of the same name.
     pub(crate) fn with_overrides(url: &CoordinatorUrl, overrides: Vec<(String, String)>) -> Self {
-        Self {
-            scheme: url.scheme().to_owned(),
-            values: url.options().to_vec(),
-            overrides,
-            known: Vec::new(),
-        }
+        Self { values: url.options().to_vec(), overrides, known: Vec::new() }
     }
 
     /// All values of `name`, in order.
@@ -132,15 +123,12 @@ impl Options {
         known.sort_unstable();
         known.dedup();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        Err(Error::invalid(format!(
-            "{}: the option {unknown} is unknown; known are: {known}",
-            self.scheme
-        )))
+        Err(Error::invalid(format!("the option {unknown} is unknown; known are: {known}")))
     }
 
     /// Does not repeat the value: it may be a secret that was put into the wrong option.
     fn refuse(&self, name: &str, what: &str) -> Error {
-        Error::invalid(format!("{}: the option {name} must be {what}", self.scheme))
+        Error::invalid(format!("the option {name} must be {what}"))
     }
 }
 

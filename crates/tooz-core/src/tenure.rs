@@ -13,8 +13,12 @@ use crate::coordinator::Handle;
 use crate::supervisor::{Held, Run, Supervisor, stopped};
 use crate::{
     Acquisition, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, Loss, Mode,
-    Moment, OperationId, Outcome, Release, Result, Wait,
+    Moment, OperationId, Outcome, Release, Result, Session, Wait,
 };
+
+/// How long a driver may take to withdraw when a wait is over: while its backend is known to be in
+/// trouble, and at the most.
+const WITHDRAWAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
 ///
@@ -93,7 +97,7 @@ impl Acquisition<Target> {
         &self,
         supervisor: &Supervisor,
         run: &Run,
-        patience: Duration,
+        patience: Patience,
     ) -> Result<Option<Granted>> {
         let candidacy = match self.target.group() {
             None => None,
@@ -102,7 +106,7 @@ impl Acquisition<Target> {
                 // It is joined again with the next session, and nothing can be tried before.
                 Err(error) if error.is_retryable() => {
                     tokio::select! {
-                        session = run.session(Moment::now() + patience) => {
+                        session = patience.session(run) => {
                             drop(session?);
                         }
                         () = self.wait.given_up() => {}
@@ -116,7 +120,7 @@ impl Acquisition<Target> {
         let session = tokio::select! {
             biased; // Nothing is begun that nobody waits for.
             () = self.wait.given_up() => return Ok(None),
-            session = run.session(Moment::now() + patience) => session?,
+            session = patience.session(run) => session?,
             () = &mut left => return Err(candidacy_ended()),
         };
         let wait = self.wait.child();
@@ -146,6 +150,24 @@ impl Acquisition<Target> {
             }
         };
         Ok(granted.map(|hold| Granted { id, hold, candidacy }))
+    }
+}
+
+/// How long the attempts of one acquisition look for a session.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// All together, from that moment on: the wait is no longer than that.
+    Until(Moment, Duration),
+    /// Each of them, as every operation does.
+    Each(Duration),
+}
+
+impl Patience {
+    async fn session(self, run: &Run) -> Result<Arc<dyn Session>> {
+        match self {
+            Self::Until(since, time) => run.session(since, time).await,
+            Self::Each(time) => run.session(Moment::now(), time).await,
+        }
     }
 }
 
@@ -179,15 +201,17 @@ impl Tenure {
         wait: Wait,
     ) -> Result<Option<Self>> {
         let supervisor = handle.supervisor.clone();
-        let (name, engine) = (supervisor.entry.name, supervisor.engine.clone());
-        let shown = target.clone();
-        let named = |e: Error| shown.named_in(e.during(operation).on(name));
+        let (engine, shown) = (supervisor.engine.clone(), target.clone());
+        let naming = supervisor.clone();
+        let named = |e: Error| shown.named_in(naming.names(e.during(operation)));
         supervisor.engine.check_here().map_err(named)?;
         let run = supervisor.run().map_err(named)?;
         let acquisition = Acquisition::new(target, mode, run.waiting(wait));
-        // How long one attempt looks for a session: a try does, as every operation.
-        let timeout = supervisor.settings.timeout;
-        let patience = if let Wait::For(time) = wait { time.min(timeout) } else { timeout };
+        let (looking, timeout) = (run.clone(), supervisor.settings.timeout);
+        let patience = match wait {
+            Wait::For(time) if time <= timeout => Patience::Until(Moment::now(), time),
+            _ => Patience::Each(timeout),
+        };
         // Dropping this future tells the engine to withdraw.
         let _withdraw = acquisition.wait.give_up_on_drop();
         let span = supervisor.span(operation);
@@ -236,8 +260,30 @@ impl Tenure {
                 }
             }
         };
-        let acquired = engine.run(acquired.instrument(span));
-        acquired.await.map_err(named)
+        let Wait::For(time) = wait else {
+            return engine.run(acquired.instrument(span)).await.map_err(named);
+        };
+        // The engine goes on with the withdrawal from a backend out of reach, and gives back what is
+        // granted even so.
+        let (limit, driving) = (time.saturating_add(WITHDRAWAL.0), engine.clone());
+        let within_limit = async move {
+            let out_of_reach = async {
+                tokio::time::sleep(limit).await;
+                let rest = WITHDRAWAL.1.saturating_sub(WITHDRAWAL.0);
+                // Both say that it is of no use to wait on.
+                let _ = tokio::time::timeout(rest, looking.is_in_doubt()).await;
+            };
+            tokio::select! {
+                acquired = driving.run(acquired.instrument(span)) => acquired,
+                () = out_of_reach => Err(Error::new(
+                    ErrorKind::TimedOut,
+                    "the wait is over, and the backend does not answer",
+                )
+                .with("seconds", time.as_secs_f64())
+                .outcome_is(Outcome::Unknown)),
+            }
+        };
+        engine.run(within_limit).await.map_err(named)
     }
 
     /// Notes what the driver granted, unless the run or the membership ended meanwhile.
@@ -306,8 +352,7 @@ impl Tenure {
     pub async fn verify(&self) -> Result<bool> {
         self.check()?;
         let (supervisor, hold) = (self.handle.supervisor.clone(), self.hold.clone());
-        let name = supervisor.entry.name;
-        let engine = supervisor.engine.clone();
+        let (naming, engine) = (supervisor.clone(), supervisor.engine.clone());
         let verified = engine.run(async move {
             let ours = hold.verify().await?;
             if !ours {
@@ -315,7 +360,7 @@ impl Tenure {
             }
             Ok(ours)
         });
-        verified.await.map_err(|e| e.during("verify").on(name))
+        verified.await.map_err(|e| naming.names(e.during("verify")))
     }
 
     /// Runs `work` while it is held. The deadline is looked at before each poll, and at the loss
@@ -342,7 +387,7 @@ impl Tenure {
         self.settled = true;
         let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
         let (hold, id) = (self.hold.clone(), self.id);
-        let (name, target) = (supervisor.entry.name, self.target.clone());
+        let (naming, target) = (supervisor.clone(), self.target.clone());
         let engine = supervisor.engine.clone();
         let span = supervisor.span(operation);
         let given = async move {
@@ -351,7 +396,7 @@ impl Tenure {
             release
         };
         let given = engine.run(given.instrument(span));
-        given.await.map_err(|e| target.named_in(e.during(operation).on(name)))
+        given.await.map_err(|e| target.named_in(naming.names(e.during(operation))))
     }
 
     /// Its holder is told of a stop by a revocation, and not by the loss of it.

@@ -628,6 +628,26 @@ fn no_session_says_why_and_how_long() {
 }
 
 #[test]
+fn a_wait_ends_in_time_though_the_backend_says_nothing() {
+    block_on(async {
+        let world = World::named("silent-wait");
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let builder = registry.builder("memory://silent-wait?timeout=60", "a").unwrap();
+        let a = builder.build().unwrap();
+        a.start().await.unwrap();
+        world.pause();
+        let (wait, began) = (Duration::from_millis(300), Instant::now());
+        let error = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        assert_eq!(error.context("seconds"), Some("0.3"), "{error}");
+        // What is granted even so is given back.
+        world.resume();
+        a.lock("x").unwrap().acquire().await.unwrap().release().await.unwrap();
+    });
+}
+
+#[test]
 fn a_stop_asks_for_much_at_once() {
     block_on(async {
         let world = World::named("many");
@@ -720,7 +740,7 @@ fn a_start_that_comes_to_nothing_says_why_or_where() {
         let registry = Registry::new().with(SLOW).unwrap();
         for (url, kind, part) in [
             ("memory://db1/ever", ErrorKind::Connection, "db1:6379: connection refused"),
-            ("memory://db1:6379,db2/never", ErrorKind::TimedOut, "db1:6379,db2 did not answer"),
+            ("memory://db1:6379,db2/never", ErrorKind::TimedOut, "at db1:6379,db2: no answer"),
         ] {
             let a = registry.builder(url, "a").unwrap().timeout(LIMIT).build().unwrap();
             let error = a.start().await.unwrap_err();

@@ -8,6 +8,8 @@ use crate::keys::Keys;
 
 const PORT: u16 = 2379;
 
+/// How long a connection may take, and the answer to the first request.
+const LONGEST_OPENING: Duration = Duration::from_secs(5);
 /// How long any answer may take.
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 
@@ -17,6 +19,8 @@ pub(crate) struct Config {
     /// All but the certificates: see [`settings`](Self::settings).
     http: Settings,
     tls: Option<TlsFiles>,
+    /// How many servers there are to ask.
+    pub(crate) servers: u32,
     pub(crate) keys: Keys,
     /// The time to live of a session and its memberships, in whole seconds as the server wants it.
     pub(crate) membership_timeout: Ttl,
@@ -50,12 +54,12 @@ impl Config {
         let lock_timeout = options.seconds("lock_timeout", timeout)?;
         let shortest = membership_timeout.min(lock_timeout);
         if shortest < Duration::from_secs(1) {
-            return Err(Error::invalid("etcd: a time to live below 1 s is too short"));
+            return Err(Error::invalid("a time to live below 1 s is too short"));
         }
         let tls = match options.text("protocol").as_deref() {
             None | Some("http") => false,
             Some("https") => true,
-            Some(_) => return Err(Error::invalid("etcd: the protocol is http or https")),
+            Some(_) => return Err(Error::invalid("the protocol is http or https")),
         };
         let mut path = |name| options.text(name).map(PathBuf::from);
         let files = TlsFiles {
@@ -64,10 +68,10 @@ impl Config {
             cert_key: path("cert_key"),
         };
         if files.cert_cert.is_some() != files.cert_key.is_some() {
-            return Err(Error::invalid("etcd: cert_cert and cert_key go together"));
+            return Err(Error::invalid("cert_cert and cert_key go together"));
         }
         if !matches!(url.path(), "" | "/") {
-            return Err(Error::invalid("etcd: the URL has no path; use ?namespace=NAME"));
+            return Err(Error::invalid("the URL has no path; use ?namespace=NAME"));
         }
         let namespace = options.text("namespace").unwrap_or_default();
         let keys = Keys::new(&namespace)?;
@@ -82,21 +86,22 @@ impl Config {
             endpoints.push(Endpoint::new("localhost", PORT));
         }
         let patience = shortest / 3;
+        let servers = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
         let mut http = Settings::new(endpoints)
-            .connect_timeout(patience.min(Duration::from_secs(5)))
+            .connect_timeout(patience.min(LONGEST_OPENING))
             .response_timeout(patience.min(LONGEST_ANSWER));
         match (url.user(), url.password()) {
             (Some(user), Some(password)) => http = http.basic_auth(user, password)?,
             (None, None) => {}
             _ => {
                 return Err(Error::invalid(
-                    "etcd: a user needs a password, and a password a user: etcd://USER:PASSWORD@HOST",
+                    "a user needs a password, and a password a user: etcd://USER:PASSWORD@HOST",
                 ));
             }
         }
         let (membership_timeout, lock_timeout) = (Ttl(membership_timeout), Ttl(lock_timeout));
         let tls = tls.then_some(files);
-        let config = Self { http, tls, keys, membership_timeout, lock_timeout };
+        let config = Self { http, tls, servers, keys, membership_timeout, lock_timeout };
         // A file that cannot be read is told now.
         config.settings()?;
         Ok(config)
@@ -115,6 +120,11 @@ impl Config {
         self.membership_timeout.0.min(self.lock_timeout.0)
     }
 
+    /// How long the answer to the first request of a session may take.
+    pub(crate) fn opening_timeout(&self) -> Duration {
+        (self.shortest_ttl() / 3).min(LONGEST_OPENING)
+    }
+
     /// How often everything is renewed.
     pub(crate) fn heartbeat_interval(&self) -> Duration {
         self.shortest_ttl() / 3
@@ -131,7 +141,7 @@ impl Config {
 fn read_file(option: &'static str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>> {
     let Some(path) = path else { return Ok(None) };
     std::fs::read(path).map(Some).map_err(|e| {
-        Error::invalid("etcd: a certificate or key cannot be read")
+        Error::invalid("a certificate or key cannot be read")
             .with("option", option)
             .with("path", path.display())
             .caused_by(e)

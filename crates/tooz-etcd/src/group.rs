@@ -340,7 +340,7 @@ fn value(life: &Life, capabilities: &Capabilities) -> Result<String> {
     let value = format!("{}:{}", life.id, URL_SAFE.encode(capabilities.as_msgpack()));
     match value.len() {
         ..=MAX_VALUE => Ok(value),
-        size => Err(Error::invalid("etcd: the capabilities are too large in base64")
+        size => Err(Error::invalid("the capabilities are too large in base64")
             .with("bytes", size)
             .with("most", MAX_VALUE)),
     }

@@ -26,7 +26,7 @@ impl Inspector {
         let config = Config::read(&url, Options::of(&url))?;
         let root = config.keys.root().to_owned();
         if root.is_empty() {
-            return Err(Error::invalid("etcd: without a namespace, the keys may be anybody's"));
+            return Err(Error::invalid("without a namespace, the keys may be anybody's"));
         }
         Ok(Self { store: Store::new(&Arc::new(config))?, root })
     }

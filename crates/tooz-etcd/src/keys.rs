@@ -47,7 +47,7 @@ impl Keys {
             // Hidden keys are in no listing.
             if matches!(part, "" | "." | "..") || part.starts_with('_') {
                 return Err(Error::invalid(
-                    "etcd: the parts of the namespace are names that do not begin with `_`",
+                    "the parts of the namespace are names that do not begin with `_`",
                 )
                 .with("namespace", namespace));
             }
@@ -140,7 +140,7 @@ pub(crate) fn check(path: &str, member: &MemberId, what: &'static str) -> Result
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "etcd: the {what} is too long: with those of the member and the namespace it makes a line of \
+        "the {what} is too long: with those of the member and the namespace it makes a line of \
          {line} bytes, and the server reads 4096"
     )))
 }

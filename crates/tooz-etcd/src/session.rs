@@ -57,7 +57,7 @@ impl EtcdSession {
     pub(crate) async fn open(config: Arc<Config>, store: Store, member: MemberId) -> Result<Self> {
         let (id, ttl) = (OperationId::random(), config.membership_timeout);
         let (key, value) = (config.keys.session(id), claim(id, id, &member));
-        let opened = match store.put(&key, &value, Some(ttl), None).await {
+        let opened = match store.open(&key, &value, ttl).await {
             Ok(opened) => opened,
             Err(error) => {
                 // It may be there all the same, and nobody knows of it.

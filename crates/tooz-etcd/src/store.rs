@@ -24,6 +24,8 @@ const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Store {
     connection: Connection,
     heartbeat_timeout: Duration,
+    opening_timeout: Duration,
+    servers: u32,
 }
 
 /// A key as the server shows it.
@@ -113,7 +115,12 @@ pub(crate) enum If<'a> {
 impl Store {
     pub(crate) fn new(config: &Arc<Config>) -> Result<Self> {
         let connection = Connection::new(config)?;
-        Ok(Self { connection, heartbeat_timeout: config.heartbeat_timeout() })
+        Ok(Self {
+            connection,
+            heartbeat_timeout: config.heartbeat_timeout(),
+            opening_timeout: config.opening_timeout(),
+            servers: config.servers,
+        })
     }
 
     /// A key, or a directory with what is directly in it. The newest, as most of the servers know
@@ -141,6 +148,18 @@ impl Store {
             fields.push(("ttl", &ttl));
         }
         self.write(|_| condition.iter().fold(Request::put(path(key)).form(&fields), given)).await
+    }
+
+    /// Sets the key of a session that is being opened. That the servers say nothing is told when each
+    /// was tried: somebody waits, who can try again.
+    pub(crate) async fn open(&self, key: &str, value: &str, ttl: Ttl) -> Result<Answer> {
+        let fields = [("value", value), ("ttl", &*ttl.seconds().to_string())];
+        let request = Request::put(path(key)).form(&fields).within(self.opening_timeout);
+        let limit = |error: &Error| match error.kind() {
+            ErrorKind::TimedOut => self.servers - 1,
+            _ => REPEATS,
+        };
+        self.repeat(|_| request.clone(), limit).await
     }
 
     /// Renews the time to live of a key. It wakes nobody.
@@ -197,6 +216,15 @@ impl Store {
     /// Sends a write, again while it is unknown what became of it. Each is made so that it does
     /// no harm to be done twice.
     async fn write(&self, request: impl Fn(u32) -> Request) -> Result<Answer> {
+        self.repeat(request, |_| REPEATS).await
+    }
+
+    /// The same, as often again as `limit` says after an error.
+    async fn repeat(
+        &self,
+        request: impl Fn(u32) -> Request,
+        limit: impl Fn(&Error) -> u32,
+    ) -> Result<Answer> {
         let (sent, mut repeats) = (Moment::now(), 0);
         loop {
             let answer = self.connection.send(&request(repeats)).await.and_then(|r| answer(&r));
@@ -204,7 +232,7 @@ impl Store {
                 Ok(answer) => return Ok(Answer { sent, again: repeats > 0, ..answer }),
                 Err(error) => error,
             };
-            if failed.outcome() != Outcome::Unknown || repeats == REPEATS {
+            if failed.outcome() != Outcome::Unknown || repeats >= limit(&failed) {
                 // Not applied is what the last one was; an earlier one may have been.
                 let outcome = if repeats > 0 { Outcome::Unknown } else { failed.outcome() };
                 return Err(failed.outcome_is(outcome));

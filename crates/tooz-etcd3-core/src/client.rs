@@ -407,6 +407,5 @@ fn over(why: &str) -> Error {
 
 /// Whether a lease could not be made because there is one of its id.
 pub(crate) fn exists_already(error: &Error) -> bool {
-    let failure = std::error::Error::source(error).and_then(|e| e.downcast_ref::<Failure>());
-    failure.is_some_and(|failure| failure.is(code::FAILED_PRECONDITION))
+    error.cause::<Failure>().is_some_and(|failure| failure.is(code::FAILED_PRECONDITION))
 }

@@ -88,9 +88,10 @@ impl Config {
     /// calls [`Options::finish`].
     pub fn read(url: &CoordinatorUrl, options: &mut Options, defaults: Defaults) -> Result<Self> {
         let backend = defaults.backend;
-        let invalid = |what: &str| Error::invalid(format!("{backend}: {what}"));
         if !matches!(url.path(), "" | "/") {
-            return Err(invalid("the URL has a path; to keep keys apart use ?namespace=NAME"));
+            return Err(Error::invalid(
+                "the URL has a path; to keep keys apart use ?namespace=NAME",
+            ));
         }
         let patience = options.seconds("timeout", Duration::from_secs(30))?;
         let membership = options.seconds("membership_timeout", patience)?;
@@ -100,11 +101,11 @@ impl Config {
         let ttl = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let third = Duration::from_secs(ttl) / 3;
 
-        let tls = Tls::from_options(options, defaults, &invalid)?;
+        let tls = Tls::from_options(options, defaults)?;
         let login = match (url.user(), url.password()) {
             (Some(user), Some(password)) => Some((user.to_owned(), password.clone())),
             (None, None) => None,
-            _ => return Err(invalid("a user needs a password, and a password a user")),
+            _ => return Err(Error::invalid("a user needs a password, and a password a user")),
         };
         let max_request_bytes = options
             .parse("max_request_bytes", "a whole number, as of the server's --max-request-bytes")?
@@ -113,7 +114,7 @@ impl Config {
         let layout = match options.text("layout").as_deref() {
             None | Some("gateway") => Layout::Gateway,
             Some("etcd3") => Layout::Etcd3,
-            Some(_) => return Err(invalid("the layout is gateway or etcd3")),
+            Some(_) => return Err(Error::invalid("the layout is gateway or etcd3")),
         };
         Ok(Self {
             backend,
@@ -156,11 +157,7 @@ fn endpoints(url: &CoordinatorUrl) -> Vec<Endpoint> {
 }
 
 impl Tls {
-    fn from_options(
-        options: &mut Options,
-        defaults: Defaults,
-        invalid: &dyn Fn(&str) -> Error,
-    ) -> Result<Option<Self>> {
+    fn from_options(options: &mut Options, defaults: Defaults) -> Result<Option<Self>> {
         let mut path = |name| options.text(name).map(PathBuf::from);
         let tls = Self {
             ca_cert: path("ca_cert"),
@@ -168,12 +165,12 @@ impl Tls {
             cert_key: path("cert_key"),
         };
         if tls.cert_cert.is_some() != tls.cert_key.is_some() {
-            return Err(invalid("cert_cert and cert_key are needed together"));
+            return Err(Error::invalid("cert_cert and cert_key are needed together"));
         }
         let named = tls.ca_cert.is_some() || tls.cert_cert.is_some();
         let wanted = options.flag("ssl", defaults.tls || named)?;
         if !wanted && (defaults.tls || named) {
-            return Err(invalid("ssl=no contradicts the scheme or the certificates"));
+            return Err(Error::invalid("ssl=no contradicts the scheme or the certificates"));
         }
         Ok(wanted.then_some(tls))
     }

@@ -160,9 +160,9 @@ impl Failure {
         self.what == What::Untrusted
     }
 
-    /// Whether the server cannot be reached or does not speak.
+    /// Whether the server cannot be reached or does not speak, or not as one of etcd does.
     pub(crate) fn is_out_of_reach(&self) -> bool {
-        matches!(self.what, What::Unreachable | What::TimedOut)
+        matches!(self.what, What::Unreachable | What::TimedOut | What::Broken)
     }
 
     pub(crate) fn remedy(&self) -> Remedy {
@@ -264,23 +264,15 @@ fn is_old_token(message: &str) -> bool {
     OLD_TOKEN.iter().any(|text| message.contains(text))
 }
 
-/// What the error of a call does not say by itself: the server's answer, or what was underneath.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.what, &self.source) {
-            (What::Status(_), _) | (_, None) => f.write_str(&self.message),
-            (_, Some(source)) => source.fmt(f),
-        }
+        f.write_str(&self.message)
     }
 }
 
 impl StdError for Failure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        let source = self.source.as_deref().map(|source| source as &(dyn StdError + 'static));
-        match self.what {
-            What::Status(_) => source,
-            _ => source.and_then(StdError::source),
-        }
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 }
 

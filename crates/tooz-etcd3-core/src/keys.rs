@@ -206,7 +206,7 @@ pub(crate) fn check_member(member: &MemberId) -> Result<()> {
 
 fn check(id: &[u8], what: &str) -> Result<()> {
     match id.contains(&b'/') {
-        true => Err(Error::invalid(format!("etcd: the id of a {what} must not have a slash"))
+        true => Err(Error::invalid(format!("the id of a {what} must not have a slash"))
             .with(if what == "group" { "group" } else { "member" }, id.escape_ascii())),
         false => Ok(()),
     }

@@ -16,13 +16,13 @@ impl GatewayConfig {
         let api_version = options.text("api_version");
         options.finish()?;
         if shared.tls.is_some() && url.scheme() == "etcd3+http" {
-            return Err(Error::invalid("etcd3-http: certificates need the scheme etcd3+https"));
+            return Err(Error::invalid("certificates need the scheme etcd3+https"));
         }
         let is_version = |text: &String| {
             text.starts_with('v') && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
         };
         if api_version.as_ref().is_some_and(|version| !is_version(version)) {
-            return Err(Error::invalid("etcd3-http: the API version is v3, v3beta or v3alpha"));
+            return Err(Error::invalid("the API version is v3, v3beta or v3alpha"));
         }
         Ok(Self { shared, api_version })
     }

@@ -49,8 +49,8 @@ fn from_body(http: u16, body: &[u8], otherwise: impl FnOnce() -> Error) -> Failu
                 _ => code::UNAVAILABLE,
             };
             let error = otherwise();
-            let says = error.context("answer").unwrap_or_default().to_owned();
-            Failure::status(code, says).caused_by(error)
+            let says = error.context("answer").unwrap_or_default();
+            Failure::status(code, format!("status {http}, {says}"))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the client library's errors mean.
 
 use std::error::Error as StdError;
+use std::fmt;
 
 use tonic::{Code, ConnectError, Status};
 use tooz_etcd3_core::Failure;
@@ -15,11 +16,27 @@ pub(crate) fn from_status(status: Status) -> Failure {
         return Failure::status(status.code() as i32, status.message());
     }
     if is_refusal(&status) {
-        return Failure::untrusted(status);
+        return Failure::untrusted(Lost(status));
     }
     match find::<ConnectError>(&status) {
-        Some(_) => Failure::unreachable(status),
-        None => Failure::broken(status),
+        Some(_) => Failure::unreachable(Lost(status)),
+        None => Failure::broken(Lost(status)),
+    }
+}
+
+/// A status that the client library made of an error underneath, whose parts it all shows at once.
+#[derive(Debug)]
+struct Lost(Status);
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.message())
+    }
+}
+
+impl StdError for Lost {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
     }
 }
 

@@ -52,7 +52,7 @@ impl Grpc {
             grpc.address(endpoint).map_err(|unusable| match unusable {
                 Unusable::File(error) => error.on(config.backend),
                 Unusable::Content(e) => {
-                    Error::invalid("etcd3: a host, a certificate or a key cannot be used")
+                    Error::invalid("a host, a certificate or a key cannot be used")
                         .with("server", endpoint.authority())
                         .caused_by(e)
                 }

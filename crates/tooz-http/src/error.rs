@@ -13,12 +13,8 @@ pub(crate) fn failed(error: hyper_util::client::legacy::Error) -> Error {
     if let Some(refusal) = crate::tls::refusal(&error) {
         return refusal.caused_by(error);
     }
-    let message = match (unsent, find::<std::io::Error>(&error).map(std::io::Error::kind)) {
-        (true, Some(std::io::ErrorKind::ConnectionRefused)) => "the connection was refused",
-        (true, Some(std::io::ErrorKind::TimedOut)) => "no connection came about in time",
-        (true, _) => "no connection came about",
-        (false, _) => "the connection broke before the answer",
-    };
+    let message =
+        if unsent { "could not connect" } else { "the connection broke before the answer" };
     let outcome = if unsent { Outcome::NotApplied } else { Outcome::Unknown };
     Error::new(ErrorKind::Connection, message).outcome_is(outcome).caused_by(error)
 }

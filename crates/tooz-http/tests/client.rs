@@ -115,7 +115,9 @@ async fn a_request_that_was_refused_goes_to_the_next_and_later_ones_begin_there(
     let error = http.send(&Request::put("/").at(0)).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Connection, Outcome::NotApplied));
     assert_eq!(error.context("server"), Some(&dead.to_string()[..]));
-    assert!(error.to_string().contains("refused"), "{error}");
+    assert!(error.to_string().contains("could not connect"), "{error}");
+    let cause = error.cause::<std::io::Error>().map(std::io::Error::kind);
+    assert_eq!(cause, Some(std::io::ErrorKind::ConnectionRefused));
 }
 
 #[tokio::test]

@@ -65,8 +65,7 @@ impl Config {
         let mut time = |name| {
             let time = options.seconds(name, timeout)?;
             if time < Duration::from_secs(1) || time > LONGEST_TIME {
-                return Err(Error::invalid("memcached: a time to live is 1 s to 29 days")
-                    .with("option", name));
+                return Err(Error::invalid("a time to live is 1 s to 29 days").with("option", name));
             }
             Ok(time)
         };
@@ -87,11 +86,11 @@ impl Config {
             Some("meta") => Protocol::Meta,
             Some("classic") => Protocol::Classic,
             Some(_) => {
-                return Err(Error::invalid("memcached: the protocol is auto, meta or classic"));
+                return Err(Error::invalid("the protocol is auto, meta or classic"));
             }
         };
         if !matches!(url.path(), "" | "/") {
-            return Err(Error::invalid("memcached: the URL has a path; see the option namespace"));
+            return Err(Error::invalid("the URL has a path; see the option namespace"));
         }
         #[cfg(feature = "tls")]
         let tls = crate::tls::Tls::read(&mut options)?;

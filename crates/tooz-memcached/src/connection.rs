@@ -56,7 +56,8 @@ pub(crate) async fn open(config: &Config) -> Result<Connection> {
         }
         Ok(connection)
     });
-    opened.await.unwrap_or_else(|_| Err(errors::no_answer()))
+    let opened = opened.await.unwrap_or_else(|_| Err(errors::no_answer()));
+    opened.map_err(|error| error.with("server", config.server()))
 }
 
 async fn connect(config: &Config) -> Result<Box<dyn Stream>> {
@@ -169,7 +170,7 @@ impl Connection {
         let expected = requests.iter().map(|request| request.expects(self.meta)).collect();
         let (reply, replies) = oneshot::channel();
         let batch = Batch { bytes, waiting: Waiting { expected, reply } };
-        let broken = || errors::broken(io::ErrorKind::ConnectionReset.into());
+        let broken = errors::ended;
         // What the writer never took was never sent.
         self.requests.send(batch).map_err(|_| broken())?;
         replies.await.map_err(|_| match requests.iter().all(Request::only_reads) {

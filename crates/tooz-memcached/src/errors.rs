@@ -29,8 +29,13 @@ pub(crate) fn broken(error: io::Error) -> Error {
     Error::new(ErrorKind::Connection, "the connection broke").caused_by(error)
 }
 
+/// The connection ended, and what is known of why was logged.
+pub(crate) fn ended() -> Error {
+    Error::new(ErrorKind::Connection, "the server ended the connection, or its answer was none")
+}
+
 pub(crate) fn refused(error: io::Error) -> Error {
-    Error::new(ErrorKind::Connection, "the connection cannot be made").caused_by(error)
+    Error::new(ErrorKind::Connection, "could not connect").caused_by(error)
 }
 
 pub(crate) fn no_answer() -> Error {

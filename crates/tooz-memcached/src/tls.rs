@@ -24,7 +24,7 @@ impl Tls {
         let mut file = |name| match options.text(name) {
             None => Ok(None),
             Some(path) => std::fs::read(&path).map(Some).map_err(|error| {
-                Error::invalid("memcached: a certificate or key cannot be read")
+                Error::invalid("a certificate or key cannot be read")
                     .with("option", name)
                     .with("path", path)
                     .caused_by(error)
@@ -34,12 +34,12 @@ impl Tls {
         let key = file("ssl_key")?;
         if options.secret("ssl_key_password").is_some() {
             return Err(Error::invalid(
-                "memcached: ssl_key_password is not supported; store the key without encryption",
+                "ssl_key_password is not supported; store the key without encryption",
             ));
         }
         if !options.flag("ssl_check_hostname", true)? {
             return Err(Error::invalid(
-                "memcached: ssl_check_hostname=no is not supported; use a name of the certificate",
+                "ssl_check_hostname=no is not supported; use a name of the certificate",
             ));
         }
         if !wanted {
@@ -50,18 +50,17 @@ impl Tls {
         let config = match (certificate, key) {
             (None, None) => builder.with_no_client_auth(),
             (None, Some(_)) => {
-                return Err(Error::invalid("memcached: ssl_key needs ssl_cert"));
+                return Err(Error::invalid("ssl_key needs ssl_cert"));
             }
             (Some(certificate), key) => {
                 // As the original's client has it: without a key, both are in one file.
                 let key = key.unwrap_or_else(|| certificate.clone());
                 let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
-                    Error::invalid("memcached: ssl_key holds no key in PEM form").caused_by(error)
+                    Error::invalid("ssl_key holds no key in PEM form").caused_by(error)
                 })?;
                 let chain = certificates(&certificate, "ssl_cert")?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| {
-                    Error::invalid("memcached: ssl_cert and ssl_key are not usable")
-                        .caused_by(error)
+                    Error::invalid("ssl_cert and ssl_key are not usable").caused_by(error)
                 })?
             }
         };
@@ -74,8 +73,7 @@ impl Tls {
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| {
-            Error::invalid("memcached: the host is no name that a certificate can have")
-                .caused_by(error)
+            Error::invalid("the host is no name that a certificate can have").caused_by(error)
         })?;
         TlsConnector::from(self.0.clone()).connect(name, stream).await.map_err(errors::refused)
     }
@@ -90,14 +88,14 @@ fn roots(named: Option<Vec<u8>>) -> Result<RootCertStore> {
     };
     roots.add_parsable_certificates(authorities);
     if roots.is_empty() {
-        return Err(Error::invalid("memcached: no authority to trust; name one with ca_cert"));
+        return Err(Error::invalid("no authority to trust; name one with ca_cert"));
     }
     Ok(roots)
 }
 
 fn certificates(pem: &[u8], option: &'static str) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|error| {
-        Error::invalid("memcached: a file holds no certificates in PEM form")
+        Error::invalid("a file holds no certificates in PEM form")
             .with("option", option)
             .caused_by(error)
     })

@@ -70,7 +70,7 @@ impl Config {
     pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
         let timeout = options.seconds("timeout", Duration::from_secs(30))?;
         if timeout < Duration::from_secs(1) || timeout.subsec_nanos() != 0 {
-            return Err(Error::invalid("mysql: the timeout is a whole number of seconds from 1"));
+            return Err(Error::invalid("the timeout is a whole number of seconds from 1"));
         }
         // A heartbeat, which is due each third, waits for at most one slow statement.
         let patience = timeout / 3;
@@ -79,7 +79,7 @@ impl Config {
             options.seconds("connect_timeout", (timeout / 2).clamp(CONNECT.0, CONNECT.1))?;
         let poll_interval = options.seconds("poll_interval", Duration::from_millis(250))?;
         if poll_interval < Duration::from_millis(10) || poll_interval > Duration::from_secs(10) {
-            return Err(Error::invalid("mysql: the poll_interval is from 0.01 to 10 seconds"));
+            return Err(Error::invalid("the poll_interval is from 0.01 to 10 seconds"));
         }
         let restart_grace = RestartGrace::read(&mut options, timeout)?;
         let lock_delay = options.seconds_or_zero("lock_delay", Duration::ZERO)?;
@@ -88,7 +88,7 @@ impl Config {
         let layout = match options.text("layout").as_deref() {
             None | Some("safe") => Layout::Safe,
             Some("python") => Layout::Python,
-            Some(_) => return Err(Error::invalid("mysql: the layout is safe or python")),
+            Some(_) => return Err(Error::invalid("the layout is safe or python")),
         };
         let namespace = options.text("namespace").unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
         let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -97,7 +97,7 @@ impl Config {
             || !namespace.bytes().all(known)
         {
             return Err(Error::invalid(format!(
-                "mysql: the namespace has from 1 to {LONGEST_NAMESPACE} of the characters a-z, 0-9 \
+                "the namespace has from 1 to {LONGEST_NAMESPACE} of the characters a-z, 0-9 \
                  and _"
             )));
         }
@@ -130,9 +130,7 @@ impl Config {
 fn database(url: &CoordinatorUrl) -> Result<String> {
     let name = url.path().trim_start_matches('/');
     if name.is_empty() || name.contains('/') {
-        return Err(Error::invalid(
-            "mysql: the URL's path names a database: mysql://HOST/DATABASE",
-        ));
+        return Err(Error::invalid("the URL's path names a database: mysql://HOST/DATABASE"));
     }
     Ok(name.to_owned())
 }
@@ -157,7 +155,7 @@ impl Tls {
             // A path that is wrong is told now.
             Some(path) => match std::fs::read(&path) {
                 Ok(_) => Ok(Some(PathBuf::from(path))),
-                Err(error) => Err(Error::invalid("mysql: a certificate or key cannot be read")
+                Err(error) => Err(Error::invalid("a certificate or key cannot be read")
                     .with("option", name)
                     .with("path", path)
                     .caused_by(error)),
@@ -167,7 +165,7 @@ impl Tls {
         let identity = match (file("ssl_cert")?, file("ssl_key")?) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (Some(both), None) => Some((both.clone(), both)),
-            (None, Some(_)) => return Err(Error::invalid("mysql: ssl_key needs ssl_cert")),
+            (None, Some(_)) => return Err(Error::invalid("ssl_key needs ssl_cert")),
             (None, None) => None,
         };
         for (name, instead) in [
@@ -178,7 +176,7 @@ impl Tls {
             ),
         ] {
             if options.text(name).is_some() {
-                return Err(Error::invalid(format!("mysql: there is no {name} here: {instead}")));
+                return Err(Error::invalid(format!("there is no {name} here: {instead}")));
             }
         }
         let mode = match options.text("ssl_mode") {
@@ -195,7 +193,7 @@ impl Tls {
                 | "yes",
             ) => Some(true),
             Some(_) => {
-                return Err(Error::invalid("mysql: the ssl_verify_mode is none or required"));
+                return Err(Error::invalid("the ssl_verify_mode is none or required"));
             }
         };
         let named = options.text("ssl_check_hostname").is_some();
@@ -228,7 +226,7 @@ fn mode(text: &str) -> Result<TlsMode> {
         "verify_identity" => TlsMode::VerifyIdentity,
         _ => {
             return Err(Error::invalid(
-                "mysql: the ssl_mode is disabled, preferred, required, verify_ca or verify_identity",
+                "the ssl_mode is disabled, preferred, required, verify_ca or verify_identity",
             ));
         }
     })

@@ -41,7 +41,7 @@ pub(crate) async fn open(config: &Arc<Config>) -> Result<Opened> {
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or_else(|| Error::invalid("mysql: the URL names no server")))
+    Err(last.unwrap_or_else(|| Error::invalid("the URL names no server")))
 }
 
 async fn open_at(config: &Arc<Config>, address: &Address) -> Result<Opened> {
@@ -184,8 +184,8 @@ fn refused(failure: Failure, address: &Address) -> Error {
         return refused_as(error, address);
     }
     let error = match failure {
-        Failure::Client(sqlx::Error::Io(_)) => {
-            Error::new(ErrorKind::Connection, "could not connect to the server").caused_by(failure)
+        Failure::Client(sqlx::Error::Io(error)) => {
+            Error::new(ErrorKind::Connection, "could not connect").caused_by(error)
         }
         failure => failure.into(),
     };
@@ -193,8 +193,8 @@ fn refused(failure: Failure, address: &Address) -> Error {
 }
 
 fn silent(limit: Duration) -> Error {
-    let message = format!("the server does not answer within {limit:?}");
-    Error::new(ErrorKind::Connection, message).caused_by(Failure::Silence)
+    let seconds = limit.as_secs_f64();
+    Error::new(ErrorKind::TimedOut, format!("the server does not answer within {seconds} s"))
 }
 
 fn refused_as(error: Error, address: &Address) -> Error {

@@ -55,10 +55,10 @@ impl Names {
         let shared = self.namespace == DEFAULT_NAMESPACE;
         match self.layout {
             Layout::Python if !shared => Err(Error::invalid(
-                "mysql: layout=python is of the namespace tooz alone: the original knows no other",
+                "layout=python is of the namespace tooz alone: the original knows no other",
             )),
             Layout::Python if bytes.len() > LONGEST_NAME => Err(Error::invalid(format!(
-                "mysql: a lock's name has at most {LONGEST_NAME} bytes with layout=python, not {}",
+                "a lock's name has at most {LONGEST_NAME} bytes with layout=python, not {}",
                 bytes.len()
             ))),
             Layout::Python => Ok(Prize(bytes.to_vec())),

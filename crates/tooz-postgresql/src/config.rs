@@ -71,7 +71,7 @@ impl Config {
 
         let timeout = options.seconds("timeout", Duration::from_secs(30))?;
         if timeout < Duration::from_secs(1) {
-            return Err(Error::invalid("postgresql: a timeout below 1 s is too short"));
+            return Err(Error::invalid("a timeout below 1 s is too short"));
         }
         // Two unanswered heartbeats fit into the timeout.
         let patience = timeout / 3;
@@ -81,13 +81,13 @@ impl Config {
             .parse::<u16>("waiters_per_lock", "how many waiters for one lock have a connection")?
             .unwrap_or(4);
         if waiters_per_lock == 0 {
-            return Err(Error::invalid("postgresql: waiters_per_lock is 1 or more"));
+            return Err(Error::invalid("waiters_per_lock is 1 or more"));
         }
         match options.text("target_session_attrs").as_deref() {
             None | Some("read-write" | "primary") => {}
             Some(_) => {
                 return Err(Error::invalid(
-                    "postgresql: target_session_attrs is read-write: a lock on a standby excludes \
+                    "target_session_attrs is read-write: a lock on a standby excludes \
                      nobody on the primary",
                 ));
             }
@@ -95,12 +95,12 @@ impl Config {
         let layout = match options.text("layout").as_deref() {
             None | Some("wide") => Layout::Wide,
             Some("python") => Layout::Python,
-            Some(_) => return Err(Error::invalid("postgresql: the layout is wide or python")),
+            Some(_) => return Err(Error::invalid("the layout is wide or python")),
         };
         let schema = options.text("schema").unwrap_or_else(|| "tooz".to_owned());
         if schema.len() > LONGEST_NAME || schema.chars().any(char::is_control) {
             return Err(Error::invalid(format!(
-                "postgresql: the schema has at most {LONGEST_NAME} bytes and no control characters"
+                "the schema has at most {LONGEST_NAME} bytes and no control characters"
             )));
         }
         let restart_grace = RestartGrace::read(&mut options, timeout)?;
@@ -164,7 +164,7 @@ fn servers(
         }
     }
     if !matches!(ports.len(), 0 | 1) && ports.len() != names.len() {
-        return Err(Error::invalid("postgresql: as many ports as hosts, or one port for all"));
+        return Err(Error::invalid("as many ports as hosts, or one port for all"));
     }
     let mut servers = Vec::new();
     for (index, (name, own)) in names.into_iter().enumerate() {
@@ -173,14 +173,14 @@ fn servers(
             None => own.unwrap_or(PORT),
             Some(port) => port.parse().map_err(|_| {
                 // Not repeated: it may be a secret in the wrong option.
-                Error::invalid("postgresql: a port is a number from 1 to 65535")
+                Error::invalid("a port is a number from 1 to 65535")
             })?,
         };
         servers.push(match name.strip_prefix('/') {
             // libpq's way to name a socket: its folder, and the port for its name.
             Some(_) => Address::Unix(format!("{}/.s.PGSQL.{port}", name.trim_end_matches('/'))),
             None if name.is_empty() => {
-                return Err(Error::invalid("postgresql: a host's name is empty"));
+                return Err(Error::invalid("a host's name is empty"));
             }
             None => Address::Tcp(name, port),
         });

@@ -80,7 +80,7 @@ impl Connection {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::invalid("postgresql: the URL names no server")))
+        Err(last.unwrap_or_else(|| Error::invalid("the URL names no server")))
     }
 
     async fn open_at(

@@ -41,9 +41,9 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
             Address::Tcp(..) => client_of(&config.tls).await?,
             Address::Unix(_) => None,
         };
-        let socket = Socket::connect(address, config.timeout).await.map_err(|e| {
-            Error::new(ErrorKind::Connection, "the server cannot be reached").caused_by(e)
-        })?;
+        let socket = Socket::connect(address, config.timeout)
+            .await
+            .map_err(|e| Error::new(ErrorKind::Connection, "could not connect").caused_by(e))?;
         let (local_port, handle) = (socket.local_port(), socket.handle()?);
         let mut settings = tokio_postgres::Config::new();
         settings.application_name(name);

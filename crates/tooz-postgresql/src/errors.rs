@@ -71,7 +71,7 @@ pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
                 refused(ErrorKind::Authentication, "the log-in failed: is a password missing?")
                     .caused_by(error)
             } else {
-                refused(ErrorKind::Connection, "the connection could not be made").caused_by(error)
+                refused(ErrorKind::Connection, "could not connect").caused_by(error)
             };
             error.outcome_is(Outcome::NotApplied)
         }

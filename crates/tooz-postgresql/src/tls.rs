@@ -52,7 +52,7 @@ impl Tls {
             Some("verify-full") => SslMode::VerifyFull,
             Some(_) => {
                 return Err(Error::invalid(
-                    "postgresql: the sslmode is disable, prefer, require, verify-ca or verify-full",
+                    "the sslmode is disable, prefer, require, verify-ca or verify-full",
                 ));
             }
         };
@@ -60,8 +60,8 @@ impl Tls {
         let identity = match (options.text("sslcert"), options.text("sslkey")) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
-            (Some(_), None) => return Err(Error::invalid("postgresql: sslcert needs sslkey")),
-            (None, Some(_)) => return Err(Error::invalid("postgresql: sslkey needs sslcert")),
+            (Some(_), None) => return Err(Error::invalid("sslcert needs sslkey")),
+            (None, Some(_)) => return Err(Error::invalid("sslkey needs sslcert")),
         };
         // As libpq has it: whoever names an authority wants it to be asked.
         let mode = match (mode, &authorities) {
@@ -85,8 +85,7 @@ impl Tls {
         }
         ensure_crypto_provider();
         let provider = CryptoProvider::get_default().cloned();
-        let provider =
-            provider.ok_or_else(|| Error::invalid("postgresql: there is no TLS provider"))?;
+        let provider = provider.ok_or_else(|| Error::invalid("there is no TLS provider"))?;
         let verifier = Verifier { mode: self.mode, chain: chain(roots, &provider)?, provider };
         let config = ClientConfig::builder()
             .dangerous()
@@ -97,9 +96,9 @@ impl Tls {
                 let chain = certificates(certificate, "sslcert")?;
                 let key_of = PrivateKeyDer::from_pem_file(key);
                 let key = key_of.map_err(|e| unreadable("sslkey", key).caused_by(e))?;
-                config.with_client_auth_cert(chain, key).map_err(|e| {
-                    Error::invalid("postgresql: sslcert and sslkey do not fit").caused_by(e)
-                })?
+                config
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|e| Error::invalid("sslcert and sslkey do not fit").caused_by(e))?
             }
         };
         Ok(Some(Arc::new(config)))
@@ -113,9 +112,7 @@ impl PartialOrd for SslMode {
 }
 
 fn unreadable(option: &'static str, path: &str) -> Error {
-    Error::invalid("postgresql: a certificate or key cannot be read")
-        .with("option", option)
-        .with("path", path)
+    Error::invalid("a certificate or key cannot be read").with("option", option).with("path", path)
 }
 
 fn certificates(path: &str, option: &'static str) -> Result<Vec<CertificateDer<'static>>> {
@@ -137,9 +134,7 @@ fn system_authorities() -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(Error::invalid(
-            "postgresql: the system trusts no authority; name one by sslrootcert",
-        ));
+        return Err(Error::invalid("the system trusts no authority; name one by sslrootcert"));
     }
     Ok(roots)
 }
@@ -153,9 +148,7 @@ fn chain(
     }
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-    verifier
-        .map(Some)
-        .map_err(|e| Error::invalid("postgresql: sslrootcert is of no use").caused_by(e))
+    verifier.map(Some).map_err(|e| Error::invalid("sslrootcert is of no use").caused_by(e))
 }
 
 /// Looks at a server's certificate as the mode asks for.

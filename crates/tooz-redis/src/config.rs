@@ -51,6 +51,16 @@ pub(crate) enum Address {
     Unix(String),
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(name, port) if name.contains(':') => write!(f, "[{name}]:{port}"),
+            Self::Tcp(name, port) => write!(f, "{name}:{port}"),
+            Self::Unix(path) => f.write_str(path),
+        }
+    }
+}
+
 /// User and password, where there are any.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Login {
@@ -74,7 +84,7 @@ impl Config {
         let lock_timeout = options.seconds("lock_timeout", timeout)?;
         let shortest = membership_timeout.min(lock_timeout);
         if shortest < Duration::from_millis(500) {
-            return Err(Error::invalid("redis: a time to live below 0.5 s is too short"));
+            return Err(Error::invalid("a time to live below 0.5 s is too short"));
         }
         // A heartbeat comes after a third. One that gets no answer leaves three tenths for a
         // reconnection and the next.
@@ -92,7 +102,7 @@ impl Config {
         let cluster = options.flag("cluster", false)?;
         let servers = servers(url, &mut options, (cluster, db), tls.files)?;
         if cluster && db != 0 {
-            return Err(Error::invalid("redis: a cluster has only the database 0"));
+            return Err(Error::invalid("a cluster has only the database 0"));
         }
         let namespace = options.text("namespace").unwrap_or_else(|| "_tooz".to_owned());
         // One slot for the whole namespace: a script's keys must be on one node.
@@ -104,12 +114,12 @@ impl Config {
             None | Some("both") => Layout::Both,
             Some("v9") => Layout::V9,
             Some("legacy") => Layout::Legacy,
-            Some(_) => return Err(Error::invalid("redis: the layout is v9, legacy or both")),
+            Some(_) => return Err(Error::invalid("the layout is v9, legacy or both")),
         };
         if let Some(encoding) = options.text("encoding")
             && !matches!(&*encoding.to_ascii_lowercase(), "utf8" | "utf-8" | "utf_8" | "ascii")
         {
-            return Err(Error::invalid("redis: ids are bytes here; the encoding is utf8"));
+            return Err(Error::invalid("ids are bytes here; the encoding is utf8"));
         }
         // The heartbeat and the response timeout do what these are for.
         options.ignore(&["health_check_interval", "retry_on_timeout", "socket_keepalive"]);
@@ -168,7 +178,7 @@ fn servers(
     };
     if let Some(master) = sentinel {
         if cluster {
-            return Err(Error::invalid("redis: it is either cluster or sentinel"));
+            return Err(Error::invalid("it is either cluster or sentinel"));
         }
         let mut at = tcp(SENTINEL_PORT);
         for text in fallback {
@@ -185,13 +195,13 @@ fn servers(
         return Ok(Servers::Cluster(tcp(PORT)));
     }
     match (url.hosts(), url.path()) {
-        ([], "" | "/") => Err(Error::invalid("redis: the URL names no host and no socket")),
+        ([], "" | "/") => Err(Error::invalid("the URL names no host and no socket")),
         ([], path) => Ok(Servers::Listed(vec![Address::Unix(path.to_owned())])),
         // The original ignores the path, so one that says something else than `db` misleads.
         (_, path) if matches!(path, "" | "/") || path[1..].parse() == Ok(db) => {
             Ok(Servers::Listed(tcp(PORT)))
         }
-        _ => Err(Error::invalid("redis: the URL's path is not a database; use ?db=N")),
+        _ => Err(Error::invalid("the URL's path is not a database; use ?db=N")),
     }
 }
 
@@ -206,7 +216,7 @@ impl Tls {
         let mut file = |name| match options.text(name) {
             None => Ok(None),
             Some(path) => std::fs::read(&path).map(Some).map_err(|e| {
-                Error::invalid("redis: a certificate or key cannot be read")
+                Error::invalid("a certificate or key cannot be read")
                     .with("option", name)
                     .with("path", path)
                     .caused_by(e)
@@ -219,7 +229,7 @@ impl Tls {
             // As the original's client has it: one file for both.
             (Some(both), None) => Some((both.clone(), both)),
             (None, Some(_)) => {
-                return Err(Error::invalid("redis: ssl_keyfile needs ssl_certfile"));
+                return Err(Error::invalid("ssl_keyfile needs ssl_certfile"));
             }
             (None, None) => None,
         };

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tooz_core::{Error, ErrorKind, Moment, Result};
 
 use crate::config::{Address, Config, Login, Servers, Tls};
-use crate::errors::translate;
+use crate::errors::{not_connected, translate};
 use crate::restart::{self, Closed};
 use crate::scripts;
 
@@ -50,7 +50,8 @@ pub(crate) async fn open(
 ) -> Result<Opened> {
     let mut failure = None;
     for address in masters(config).await? {
-        match open_at(config, &address, channels, first).await {
+        let opened = open_at(config, &address, channels, first).await;
+        match opened.map_err(|error| error.with("server", &address)) {
             Ok(opened) => return Ok(opened),
             // A refused password is refused everywhere.
             Err(error) if error.kind() == ErrorKind::Authentication => return Err(error),
@@ -123,7 +124,7 @@ async fn ask_each(
             let mut connection = connect(config, server, login, tls, 0, None).await?;
             question.query_async::<Value>(&mut connection).await.map_err(translate)
         };
-        match answer.await {
+        match answer.await.map_err(|error: Error| error.with("server", server)) {
             Ok(answer) => match (read(&answer), server) {
                 // A node that has no name of its own yet is the one that was asked.
                 (Some((host, port)), Address::Tcp(asked, _)) if host.is_empty() => {
@@ -206,9 +207,9 @@ async fn connect(
     match tokio::time::timeout(config.connect_timeout * 2, opening).await {
         Ok(connection) => connection.map_err(|error| {
             // Nothing was asked of the server yet.
-            translate(error).outcome_is(tooz_core::Outcome::NotApplied)
+            not_connected(error).outcome_is(tooz_core::Outcome::NotApplied)
         }),
-        Err(_) => Err(Error::new(ErrorKind::TimedOut, "no connection within the time limit")),
+        Err(_) => Err(Error::new(ErrorKind::TimedOut, "no answer came in time")),
     }
 }
 

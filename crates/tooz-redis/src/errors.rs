@@ -70,10 +70,11 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (Redis::InvalidClientConfig, _) => {
             (ErrorKind::InvalidInput, "the client refused the configuration")
         }
-        (Redis::Io, _) if error.is_timeout() => (ErrorKind::TimedOut, "no answer came in time"),
+        (Redis::Io, _) if error.is_timeout() => return silent(),
         (Redis::Io, _) if error.is_connection_refusal() => {
-            (ErrorKind::Connection, "the connection was refused")
+            (ErrorKind::Connection, "could not connect")
         }
+        (Redis::Parse, _) => (ErrorKind::Connection, "the answer is none of Redis' protocol"),
         (Redis::Io, _) => (ErrorKind::Connection, "the connection broke"),
         _ if detail.contains("would overflow") => {
             (ErrorKind::Backend, "the namespace has given out its last fencing token, 2^63 - 1")
@@ -86,6 +87,21 @@ pub(crate) fn translate(error: RedisError) -> Error {
     let unknown = remedy(&error) == Remedy::Reconnect && !error.is_connection_refusal();
     let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
     Error::new(kind, message).outcome_is(outcome).caused_by(error)
+}
+
+/// The same, of a connection that is being opened.
+pub(crate) fn not_connected(error: RedisError) -> Error {
+    match error.kind() {
+        Redis::Io if !error.is_timeout() => {
+            Error::new(ErrorKind::Connection, "could not connect").caused_by(error)
+        }
+        _ => translate(error),
+    }
+}
+
+/// The client's own words add nothing.
+fn silent() -> Error {
+    Error::new(ErrorKind::TimedOut, "no answer came in time").outcome_is(Outcome::Unknown)
 }
 
 /// An answer that no script of ours gives.

@@ -71,7 +71,7 @@ impl Config {
     pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
         let timeout = options.seconds("timeout", Duration::from_secs(10))?;
         if timeout < TIMEOUTS.0 || timeout > TIMEOUTS.1 {
-            return Err(Error::invalid("zookeeper: the timeout is not from 0.1 s to a day"));
+            return Err(Error::invalid("the timeout is not from 0.1 s to a day"));
         }
         let (servers, chroot) = servers(url, &mut options)?;
         let login = Login::read(url, &mut options)?;
@@ -80,14 +80,14 @@ impl Config {
         let max_request =
             options.parse("jute_maxbuffer", "a whole number of bytes")?.unwrap_or(MAX_REQUEST);
         if max_request < MIN_REQUEST {
-            return Err(Error::invalid("zookeeper: jute_maxbuffer is 1024 or more bytes"));
+            return Err(Error::invalid("jute_maxbuffer is 1024 or more bytes"));
         }
         // The client always tries the servers in a random order.
         options.flag("randomize_hosts", true)?;
         if let Some(handler) = options.text("handler")
             && !matches!(handler.as_str(), "threading" | "eventlet")
         {
-            return Err(Error::invalid("zookeeper: the handler is threading or eventlet"));
+            return Err(Error::invalid("the handler is threading or eventlet"));
         }
         // The original reads these from code alone. What they are for needs no options here.
         options.ignore(&["connection_retry", "command_retry"]);
@@ -116,7 +116,7 @@ impl Config {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "zookeeper: the capabilities are too large: the request would have {size} bytes, and the \
+            "the capabilities are too large: the request would have {size} bytes, and the \
              servers take {limit} (their jute.maxbuffer, and the option jute_maxbuffer)"
         )))
     }
@@ -152,7 +152,7 @@ fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, 
         hosts.extend_from_slice(more.hosts());
         if !more.path().is_empty() {
             if !matches!(chroot.as_str(), "" | "/") && chroot != more.path() {
-                return Err(Error::invalid("zookeeper: two different chroots are named"));
+                return Err(Error::invalid("two different chroots are named"));
             }
             chroot = more.path().to_owned();
         }
@@ -162,9 +162,7 @@ fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, 
     }
     if !chroot.is_empty() {
         Paths::new(&chroot[1..], LONGEST_PATH).map_err(|error| {
-            Error::invalid("zookeeper: the chroot is not a path")
-                .with("chroot", &chroot)
-                .caused_by(error)
+            Error::invalid("the chroot is not a path").with("chroot", &chroot).caused_by(error)
         })?;
     }
     let mut servers: Vec<_> =
@@ -181,7 +179,7 @@ impl Login {
         let (user, password) = match (url.user(), url.password()) {
             (Some(user), Some(password)) => (user.to_owned(), password.clone()),
             (None, None) if how.is_none() => return Ok(None),
-            _ => return Err(Error::invalid("zookeeper: a login is a user and a password")),
+            _ => return Err(Error::invalid("a login is a user and a password")),
         };
         match how.as_deref() {
             None | Some("digest") => Ok(Some(Self::Digest { user, password })),
@@ -189,7 +187,7 @@ impl Login {
             Some("sasl") => {
                 Err(Error::not_implemented("SASL (the feature sasl of tooz-zookeeper)"))
             }
-            Some(_) => Err(Error::invalid("zookeeper: auth is digest or sasl")),
+            Some(_) => Err(Error::invalid("auth is digest or sasl")),
         }
     }
 

@@ -1,8 +1,8 @@
 //! From the configuration to a client with a session, and why there is none.
 
-use std::io::ErrorKind as Io;
+use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tooz_core::{Error, ErrorKind, Moment, Result};
 use zookeeper_client::{Client, Error as Cause};
@@ -11,20 +11,31 @@ use crate::config::{Config, Login};
 use crate::errors::translate;
 use crate::session::PAUSE;
 
+/// An attempt that failed after such a time failed because the server said nothing. Another would
+/// find the same, and somebody waits for the word.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// Opens a session. A server that can be reached and opens none, as while the servers elect their
-/// leader, is tried again until the time is over.
+/// leader, is tried again until the time is over; one that says nothing is not.
 pub(crate) async fn open(config: &Config) -> Result<Client> {
     #[cfg(feature = "tls")]
     if config.tls.is_some() {
         tooz_core::ensure_crypto_provider();
     }
     let end = Moment::now() + config.connect_timeout * 4 / 5;
+    let servers = u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
     loop {
-        match timeout(end.remaining(), connect(config)).await {
+        let begun = Moment::now();
+        let connected = tokio::select! {
+            connected = timeout(end.remaining(), connect(config)) => connected,
+            error = unreachable(config) => return Err(error),
+        };
+        match connected {
             Ok(Ok(client)) => return Ok(client),
             Ok(Err(Failed::Client(Cause::NoHosts | Cause::Timeout))) | Err(_) => {
-                let (error, reachable) = diagnose(config).await;
-                if !reachable || end.has_passed() {
+                let silent = begun.elapsed() >= SILENCE * servers;
+                let (error, reachable) = diagnose(config, true).await;
+                if silent || !reachable || end.has_passed() {
                     return Err(error);
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -77,15 +88,25 @@ impl From<Error> for Failed {
     }
 }
 
-/// The client only says that no server would have it: a look at each, within the time that is left;
-/// and whether one can be reached.
-async fn diagnose(config: &Config) -> (Error, bool) {
+/// Ends if no server can be reached, which the client takes long to tell. A handshake may take longer
+/// than this look.
+async fn unreachable(config: &Config) -> Error {
+    tokio::time::sleep(config.connect_timeout / 5).await;
+    match diagnose(config, false).await {
+        (error, false) => error,
+        (_, true) => std::future::pending().await,
+    }
+}
+
+/// The client only says that no server would have it: a look at each, within the time that is left,
+/// with a handshake where TLS is wanted or without; and whether one can be reached.
+async fn diagnose(config: &Config, handshake: bool) -> (Error, bool) {
     let patience =
-        config.connect_timeout / 5 / u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
+        config.connect_timeout * 3 / 20 / u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
     let mut unreachable = None;
     for (host, port) in &config.servers {
         let at = |error: Error| error.with("server", format!("{host}:{port}"));
-        match timeout(patience, look_at(config, host, *port)).await {
+        match timeout(patience, look_at(config, host, *port, handshake)).await {
             Ok(Ok(())) => {
                 let error = Error::new(
                     ErrorKind::Connection,
@@ -107,24 +128,18 @@ async fn diagnose(config: &Config) -> (Error, bool) {
 }
 
 /// Whether a connection can be made at all, and TLS if it is wanted.
-async fn look_at(config: &Config, host: &str, port: u16) -> Result<()> {
-    let connection = |message| Error::new(ErrorKind::Connection, message);
-    let found = lookup_host((host, port)).await;
-    let found: Vec<_> =
-        found.map_err(|e| connection("the host is unknown").caused_by(e))?.collect();
-    let stream = TcpStream::connect(&found[..]).await.map_err(|error| {
-        let refused = error.kind() == Io::ConnectionRefused;
-        let message =
-            if refused { "the connection was refused" } else { "no connection can be made" };
-        connection(message).caused_by(error)
-    })?;
+async fn look_at(config: &Config, host: &str, port: u16, handshake: bool) -> Result<()> {
+    let stream = TcpStream::connect((host, port))
+        .await
+        .map_err(|e| Error::new(ErrorKind::Connection, "could not connect").caused_by(e))?;
     #[cfg(feature = "tls")]
-    if let Some(tls) = &config.tls
+    if handshake
+        && let Some(tls) = &config.tls
         && let Some(error) = tls.diagnose(host, stream).await
     {
         return Err(error);
     }
     #[cfg(not(feature = "tls"))]
-    drop((config, stream));
+    drop((config, stream, handshake));
     Ok(())
 }

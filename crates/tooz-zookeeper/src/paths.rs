@@ -136,7 +136,7 @@ fn check_part(part: &str, what: &str) -> Result<()> {
 }
 
 fn refuse(what: &str, why: &str) -> Error {
-    Error::invalid(format!("zookeeper: {what} {why}"))
+    Error::invalid(format!("{what} {why}"))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ struct File {
 impl File {
     fn read(&self) -> Result<String> {
         std::fs::read_to_string(&self.path)
-            .map_err(|e| self.error("zookeeper: a certificate or key cannot be read").caused_by(e))
+            .map_err(|e| self.error("a certificate or key cannot be read").caused_by(e))
     }
 
     fn error(&self, message: &'static str) -> Error {
@@ -46,7 +46,7 @@ impl Tls {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             // As the original's client has it: one file for both.
             (Some(both), None) => Some((both.clone(), both)),
-            (None, Some(_)) => return Err(Error::invalid("zookeeper: keyfile needs certfile")),
+            (None, Some(_)) => return Err(Error::invalid("keyfile needs certfile")),
             (None, None) => None,
         };
         if options.secret("keyfile_password").is_some() {
@@ -72,8 +72,7 @@ impl Tls {
     pub(crate) fn options(&self) -> Result<zookeeper_client::TlsOptions> {
         // It names what is not usable.
         self.client()?;
-        let unusable =
-            |cause| Error::invalid("zookeeper: the certificates are not usable").caused_by(cause);
+        let unusable = |cause| Error::invalid("the certificates are not usable").caused_by(cause);
         let mut options = zookeeper_client::TlsOptions::new();
         options = options.with_pem_ca(&self.authorities()?).map_err(unusable)?;
         if let Some((certificate, key)) = &self.identity {
@@ -138,8 +137,8 @@ impl Tls {
         roots.add_parsable_certificates(read(&self.authorities()?));
         if roots.is_empty() {
             return Err(match &self.authorities {
-                Some(file) => file.error("zookeeper: no certificate in PEM form is in the file"),
-                None => Error::invalid("zookeeper: the system trusts no authority; name one by ca"),
+                Some(file) => file.error("no certificate in PEM form is in the file"),
+                None => Error::invalid("the system trusts no authority; name one by ca"),
             });
         }
         let config = rustls::ClientConfig::builder().with_root_certificates(roots);
@@ -147,11 +146,9 @@ impl Tls {
             return Ok(config.with_no_client_auth());
         };
         let secret = PrivateKeyDer::from_pem_slice(key.read()?.as_bytes())
-            .map_err(|e| key.error("zookeeper: no key in PEM form is in the file").caused_by(e))?;
+            .map_err(|e| key.error("no key in PEM form is in the file").caused_by(e))?;
         config.with_client_auth_cert(read(&certificate.read()?), secret).map_err(|e| {
-            certificate
-                .error("zookeeper: no certificate in PEM form to the key is in the file")
-                .caused_by(e)
+            certificate.error("no certificate in PEM form to the key is in the file").caused_by(e)
         })
     }
 }

@@ -53,15 +53,15 @@ async fn refusals_are_clear_and_soon() -> Result<()> {
         (
             "zookeeper://no-such-host.invalid?timeout=3".to_owned(),
             ErrorKind::Connection,
-            "the host is unknown (server=no-such-host.invalid:2181)",
+            "at no-such-host.invalid:2181: could not connect",
         ),
-        (refused, ErrorKind::Connection, &*format!("refused (server={refused_at})")),
+        (refused, ErrorKind::Connection, &*format!("at {refused_at}: could not connect")),
         // At the defaults, too.
-        (format!("zookeeper://{refused_at}"), ErrorKind::Connection, "the connection was refused"),
+        (format!("zookeeper://{refused_at}"), ErrorKind::Connection, "could not connect"),
         (
             "zookeeper://no-such-host.invalid".to_owned(),
             ErrorKind::Connection,
-            "the host is unknown (server=no-such-host.invalid:2181)",
+            "at no-such-host.invalid:2181: could not connect",
         ),
         (
             format!("zookeeper://{address}/no/such/root?timeout=3"),
@@ -95,10 +95,7 @@ async fn a_silent_server_is_given_up_in_time() -> Result<()> {
     let url = format!("zookeeper://127.0.0.1:{port}?timeout=300");
     let error = build(&url, "a")?.start().await.unwrap_err();
     assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
-    let server = format!(
-        "opens no session: it has no quorum, or one side uses TLS and the other does not (server=127.0.0.1:{port})"
-    );
-    assert!(error.to_string().contains(&server), "{error}");
+    assert!(error.to_string().contains(&format!("at 127.0.0.1:{port}: ")), "{error}");
     Ok(())
 }
 

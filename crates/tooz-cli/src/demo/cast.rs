@@ -149,6 +149,8 @@ impl Cast {
         let Setting { url, group, lock, record } = &self.setting;
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut child = Command::new(program)
+            // What it says on standard error counts as a failure; a warning is none.
+            .arg("--quiet")
             .args(WorkerArgs::arguments(group, lock, record.clone()))
             // Not as an argument: it may hold a password.
             .env("TOOZ_URL", url)

@@ -16,7 +16,7 @@ fn a_hundred_processes_lose_no_update() {
     let script = format!(
         r#"round=0
         while [ $round -lt {ROUNDS} ]; do
-            "$TOOZ" lock counter -- sh -c 'read n < "$COUNT"; echo $((n + 1)) > "$COUNT"
+            "$TOOZ" --quiet lock counter -- sh -c 'read n < "$COUNT"; echo $((n + 1)) > "$COUNT"
                 echo $TOOZ_FENCING_TOKEN >> "$TOKENS"' || exit
             round=$((round + 1))
         done"#

@@ -13,5 +13,6 @@ mod elect;
 mod general;
 mod groups;
 mod lock;
+mod messages;
 mod python;
 mod support;

@@ -66,9 +66,8 @@ impl Supervisor {
         });
         let supervisor = self.clone();
         let _ended = Undo::with(move || supervisor.beats.send_modify(|beats| beats.running -= 1));
-        let until = Moment::now() + self.settings.timeout;
         let run = self.run()?;
-        let session = run.session(until).await?;
+        let session = run.session(Moment::now(), self.settings.timeout).await?;
         self.beat_once(&*session).await.map_err(|e| run.or_stopped(e))?;
         Ok(session.heartbeat_interval().unwrap_or(self.settings.timeout))
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::{debug, info, warn};
 
-use super::{Run, Supervisor, many_at_once, stopped};
+use super::{Run, SESSION, Supervisor, many_at_once, stopped};
 use crate::coordinator::SessionEvent;
 use crate::{
     Capabilities, Error, ErrorKind, GroupId, JoinRequest, Lease, Loss, Moment, Result, Session,
@@ -241,7 +241,7 @@ impl Supervisor {
         });
         many_at_once(rejoining).await;
         if session.lease().is_held() {
-            info!(backend = self.entry.name, member = %self.member, "session rebuilt");
+            info!(target: SESSION, backend = self.entry.name, member = %self.member, "session rebuilt");
             self.announce(&SessionEvent::Rejoined(groups));
         }
     }

@@ -26,6 +26,10 @@ use crate::{
     Session,
 };
 
+/// What is logged of a session's state, which [`SessionEvent`]s tell too: one who tells of these can
+/// leave it out.
+const SESSION: &str = "tooz::session";
+
 /// How many requests of one stop or one rejoining are on their way at once.
 const AT_ONCE: usize = 64;
 
@@ -36,10 +40,16 @@ pub(crate) struct Supervisor {
     pub(crate) member: MemberId,
     pub(crate) settings: Settings,
     driver: Arc<dyn Driver>,
-    /// Where the backend is, for messages.
-    hosts: String,
+    pub(crate) address: Address,
     state: Mutex<State>,
     beats: watch::Sender<Beats>,
+}
+
+/// Where the backend is, for messages: by its URL, without what may be secret.
+pub(crate) struct Address {
+    /// With commas between; empty if the URL names none.
+    pub(crate) hosts: String,
+    pub(crate) path: String,
 }
 
 /// A call of one of a session's methods with these arguments.
@@ -82,7 +92,7 @@ impl Supervisor {
         engine: Engine,
         entry: DriverEntry,
         driver: Arc<dyn Driver>,
-        hosts: String,
+        address: Address,
         member: MemberId,
         settings: Settings,
     ) -> Self {
@@ -92,7 +102,7 @@ impl Supervisor {
             member,
             settings,
             driver,
-            hosts,
+            address,
             state: Mutex::default(),
             beats: watch::Sender::default(),
         }
@@ -118,6 +128,18 @@ impl Supervisor {
         run.stopped.cancelled().await;
     }
 
+    /// Says in an error which driver it comes from, and of one of the connection or the server which
+    /// server it is, where the driver has not said so.
+    pub(crate) fn names(&self, error: Error) -> Error {
+        use ErrorKind::{Authentication, Backend, Connection, TimedOut};
+        let error = error.on(self.entry.name);
+        let of_server = matches!(error.kind(), Authentication | Backend | Connection | TimedOut);
+        if of_server && !self.address.hosts.is_empty() {
+            return error.with("server", &self.address.hosts);
+        }
+        error
+    }
+
     /// What an operation's own events and the driver's appear under.
     pub(crate) fn span(&self, operation: &'static str) -> Span {
         debug_span!("tooz", operation, backend = self.entry.name, member = %self.member)
@@ -135,10 +157,11 @@ impl Supervisor {
         arguments: &A,
         call: Call<A, T>,
     ) -> Result<(Arc<dyn Session>, T)> {
-        let until = Moment::now() + self.settings.timeout;
+        let (began, limit) = (Moment::now(), self.settings.timeout);
+        let until = began + limit;
         let mut backoff = self.settings.retry.backoff();
         loop {
-            let session = run.session(until).await?;
+            let session = run.session(began, limit).await?;
             let answer = call(&*session, arguments)?.await;
             match answer {
                 Err(error)

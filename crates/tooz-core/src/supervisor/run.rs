@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -161,9 +162,9 @@ impl Run {
         self.link.send_replace(Link::Down(why));
     }
 
-    /// A session that is held now, once there is one.
-    pub(crate) async fn session(&self, until: Moment) -> Result<Arc<dyn Session>> {
-        let began = Moment::now();
+    /// A session that is held now, once there is one: within `limit` of `since`, which may be over.
+    pub(crate) async fn session(&self, since: Moment, limit: Duration) -> Result<Arc<dyn Session>> {
+        let until = since + limit;
         let mut link = self.link.subscribe();
         loop {
             if self.stopped.is_cancelled() {
@@ -183,12 +184,24 @@ impl Run {
                         ErrorKind::Connection,
                         "there is no session: the last one was lost, and no new one came in time",
                     )
-                    .with("seconds", format_args!("{:.3}", began.elapsed().as_secs_f64()));
+                    .with("seconds", limit.as_secs_f64());
                     return Err(match why {
                         Some(why) => error.caused_by(why),
                         None => error,
                     });
                 }
+            }
+        }
+    }
+
+    /// Waits until there is no session, or its connection is in trouble.
+    pub(crate) async fn is_in_doubt(&self) {
+        let link = self.link.borrow().clone();
+        if let Link::Up(session) = link {
+            let lease = session.lease();
+            tokio::select! {
+                () = lease.doubt_is(true) => {}
+                _ = lease.lost() => {}
             }
         }
     }

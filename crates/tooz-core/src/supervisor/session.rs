@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::Supervisor;
 use super::run::Run;
+use super::{SESSION, Supervisor};
 use crate::builder::Heartbeat;
 use crate::coordinator::SessionEvent;
 use crate::engine::Undo;
@@ -29,10 +29,7 @@ impl Supervisor {
         // A driver whose own limit is the same knows what was wrong: its word comes first.
         let patience = limit.saturating_add((limit / 10).clamp(WORD.0, WORD.1));
         let Ok(opened) = tokio::time::timeout(patience, opening).await else {
-            let what = match &*self.hosts {
-                "" => "the backend did not answer in time, so there is no session".to_owned(),
-                hosts => format!("{hosts} did not answer in time, so there is no session"),
-            };
+            let what = "no answer came in time, so there is no session";
             return Err(Error::new(ErrorKind::TimedOut, what).with("seconds", limit.as_secs_f64()));
         };
         let (session, undo) = opened?;
@@ -86,7 +83,10 @@ impl Supervisor {
                 loss = self.tend(&session) => loss,
                 () = run.stopped.cancelled() => return,
             };
-            warn!(backend = self.entry.name, member = %self.member, %loss, "session lost");
+            warn!(
+                target: SESSION, backend = self.entry.name, member = %self.member, %loss,
+                "session lost"
+            );
             run.is_down(None);
             self.announce(&SessionEvent::Lost(loss));
             let beats = self.beats_begun();
@@ -131,7 +131,8 @@ impl Supervisor {
             match self.open(self.settings.timeout).await {
                 Ok(session) => return session,
                 Err(error) => {
-                    warn!(backend = self.entry.name, %error, "no new session yet");
+                    let error = self.names(error);
+                    warn!(target: SESSION, backend = self.entry.name, %error, "no new session yet");
                     run.is_down(Some(error));
                 }
             }

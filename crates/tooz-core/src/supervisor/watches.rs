@@ -55,7 +55,7 @@ impl Supervisor {
     async fn repeat<A>(&self, run: &Run, target: &A, watch: Call<A, ()>) {
         let mut backoff = self.settings.retry.backoff();
         loop {
-            match run.session(Moment::now() + self.settings.timeout).await {
+            match run.session(Moment::now(), self.settings.timeout).await {
                 Ok(session) => {
                     let began = Moment::now();
                     let lease = session.lease().clone();
