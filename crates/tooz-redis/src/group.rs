@@ -95,6 +95,7 @@ pub(crate) async fn all(life: &Life) -> Result<BTreeSet<GroupId>> {
 
 pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
     let JoinRequest { group, capabilities, again, .. } = request;
+    keys::check_capabilities(&capabilities)?;
     let (session, by) = (life.id.to_string(), OperationId::random());
     let operation = by.to_string();
     let arguments = [
@@ -145,6 +146,7 @@ pub(crate) async fn update(
     group: &GroupId,
     capabilities: &Capabilities,
 ) -> Result<()> {
+    keys::check_capabilities(capabilities)?;
     let arguments = [life.member.as_bytes(), capabilities.as_msgpack()];
     match change(life, Script::Update, group, &[], &arguments).await? {
         (1, _) => Ok(()),
