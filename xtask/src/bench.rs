@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()
     let names: Vec<_> = setups.iter().map(|setup| setup.name).collect();
     command.env("TOOZ_TEST_SETUPS", names.join(","));
 
-    let host = Host::new(interrupt)?;
+    let host = Host::crowded(interrupt)?;
     // Each setup has a server of its own, so that none works for another.
     let (mut running, urls) = servers::launch_each(&setups, &host)?;
     command.envs(urls);

@@ -68,13 +68,13 @@ pub(crate) struct Login {
     pub(crate) password: Option<Secret>,
 }
 
-/// Certificates in PEM form.
-#[derive(Clone, Default)]
+/// Files of certificates in PEM form.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tls {
     /// Trusted instead of those of the system.
-    pub(crate) authorities: Option<Vec<u8>>,
+    pub(crate) authorities: Option<String>,
     /// Our own certificate and its key.
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) identity: Option<(String, String)>,
 }
 
 impl Config {
@@ -215,12 +215,13 @@ impl Tls {
     fn read(url: &CoordinatorUrl, options: &mut Options) -> Result<TlsOptions> {
         let mut file = |name| match options.text(name) {
             None => Ok(None),
-            Some(path) => std::fs::read(&path).map(Some).map_err(|e| {
-                Error::invalid("a certificate or key cannot be read")
+            Some(path) => match std::fs::read(&path) {
+                Ok(_) => Ok(Some(path)),
+                Err(error) => Err(Error::invalid("a certificate or key cannot be read")
                     .with("option", name)
                     .with("path", path)
-                    .caused_by(e)
-            }),
+                    .caused_by(error)),
+            },
         };
         let (certificate, key) = (file("ssl_certfile")?, file("ssl_keyfile")?);
         let authorities = file("ssl_ca_certs")?;
@@ -239,20 +240,16 @@ impl Tls {
         Ok(TlsOptions { files, wanted })
     }
 
+    #[cfg(feature = "tls")]
     fn supported(self) -> Result<Self> {
-        if cfg!(feature = "tls") {
-            return Ok(self);
-        }
-        Err(Error::not_implemented("TLS (the feature tls of tooz-redis)"))
+        // What is wrong with the files is told at once.
+        crate::tls::client(&self)?;
+        Ok(self)
     }
-}
 
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("authorities", &self.authorities.is_some())
-            .field("identity", &self.identity.is_some())
-            .finish()
+    #[cfg(not(feature = "tls"))]
+    fn supported(self) -> Result<Self> {
+        Err(Error::not_implemented("TLS (the feature tls of tooz-redis)"))
     }
 }
 

@@ -1,17 +1,20 @@
 //! One connection: found, opened, authenticated and prepared.
 
 use std::collections::HashMap;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, RedisConnectionInfo, Value,
-};
+use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, RedisConnectionInfo, Value};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::mpsc;
-use tooz_core::{Error, ErrorKind, Moment, Result};
+use tokio::task::JoinSet;
+use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 
+use crate::answers::Bounded;
 use crate::config::{Address, Config, Login, Servers, Tls};
 use crate::errors::{not_connected, translate};
 use crate::restart::{self, Closed};
@@ -19,15 +22,40 @@ use crate::scripts;
 
 pub(crate) type Pushes = mpsc::UnboundedReceiver<PushInfo>;
 
+/// A connection of the client library. It closes with its last clone.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    client: MultiplexedConnection,
+    /// Reads and writes, even while nobody waits for an answer.
+    _task: Arc<JoinSet<()>>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// A connection that is ready, and what comes on it unasked.
 pub(crate) struct Opened {
-    pub(crate) connection: MultiplexedConnection,
+    pub(crate) connection: Connection,
     pub(crate) pushes: Pushes,
     pub(crate) server: ServerInfo,
     /// When the last of its opening requests was sent.
     pub(crate) sent: Moment,
     /// Set if the server may grant nothing yet.
     pub(crate) closed: Option<Closed>,
+}
+
+impl Deref for Connection {
+    type Target = MultiplexedConnection;
+
+    fn deref(&self) -> &MultiplexedConnection {
+        &self.client
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut MultiplexedConnection {
+        &mut self.client
+    }
 }
 
 /// What the server says about itself.
@@ -76,13 +104,13 @@ async fn open_at(
         return Err(Error::new(ErrorKind::Backend, "the server is a read-only replica")
             .retryable(!matches!(config.servers, Servers::Listed(_))));
     }
-    scripts::load().exec_async(&mut connection).await.map_err(translate)?;
+    scripts::load().exec_async(&mut *connection).await.map_err(translate)?;
     for channel in channels {
         connection.subscribe(&channel[..]).await.map_err(translate)?;
     }
     let sent = Moment::now();
     if let Some(first) = first {
-        first.exec_async(&mut connection).await.map_err(translate)?;
+        first.exec_async(&mut *connection).await.map_err(translate)?;
     }
     let closed = restart::closed(config, address, &server, &mut connection).await?;
     connection.set_response_timeout(config.response_timeout);
@@ -122,7 +150,7 @@ async fn ask_each(
     for server in servers {
         let answer = async {
             let mut connection = connect(config, server, login, tls, 0, None).await?;
-            question.query_async::<Value>(&mut connection).await.map_err(translate)
+            question.query_async::<Value>(&mut *connection).await.map_err(translate)
         };
         match answer.await.map_err(|error: Error| error.with("server", server)) {
             Ok(answer) => match (read(&answer), server) {
@@ -193,77 +221,70 @@ async fn connect(
     tls: Option<&Tls>,
     db: i64,
     pushes: Option<mpsc::UnboundedSender<PushInfo>>,
-) -> Result<MultiplexedConnection> {
-    let client = client(address, login, tls, db, pushes.is_some()).map_err(translate)?;
-    let mut settings = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(config.connect_timeout))
-        // For the opening; what follows is more urgent.
-        .set_response_timeout(Some(config.connect_timeout));
+) -> Result<Connection> {
+    let mut info = RedisConnectionInfo::default().set_db(db);
+    // The time of the opening, in which the client has no limit of its own; what follows is more
+    // urgent.
+    let mut settings =
+        AsyncConnectionConfig::new().set_response_timeout(Some(config.connect_timeout));
+    if let Some(user) = &login.user {
+        info = info.set_username(user);
+    }
+    if let Some(password) = &login.password {
+        info = info.set_password(password.expose());
+    }
     if let Some(pushes) = pushes {
+        info = info.set_protocol(ProtocolVersion::RESP3);
         settings = settings.set_push_sender(pushes);
     }
-    // The client's own limit begins only when the socket is open: a server that hangs must not.
-    let opening = client.get_multiplexed_async_connection_with_config(&settings);
-    match tokio::time::timeout(config.connect_timeout * 2, opening).await {
-        Ok(connection) => connection.map_err(|error| {
-            // Nothing was asked of the server yet.
-            not_connected(error).outcome_is(tooz_core::Outcome::NotApplied)
-        }),
+    let opening = async {
+        let stream = Bounded::new(reach(address, tls).await?);
+        let opened = MultiplexedConnection::new_with_config(&info, stream, settings).await;
+        let (client, driver) = opened.map_err(not_connected)?;
+        let mut task = JoinSet::new();
+        task.spawn(driver);
+        Ok(Connection { client, _task: Arc::new(task) })
+    };
+    match tokio::time::timeout(config.connect_timeout, opening).await {
+        // Nothing was asked of the server yet.
+        Ok(opened) => opened.map_err(|error: Error| error.outcome_is(Outcome::NotApplied)),
         Err(_) => Err(Error::new(ErrorKind::TimedOut, "no answer came in time")),
     }
 }
 
-fn client(
-    address: &Address,
-    login: &Login,
-    tls: Option<&Tls>,
-    db: i64,
-    pushes: bool,
-) -> redis::RedisResult<Client> {
-    let target = match (address, tls) {
-        (Address::Unix(path), _) => ConnectionAddr::Unix(path.into()),
-        (Address::Tcp(host, port), None) => ConnectionAddr::Tcp(host.clone(), *port),
-        (Address::Tcp(host, port), Some(_)) => ConnectionAddr::TcpTls {
-            host: host.clone(),
-            port: *port,
-            insecure: false,
-            tls_params: None,
-        },
-    };
-    let mut settings = RedisConnectionInfo::default().set_db(db);
-    if pushes {
-        settings = settings.set_protocol(ProtocolVersion::RESP3);
-    }
-    if let Some(user) = &login.user {
-        settings = settings.set_username(user);
-    }
-    if let Some(password) = &login.password {
-        settings = settings.set_password(password.expose());
-    }
-    let info = target
-        .into_connection_info()?
-        .set_redis_settings(settings)
-        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    match (tls, address) {
-        (Some(tls), Address::Tcp(..)) => tls_client(info, tls),
-        _ => Client::open(info),
+/// A stream to the server.
+async fn reach(address: &Address, tls: Option<&Tls>) -> Result<Box<dyn Stream>> {
+    let failed = |error: io::Error| not_connected(error.into());
+    match address {
+        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
+        Address::Tcp(host, port) => {
+            let stream = first_of(host, *port).await.map_err(failed)?;
+            stream.set_nodelay(true).map_err(failed)?;
+            #[cfg(feature = "tls")]
+            if let Some(tls) = tls {
+                return Ok(Box::new(crate::tls::connect(tls, host, stream).await?));
+            }
+            // Without the feature, the options that ask for TLS are refused.
+            let _ = tls;
+            Ok(Box::new(stream))
+        }
     }
 }
 
-#[cfg(feature = "tls")]
-fn tls_client(info: redis::ConnectionInfo, tls: &Tls) -> redis::RedisResult<Client> {
-    use redis::{ClientTlsConfig, TlsCertificates};
-    tooz_core::ensure_crypto_provider();
-    let identity = tls.identity.clone();
-    let client_tls =
-        identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-    Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: tls.authorities.clone() })
-}
-
-/// Unreachable: without the feature, the options that ask for TLS are refused.
-#[cfg(not(feature = "tls"))]
-fn tls_client(info: redis::ConnectionInfo, _: &Tls) -> redis::RedisResult<Client> {
-    Client::open(info)
+/// Connects to that address of the host which answers first.
+async fn first_of(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    for address in lookup_host((host, port)).await? {
+        attempts.spawn(TcpStream::connect(address));
+    }
+    let mut failure = io::ErrorKind::NotFound.into();
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt? {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 impl ServerInfo {

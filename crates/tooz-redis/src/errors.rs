@@ -3,6 +3,8 @@
 use redis::{ErrorKind as Redis, RedisError, ServerErrorKind as Server};
 use tooz_core::{Error, ErrorKind, Outcome};
 
+use crate::answers::REFUSALS;
+
 /// What can be done about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remedy {
@@ -20,6 +22,7 @@ pub(crate) enum Remedy {
 
 pub(crate) fn remedy(error: &RedisError) -> Remedy {
     match error.kind() {
+        _ if refusal(error).is_some() => Remedy::None,
         Redis::Io | Redis::Parse => Remedy::Reconnect,
         Redis::Server(Server::NoScript) => Remedy::Load,
         Redis::Server(Server::Moved | Server::ReadOnly) => Remedy::FindMaster,
@@ -37,6 +40,9 @@ pub(crate) fn remedy(error: &RedisError) -> Remedy {
 }
 
 pub(crate) fn translate(error: RedisError) -> Error {
+    if let Some(why) = refusal(&error) {
+        return Error::new(ErrorKind::Backend, why).outcome_is(Outcome::Unknown);
+    }
     let detail = error.detail().unwrap_or_default();
     let (kind, message) = match (error.kind(), error.code()) {
         (Redis::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
@@ -84,7 +90,8 @@ pub(crate) fn translate(error: RedisError) -> Error {
         }
         _ => (ErrorKind::Backend, "the server answered with an error"),
     };
-    let unknown = remedy(&error) == Remedy::Reconnect && !error.is_connection_refusal();
+    let broken = matches!(error.kind(), Redis::Io | Redis::Parse);
+    let unknown = broken && !error.is_connection_refusal();
     let outcome = if unknown { Outcome::Unknown } else { Outcome::NotApplied };
     Error::new(kind, message).outcome_is(outcome).caused_by(error)
 }
@@ -102,6 +109,13 @@ pub(crate) fn not_connected(error: RedisError) -> Error {
 /// The client's own words add nothing.
 fn silent() -> Error {
     Error::new(ErrorKind::TimedOut, "no answer came in time").outcome_is(Outcome::Unknown)
+}
+
+/// Why the answer was refused, if it was: another connection would get the same one again.
+fn refusal(error: &RedisError) -> Option<&'static str> {
+    // The client library gives no way to the error within.
+    let text = error.is_io_error().then(|| error.to_string())?;
+    REFUSALS.into_iter().find(|why| text.contains(why))
 }
 
 /// An answer that no script of ours gives.

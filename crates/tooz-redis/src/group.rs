@@ -57,6 +57,7 @@ impl Groups for RedisSession {
     async fn join(&self, request: JoinRequest) -> Result<Lease> {
         let life = &self.0;
         let JoinRequest { group, capabilities, again, .. } = request;
+        keys::check_capabilities(&capabilities)?;
         let (session, by) = (life.id.to_string(), OperationId::random());
         let operation = by.to_string();
         let arguments = [
@@ -98,6 +99,7 @@ impl Groups for RedisSession {
         capabilities: &Capabilities,
     ) -> Result<()> {
         let life = &self.0;
+        keys::check_capabilities(capabilities)?;
         let arguments = [life.member.as_bytes(), capabilities.as_msgpack()];
         match change(life, Script::Update, group, &[], &arguments).await? {
             (1, _) => Ok(()),

@@ -3,17 +3,16 @@
 //! Each call searches all keys of the database.
 
 use redis::FromRedisValue;
-use redis::aio::MultiplexedConnection;
 use tooz_core::{CoordinatorUrl, MemberId, Options, Result};
 
 use crate::config::Config;
-use crate::connection;
+use crate::connection::{self, Connection};
 use crate::errors::translate;
 
 /// A connection of its own to what coordinators of a URL use.
 pub struct Inspector {
     namespace: Vec<u8>,
-    connection: MultiplexedConnection,
+    connection: Connection,
 }
 
 impl Inspector {
@@ -59,7 +58,7 @@ impl Inspector {
         let mut connection = self.connection.clone();
         let mut ask = redis::cmd("EVAL");
         ask.arg(script).arg(0).arg(&self.namespace).arg(member);
-        ask.query_async(&mut connection).await.map_err(translate)
+        ask.query_async(&mut *connection).await.map_err(translate)
     }
 }
 

@@ -1,6 +1,14 @@
 //! The keys: those of the original, and companions below `NAMESPACE:`, where it has none.
 
-use tooz_core::{Error, GroupId, LockName, MemberId, OperationId, Result};
+use tooz_core::{Capabilities, Error, GroupId, LockName, MemberId, OperationId, Result};
+
+/// The longest name or id, in bytes. A renewal names a lock in up to four keys, in one of which a
+/// byte may take four: that of 10,000 locks then stays below the 1 GB that a server keeps of one
+/// client's requests.
+const LONGEST: usize = 8_192;
+
+/// What is sent on the connection that a heartbeat may have to wait behind. Servers take 512 MB.
+const MOST_CAPABILITIES: usize = 16 << 20;
 
 /// Which spellings of a lock's key are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,9 +170,10 @@ impl Keys {
     }
 }
 
-// ---- Names whose keys would be those of something else.
+// ---- Names that are too long, or whose keys would be those of something else.
 
 pub(crate) fn check_lock(name: &LockName) -> Result<()> {
+    fits("a lock's name", name.as_bytes())?;
     if name.as_bytes().starts_with(b"leader_of_") {
         return Err(Error::invalid("a lock named leader_of_GROUP is the leadership of that group")
             .with("lock", name));
@@ -173,6 +182,7 @@ pub(crate) fn check_lock(name: &LockName) -> Result<()> {
 }
 
 pub(crate) fn check_group(group: &GroupId) -> Result<()> {
+    fits("a group's id", group.as_bytes())?;
     if group.as_bytes().ends_with(b"_lock") {
         return Err(Error::invalid("a group whose id ends in _lock has the key of a lock")
             .with("group", group));
@@ -181,12 +191,31 @@ pub(crate) fn check_group(group: &GroupId) -> Result<()> {
 }
 
 pub(crate) fn check_member(member: &MemberId) -> Result<()> {
+    fits("a member's id", member.as_bytes())?;
     if member.as_bytes() == b"__created__" {
         return Err(Error::invalid("the member id __created__ is reserved"));
     }
     if member.as_bytes().ends_with(b"_lock") {
         return Err(Error::invalid("a member whose id ends in _lock has the key of a lock")
             .with("member", member));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_capabilities(capabilities: &Capabilities) -> Result<()> {
+    at_most("capabilities have", MOST_CAPABILITIES, capabilities.as_msgpack())
+}
+
+/// Refuses what is too long for the largest request of its life, before the first one.
+fn fits(what: &str, name: &[u8]) -> Result<()> {
+    at_most(&format!("{what} has"), LONGEST, name)
+}
+
+fn at_most(what_has: &str, most: usize, bytes: &[u8]) -> Result<()> {
+    if bytes.len() > most {
+        return Err(
+            Error::invalid(format!("{what_has} at most {most} bytes")).with("bytes", bytes.len())
+        );
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //!
 //! `docs/drivers/redis.md` has the options, the guarantees, the costs and the layout.
 
+mod answers;
 mod config;
 mod connection;
 mod driver;
@@ -21,6 +22,8 @@ mod push;
 mod restart;
 mod scripts;
 mod session;
+#[cfg(feature = "tls")]
+mod tls;
 mod watch;
 
 use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};

@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::ConnectionLike as _;
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::watch;
 use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 
 use crate::config::{Config, Servers};
-use crate::connection::{self, Opened, Pushes, ServerInfo};
+use crate::connection::{self, Connection, Opened, Pushes, ServerInfo};
 use crate::errors::{Remedy, remedy, translate};
 use crate::restart::Closed;
 use crate::scripts;
@@ -35,7 +35,7 @@ enum State {
 /// A connection that is in use.
 #[derive(Clone)]
 struct Up {
-    connection: MultiplexedConnection,
+    connection: Connection,
     generation: Generation,
     closed: Option<Closed>,
 }
@@ -83,7 +83,7 @@ impl Link {
         connection::open(&self.config, channels, None).await
     }
 
-    pub(crate) fn resume(&self, connection: MultiplexedConnection, closed: Option<Closed>) {
+    pub(crate) fn resume(&self, connection: Connection, closed: Option<Closed>) {
         static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let generation = Generation(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         self.state.send_if_modified(|state| {
@@ -159,7 +159,7 @@ impl Link {
     /// more when it is carried out twice.
     pub(crate) async fn call(&self, command: &Cmd) -> Result<Answer<Value>> {
         self.repeat(|mut up| {
-            Box::pin(async move { command.query_async::<Value>(&mut up.connection).await })
+            Box::pin(async move { command.query_async::<Value>(&mut *up.connection).await })
         })
         .await
     }
@@ -205,7 +205,7 @@ impl Link {
                     self.suspend_if(generation);
                 }
                 Remedy::Load => {
-                    if let Err(error) = scripts::load().exec_async(&mut connection).await
+                    if let Err(error) = scripts::load().exec_async(&mut *connection).await
                         && remedy(&error) == Remedy::None
                     {
                         return Err(translate(error));
@@ -254,12 +254,12 @@ impl Link {
                     return Ok(Err(closed));
                 }
                 let sent = Moment::now();
-                let value = command.query_async::<Value>(&mut connection).await?;
+                let value = command.query_async::<Value>(&mut *connection).await?;
                 if wanted == 0 || !wrote(&value) {
                     return Ok(Ok((value, true, sent)));
                 }
                 // It counts what this very connection wrote.
-                let replicas: u32 = self.wait_command().query_async(&mut connection).await?;
+                let replicas: u32 = self.wait_command().query_async(&mut *connection).await?;
                 Ok(Ok((value, replicas >= wanted, sent)))
             })
         });

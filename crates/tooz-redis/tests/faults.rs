@@ -274,3 +274,29 @@ async fn a_server_that_came_back_empty_grants_nothing_before_the_last_holder_was
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn an_answer_without_end_is_refused() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start(&[]);
+    for (begin, then) in [
+        ("$9000000000000000000\r\n", "x"),
+        ("*9000000000000000000\r\n", ":1\r\n"),
+        ("*1000000000\r\n", ":1\r\n"),
+        ("%1000000000\r\n", ":1\r\n"),
+        (">1000000000\r\n", ":1\r\n"),
+        ("+", "x"),
+        // No value of it is too large.
+        ("*2000\r\n", &format!("$65536\r\n{}\r\n", "x".repeat(1 << 16))),
+    ] {
+        let proxy = Proxy::of(server.port).await;
+        let a = start(&proxy.url("timeout=30"), "a").await?;
+        proxy.flood(begin, then.to_owned());
+        let error = a.groups().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Backend, "{error:?}");
+        let limit = if begin == "+" { "64 KiB" } else { "64 MiB" };
+        assert!(error.to_string().contains(limit), "{error}");
+        assert!(proxy.flooded() < 80 << 20, "{begin}: {} bytes were taken", proxy.flooded());
+    }
+    Ok(())
+}

@@ -11,10 +11,11 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-use server::{Folder, Server, asked_for, build, session, start};
+use server::{Folder, Server, asked_for, build, by_hand, session, start};
 use tokio::time::sleep;
 use tooz_core::{
-    Capabilities, Characteristic, ErrorKind, GroupEvent, JoinRequest, Loss, Result, SessionEvent,
+    Capabilities, Characteristic, ErrorKind, GroupEvent, JoinRequest, Loss, Release, Result,
+    SessionEvent,
 };
 
 macro_rules! if_asked_for {
@@ -45,6 +46,52 @@ async fn refusals_are_clear_and_soon() -> Result<()> {
         assert!(!format!("{error:?}").contains("wrong@") && begin.elapsed().as_secs() < 2);
     }
     start(&with(":right@", ""), "a").await?.stop().await
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_before_it_is_sent() -> Result<()> {
+    if_asked_for!();
+    let server = Server::start(&[]);
+    let url = server.url("timeout=30");
+    // Each of these bytes takes four in one of a lock's keys.
+    let (long, too_long) = (&[0xff; 8_192][..], &[0xff; 8_193][..]);
+    let a = by_hand(&url, "a").await?;
+    let b = start(&url, "b").await?;
+    let guard = a.lock(long)?.acquire().await?;
+    let lock = b.lock(long)?;
+    let next = tokio::spawn(async move { lock.acquire().await });
+    a.heartbeat().await?;
+    assert!(guard.verify().await?);
+    assert_eq!(guard.release().await?, Release::Released);
+    assert_eq!(next.await.unwrap()?.release().await?, Release::Released);
+
+    // A text has five bytes before it.
+    let capable = |size: usize| "x".repeat(size - 5);
+    let (large, too_large) = (capable(16 << 20), capable((16 << 20) + 1));
+    b.create_group(long).await?;
+    b.join_group(long, &large).await?;
+    let term = b.campaign(long).await?;
+    assert_eq!(term.stand_down().await?, Release::Released);
+    b.update_capabilities(long, &large).await?;
+    let members = a.members_with_capabilities(long).await?;
+    assert_eq!(members[0].capabilities.as_msgpack().len(), 16 << 20);
+
+    let mut refusals = vec![
+        (a.lock(too_long)?.try_acquire().await.err(), "8192"),
+        (a.create_group(too_long).await.err(), "8192"),
+        (a.join_group(too_long, &()).await.err(), "8192"),
+        (a.join_group(long, &too_large).await.err(), "16777216"),
+        (b.update_capabilities(long, &too_large).await.err(), "16777216"),
+    ];
+    let namesake = build(&url, "m".repeat(8_193).as_str())?;
+    refusals.push((namesake.start().await.err(), "8192"));
+    for (n, (refusal, limit)) in refusals.into_iter().enumerate() {
+        let error = refusal.unwrap_or_else(|| panic!("{n} was not refused"));
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+        assert!(error.to_string().contains(limit), "{error}");
+    }
+    b.stop().await?;
+    a.stop().await
 }
 
 #[tokio::test]

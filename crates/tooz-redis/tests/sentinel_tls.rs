@@ -15,18 +15,40 @@ use std::path::Path;
 use server::{Folder, Server, build, free_port, start};
 use tooz_core::{ErrorKind, Release, Result};
 
+/// The address of the server that was named, and its options.
+fn other() -> Option<(String, String)> {
+    let Ok(url) = std::env::var("TOOZ_TEST_URL_REDIS_TLS") else {
+        eprintln!("not asked for: TOOZ_TEST_URL_REDIS_TLS is not set");
+        return None;
+    };
+    url.split_once('?').map(|(address, options)| (address.to_owned(), options.to_owned()))
+}
+
+fn option(options: &str, name: &str) -> String {
+    let value = options.split('&').find_map(|o| o.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn files_that_were_replaced_count_from_the_next_connection_on() -> Result<()> {
+    let Some((address, files)) = other() else { return Ok(()) };
+    let folder = Folder::new("tls-files");
+    let (right, ours) = (option(&files, "ssl_ca_certs"), folder.path("ca.pem"));
+    // A certificate that has signed no other.
+    std::fs::copy(option(&files, "ssl_certfile"), &ours).unwrap();
+    let coordinator = build(&format!("{address}?{}", files.replace(&right, &ours)), "a")?;
+    let error = coordinator.start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+    std::fs::copy(&right, &ours).unwrap();
+    coordinator.start().await?;
+    coordinator.stop().await
+}
+
 #[tokio::test]
 async fn the_sentinels_have_their_own_password_and_tls() -> Result<()> {
-    let Ok(other) = std::env::var("TOOZ_TEST_URL_REDIS_TLS") else {
-        eprintln!("not asked for: TOOZ_TEST_URL_REDIS_TLS is not set");
-        return Ok(());
-    };
-    let (_, files) = other.split_once('?').unwrap();
-    let file = |name: &str| {
-        let value = files.split('&').find_map(|o| o.strip_prefix(name)?.strip_prefix('='));
-        value.unwrap().to_owned()
-    };
-    let (ca, certificate, key) = (file("ssl_ca_certs"), file("ssl_certfile"), file("ssl_keyfile"));
+    let Some((_, files)) = other() else { return Ok(()) };
+    let [ca, certificate, key] =
+        ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"].map(|name| option(&files, name));
 
     let secure_port = free_port().to_string();
     let tls = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &certificate, "--tls-key-file", &key];

@@ -100,6 +100,11 @@ impl Context {
         self.world.ttl()
     }
 
+    /// See [`World::crowd`].
+    pub(crate) fn crowd(&self) -> usize {
+        self.world.crowd()
+    }
+
     /// See [`World::ends_with_its_connection`].
     pub(crate) fn ends_with_its_connection(&self) -> Option<Duration> {
         self.world.ends_with_its_connection()

@@ -6,7 +6,7 @@ use tooz_core::{Characteristics, DriverEntry, Error, MemberId, Result, async_tra
 
 /// A driver in one setup: a standalone server, a cluster, a folder.
 ///
-/// The backend must bear a hundred coordinators at once, and several worlds.
+/// The backend must bear several worlds at once, two of them with a [crowd](World::crowd).
 #[async_trait]
 pub trait Fixture: Send + Sync + 'static {
     /// The setup's name, such as `redis-sentinel`: its row of the matrix, and the first part of
@@ -32,6 +32,11 @@ pub trait World: Send + Sync + 'static {
     /// How long the backend keeps what a silent coordinator owns; `None` where a dead process is
     /// noticed at once and a slow one is never robbed. Make it short: 2 s is good.
     fn ttl(&self) -> Option<Duration>;
+
+    /// How many coordinators a world may have at once: a hundred, unless the server bears fewer.
+    fn crowd(&self) -> usize {
+        100
+    }
 
     /// Where what a coordinator owns ends with its connection, as a database's locks do: how much
     /// later than the next holder it may know of a reset. `None` where a session outlives it.

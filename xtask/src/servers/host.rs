@@ -25,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) interrupt: Interrupt,
     /// The user that servers run as when we are root: several refuse root, and none needs it.
     pub(super) user: Option<User>,
+    /// Whether its servers take more connections than by default: those of a benchmark's crowds.
+    pub(super) crowded: bool,
 }
 
 impl Host {
@@ -36,7 +38,12 @@ impl Host {
         } else {
             None
         };
-        Ok(Self { ports: Ports::new()?, interrupt: interrupt.clone(), user })
+        Ok(Self { ports: Ports::new()?, interrupt: interrupt.clone(), user, crowded: false })
+    }
+
+    /// The same for the benchmarks, with a thousand members or waiters at once.
+    pub(crate) fn crowded(interrupt: &Interrupt) -> anyhow::Result<Self> {
+        Ok(Self { crowded: true, ..Self::new(interrupt)? })
     }
 
     /// A command for a server's program: it runs as the servers' user and is killed when we die.

@@ -57,7 +57,7 @@ port={port}
 mysqlx=OFF
 skip-name-resolve
 skip-log-bin
-max-connections=2600
+{crowd}
 table-open-cache=200
 performance-schema=ON
 innodb-buffer-pool-size=64M
@@ -68,6 +68,8 @@ innodb-flush-method=nosync
 innodb-dedicated-server=OFF
 ",
         usr = package.unwrap_or_default().display(),
+        // By default there are 151.
+        crowd = stage.if_crowded("max-connections=2600").unwrap_or_default(),
         data = stage.path("data")?,
         socket = stage.path("socket")?,
         pid = stage.path("pid")?,

@@ -19,16 +19,20 @@ pub(super) const SERVER: Server = Server {
 /// A start-up message of protocol 3.0: its length, the version, `user` = `postgres`.
 pub(super) const HELLO: &[u8] = b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0";
 
+/// What takes a crowd in: by default there are 100.
+pub(super) const CROWD: &str = "max_connections=1200";
+
 /// "Ready for query, no transaction open": the end of a successful log-in.
 pub(super) const READY_FOR_QUERY: &[u8] = b"Z\0\0\0\x05I";
 
 fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
-    let port = serve(stage)?;
+    let crowd = stage.if_crowded(CROWD);
+    let port = serve(stage, crowd)?;
     Ok(format!("postgres@127.0.0.1:{port}/postgres"))
 }
 
-/// Starts a server that lets everybody in; its port.
-pub(super) fn serve(stage: &mut Stage<'_>) -> anyhow::Result<u16> {
+/// Starts a server that lets everybody in, with one more setting; its port.
+pub(super) fn serve(stage: &mut Stage<'_>, more: Option<&str>) -> anyhow::Result<u16> {
     let data = stage.path("data")?;
     let mut command = stage.command("initdb")?;
     command.args(["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]);
@@ -47,9 +51,11 @@ pub(super) fn serve(stage: &mut Stage<'_>) -> anyhow::Result<u16> {
         "full_page_writes=off",
         "synchronous_commit=on",
         "shared_buffers=32MB",
-        "max_connections=1200",
         "jit=off",
-    ] {
+    ]
+    .into_iter()
+    .chain(more)
+    {
         command.args(["-c", setting]);
     }
     // SIGTERM would wait for every client to leave.

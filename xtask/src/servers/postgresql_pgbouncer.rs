@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use super::postgresql::{HELLO, READY_FOR_QUERY, serve};
+use super::postgresql::{CROWD, HELLO, READY_FOR_QUERY, serve};
 use super::probe::answers;
 use super::server::{Need, Server};
 use super::stage::Stage;
@@ -19,7 +19,7 @@ pub(super) const SERVER: Server = Server {
 };
 
 fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
-    let server = serve(stage)?;
+    let server = serve(stage, Some(CROWD))?;
     let port = stage.port()?;
     let settings = format!(
         "[databases]\n\

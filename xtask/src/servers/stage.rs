@@ -58,6 +58,11 @@ impl<'a> Stage<'a> {
         self.folder().join("log")
     }
 
+    /// `setting` for a server that must take more connections than by default; else none.
+    pub(super) fn if_crowded<'s>(&self, setting: &'s str) -> Option<&'s str> {
+        self.host.crowded.then_some(setting)
+    }
+
     /// A free port.
     pub(super) fn port(&self) -> anyhow::Result<u16> {
         self.host.ports.free()

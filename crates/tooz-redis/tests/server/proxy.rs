@@ -1,7 +1,7 @@
 //! Between a coordinator and its server: silences, losses, delays.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,6 +22,10 @@ struct Shared {
     silent_below: AtomicU64,
     /// Whether what the server says gets lost.
     losing: AtomicBool,
+    /// What the server says from now on, and how it goes on, for ever.
+    flood: OnceLock<(&'static str, String)>,
+    /// How many bytes of that were taken.
+    flooded: AtomicU64,
     /// How long answers take, in milliseconds.
     delay: AtomicU64,
     /// Rises when all connections are to be cut.
@@ -66,6 +70,16 @@ impl Proxy {
         }
     }
 
+    /// From now on, whoever asks something gets these words, and then these for ever.
+    pub(crate) fn flood(&self, begin: &'static str, then: String) {
+        self.shared.flood.set((begin, then)).unwrap();
+    }
+
+    /// How many bytes of the flood were taken.
+    pub(crate) fn flooded(&self) -> u64 {
+        self.shared.flooded.load(SeqCst)
+    }
+
     /// From now on, answers take that long.
     pub(crate) fn delay(&self, delay: Duration) {
         self.shared.delay.store(delay.as_millis() as u64, SeqCst);
@@ -89,6 +103,9 @@ async fn pass(client: TcpStream, server: u16, number: u64, shared: Arc<Shared>) 
     let up = async {
         let mut piece = vec![0; 1 << 16];
         while let Ok(size @ 1..) = requests.read(&mut piece).await {
+            if shared.flood.get().is_some() {
+                return;
+            }
             if !is_silent() && server.write_all(&piece[..size]).await.is_err() {
                 return;
             }
@@ -111,5 +128,14 @@ async fn pass(client: TcpStream, server: u16, number: u64, shared: Arc<Shared>) 
         () = up => {}
         () = down => {}
         _ = cuts.changed() => {}
+    }
+    let Some((begin, then)) = shared.flood.get() else { return };
+    let mut words = begin.as_bytes().to_vec();
+    while let Ok(size @ 1..) = client.write(&words).await {
+        shared.flooded.fetch_add(size as u64, SeqCst);
+        words.drain(..size);
+        if words.len() < 1 << 16 {
+            words.extend(then.repeat(1 + (1 << 16) / then.len()).bytes());
+        }
     }
 }

@@ -27,7 +27,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_watch_goes_on_over_a_deletion),
     case!(groups_are_watched_apart),
     case!(a_dropped_watch_disturbs_nobody),
-    case!(a_hundred_members_join_and_leave).with(&[Area::Groups]),
+    case!(a_crowd_joins_and_leaves).with(&[Area::Groups]),
 ];
 
 /// A change, by the member that made it.
@@ -258,17 +258,17 @@ async fn a_dropped_watch_disturbs_nobody(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-async fn a_hundred_members_join_and_leave(ctx: &Context) -> Result<()> {
+async fn a_crowd_joins_and_leaves(ctx: &Context) -> Result<()> {
     let watcher = ctx.start("watcher").await?;
     let mut events = watched(ctx, &watcher, "g").await?;
     let mut members = BTreeSet::new();
     let mut coordinators = Vec::new();
-    for n in 0..100 {
+    for n in 0..ctx.crowd() {
         let coordinator = ctx.start(format!("member-{n:03}")).await?;
         coordinator.join_group("g", &()).await?;
         coordinators.push(coordinator);
     }
-    while members.len() < 100 {
+    while members.len() < ctx.crowd() {
         apply(ctx, &mut members, &mut events).await;
     }
     let seen: BTreeSet<MemberId> = members.iter().map(MemberId::from).collect();

@@ -42,7 +42,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_group_is_created_by_one_of_many),
     case!(all_who_join_and_create_at_once_are_in),
     case!(a_join_and_a_deletion_exclude_each_other),
-    case!(a_hundred_members),
+    case!(a_crowd_of_members),
 ];
 
 /// The ids of the members.
@@ -420,18 +420,19 @@ async fn a_join_and_a_deletion_exclude_each_other(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-async fn a_hundred_members(ctx: &Context) -> Result<()> {
-    let coordinators = several(ctx, 100).await?;
+async fn a_crowd_of_members(ctx: &Context) -> Result<()> {
+    let coordinators = several(ctx, ctx.crowd()).await?;
     coordinators[0].create_group("g").await?;
     for coordinator in &coordinators {
         coordinator.join_group("g", &()).await?;
     }
     let expected: BTreeSet<_> = coordinators.iter().map(|c| c.member_id().clone()).collect();
     assert_eq!(coordinators[0].members("g").await?, expected);
-    assert_eq!(coordinators[99].members_with_capabilities("g").await?.len(), 100);
+    let last = &coordinators[ctx.crowd() - 1];
+    assert_eq!(last.members_with_capabilities("g").await?.len(), ctx.crowd());
     for coordinator in &coordinators[1..] {
         coordinator.leave_group("g").await?;
     }
-    assert_eq!(coordinators[99].members("g").await?, ids(["member-000"]));
+    assert_eq!(last.members("g").await?, ids(["member-000"]));
     Ok(())
 }
