@@ -19,6 +19,9 @@ use crate::{mixed_fleet, python, test_backends, tidy, workspace};
 /// The hand-off under fire, over servers too.
 const HAND_OFF: &str = "hand_off";
 
+/// The demonstration over every server, in the command's package.
+const DEMONSTRATION: &str = "every_setup";
+
 /// The crate whose features choose the drivers.
 const FACADE: &str = "tooz";
 
@@ -112,7 +115,8 @@ fn all(options: &Options, steps: &mut Steps<'_>) -> anyhow::Result<()> {
 /// Environment variables for tests.
 type Variables = Vec<(OsString, OsString)>;
 
-/// The drivers' own tests over real servers and beside Python, and the hand-off under fire.
+/// The drivers' own tests over real servers and beside Python, the hand-off under fire, and the
+/// demonstration.
 fn live_tests(setups: &[&str], pythons: &Variables, interrupt: &Interrupt) -> anyhow::Result<()> {
     let setups = setups.iter().map(|name| servers::find(name));
     let setups = setups.collect::<anyhow::Result<Vec<_>>>()?;
@@ -123,8 +127,9 @@ fn live_tests(setups: &[&str], pythons: &Variables, interrupt: &Interrupt) -> an
     let folders: BTreeSet<_> =
         served.map(|setup| workspace::root().join("crates").join(setup.driver)).collect();
     // The hand-off needs the machine for itself, as does every other: one after the other.
-    let is_wanted =
-        |program: &Built| folders.contains(&program.folder) || program.target == HAND_OFF;
+    let is_wanted = |program: &Built| {
+        folders.contains(&program.folder) || [HAND_OFF, DEMONSTRATION].contains(&&*program.target)
+    };
     for program in built::test_programs("*", interrupt)?.iter().filter(|built| is_wanted(built)) {
         println!("\n{} in {}", program.target, program.folder.display());
         let mut test = Command::new(&program.program);

@@ -1,9 +1,7 @@
 //! Which backend, as which member.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::DirBuilder;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -11,15 +9,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use tooz::{Coordinator, MemberId, SessionEvent};
 
-use crate::output;
+use crate::{output, store, url};
 
 /// The options that say which backend, and as whom.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Target {
-    /// The backend [default: file:// in the user's runtime directory, or else in one of the
-    /// user's own in the temporary directory]
+    /// The backend [default: file:// in ~/.local/state/tooz, for this user and host alone]
+    ///
+    /// A password in it is visible to every user of the host: better set TOOZ_URL, or use
+    /// --url-file.
     #[arg(long, env = "TOOZ_URL", global = true, value_name = "URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
+
+    /// Reads the URL from the first line of a file
+    #[arg(long, global = true, value_name = "FILE")]
+    url_file: Option<PathBuf>,
 
     /// The member id [default: host name and process id]
     #[arg(long, env = "TOOZ_MEMBER", global = true, value_name = "ID")]
@@ -27,12 +31,36 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Reads the URL's file, and looks at how the URL was given. Before all else, and once.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        if let Some(file) = &self.url_file {
+            url::check_alone(self.chosen_url())?;
+            self.url = Some(url::read(file)?);
+            return Ok(());
+        }
+        self.chosen_url().map_or(Ok(()), url::check)
+    }
+
     /// The URL: that of the user, or the default one, whose directory is made.
     pub(crate) fn url(&self) -> Result<String> {
         match self.chosen_url() {
             Some(url) => Ok(url.to_owned()),
-            None => file_url(&default_directory()?),
+            None => file_url(&store::directory()?),
         }
+    }
+
+    /// The URL for CMD's environment.
+    pub(crate) fn url_for_command(&self, pass: bool) -> Result<String> {
+        Ok(url::for_command(self.url()?, pass))
+    }
+
+    /// Says where a lock or a term is, if the user did not.
+    pub(crate) fn name_default(&self) -> Result<()> {
+        if self.chosen_url().is_none() {
+            let url = self.url()?;
+            output::note(&format!("without a --url, {url} serves this user on this host alone"));
+        }
+        Ok(())
     }
 
     /// The URL that the user chose.
@@ -171,37 +199,6 @@ pub(crate) fn file_url(directory: &Path) -> Result<String> {
     }
 }
 
-/// The user's own directory, made if it is not there.
-fn default_directory() -> Result<PathBuf> {
-    let directory = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
-        Some(runtime) => Path::new(&runtime).join("tooz"),
-        None => std::env::temp_dir().join(format!("tooz-{}", nix::unistd::geteuid())),
-    };
-    make_private(&directory)
-        .with_context(|| format!("cannot use {}; choose a URL with --url", directory.display()))?;
-    Ok(directory)
-}
-
-/// Makes a directory that is only this user's, or checks that it is. In a temporary directory
-/// somebody else may have been there first.
-fn make_private(directory: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
-        _ => {}
-    }
-    let found = std::fs::symlink_metadata(directory)?;
-    if !found.is_dir() {
-        bail!("it is not a directory");
-    }
-    if found.uid() != nix::unistd::geteuid().as_raw() {
-        bail!("it belongs to another user");
-    }
-    if found.mode() & 0o077 != 0 {
-        bail!("other users have access to it; chmod it to 700");
-    }
-    Ok(())
-}
-
 /// The bytes of an argument: names are bytes, as file names are.
 pub(crate) fn bytes(argument: &OsStr) -> &[u8] {
     argument.as_bytes()
@@ -215,22 +212,6 @@ pub(crate) fn argument(id: &MemberId) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn a_private_directory_is_private() {
-        let temp = tempfile::tempdir().unwrap();
-        let own = temp.path().join("own");
-        make_private(&own).unwrap();
-        make_private(&own).unwrap();
-        assert_eq!(own.metadata().unwrap().mode() & 0o777, 0o700);
-
-        std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(make_private(&own).unwrap_err().to_string().contains("chmod"));
-        let link = temp.path().join("link");
-        std::os::unix::fs::symlink("own", &link).unwrap();
-        assert!(make_private(&link).unwrap_err().to_string().contains("not a directory"));
-    }
 
     #[test]
     fn a_directory_that_no_url_can_name_is_refused() {

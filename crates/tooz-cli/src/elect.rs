@@ -9,7 +9,7 @@ use tooz::{Coordinator, GroupId, Leadership};
 use crate::LOST;
 use crate::child::{self, Ended};
 use crate::connect::{self, Target, bytes};
-use crate::lock::seconds;
+use crate::grammar::time;
 use crate::output;
 use crate::signals::Signals;
 
@@ -27,24 +27,30 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// for the term.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The group
-    group: OsString,
+    /// The group; -- comes before a name that begins with -
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) group: OsString,
 
     /// Ends when the term is lost, instead of campaigning again
     #[arg(long)]
     once: bool,
 
     /// How long CMD has between SIGTERM and SIGKILL when the term is lost
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10")]
     grace: Duration,
 
+    /// Lets CMD see the password in TOOZ_URL, too
+    #[arg(long)]
+    pass_url: bool,
+
     /// What to run
-    #[arg(last = true, required = true, value_name = "CMD")]
-    command: Vec<OsString>,
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
 }
 
 pub(crate) async fn run(target: &Target, args: Args) -> Result<u8> {
     let mut signals = Signals::listen()?;
+    target.name_default()?;
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
     signals.interrupt(coordinator.start()).await??;
@@ -72,7 +78,7 @@ async fn rule(
         let variables = [
             ("TOOZ_FENCING_TOKEN", term.fencing_token().to_string().into()),
             ("TOOZ_GROUP", args.group.clone()),
-            ("TOOZ_URL", target.url()?.into()),
+            ("TOOZ_URL", target.url_for_command(args.pass_url)?.into()),
             ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
         ];
         let ended = child::run(&args.command, &variables, Some(&*term), args.grace, signals).await;

@@ -1,6 +1,6 @@
 //! `tooz groups`, `tooz members` and `tooz leader`: one look each.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
 use anyhow::Result;
 use serde_json::json;
@@ -8,6 +8,7 @@ use tooz::GroupId;
 
 use crate::connect::{Target, bytes};
 use crate::output::{self, Output};
+use crate::watch::{self, What};
 
 /// Prints the groups: text one a line, or a JSON array.
 pub(crate) async fn groups(target: &Target, out: Output) -> Result<u8> {
@@ -39,14 +40,31 @@ pub(crate) async fn members(target: &Target, group: &OsStr, out: Output) -> Resu
     Ok(0)
 }
 
+/// Says who leads a group
+///
+/// Exit code: 1 if nobody does.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LeaderArgs {
+    /// The group
+    #[arg(allow_hyphen_values = true)]
+    group: OsString,
+
+    /// Says it again at each change, until a signal; exits with 0 then
+    #[arg(long)]
+    watch: bool,
+}
+
 /// Prints the leader, if there is one.
-pub(crate) async fn leader(target: &Target, group: &OsStr, out: Output) -> Result<u8> {
-    let leader =
-        target.with(async |coordinator| Ok(coordinator.leader(bytes(group)).await?)).await?;
-    match leader {
+pub(crate) async fn leader(target: &Target, args: LeaderArgs, out: Output) -> Result<u8> {
+    if args.watch {
+        return watch::run(target, &args.group, What::Leader, out).await;
+    }
+    let group = bytes(&args.group);
+    let leader = target.with(async |coordinator| Ok(coordinator.leader(group).await?)).await?;
+    match &leader {
         leader if out.json => out.value(&json!({"leader": leader.as_ref().map(output::id)}))?,
         Some(leader) => out.line(&leader.to_string())?,
-        None => output::note(&format!("nobody leads {}", GroupId::from(bytes(group)))),
+        None => output::note(&format!("nobody leads {}", GroupId::from(group))),
     }
-    Ok(0)
+    Ok(u8::from(leader.is_none()))
 }

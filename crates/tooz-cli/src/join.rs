@@ -5,30 +5,37 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
-use tooz::{Coordinator, GroupId};
+use tooz::{Coordinator, Events, GroupId, SessionEvent};
 
 use crate::child::{self, Ended};
 use crate::connect::{self, Target, bytes};
 use crate::output::{self, Output};
 use crate::signals::Signals;
+use crate::stream::{self, text};
 
 /// Is a member of a group while CMD runs, or until a signal
 ///
 /// The group is created if it is not there. With CMD, which sees TOOZ_GROUP, TOOZ_URL and
 /// TOOZ_MEMBER_ID, signals are passed on and the exit code is CMD's, 128 + n if signal n ended it.
-/// Without CMD, it says when it has joined, and a signal ends it with 0.
+/// Without CMD, it says when it has joined and when its session was lost and is there again; a signal
+/// ends it with 0.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The group
-    group: OsString,
+    /// The group; -- comes before a name that begins with -
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) group: OsString,
 
     /// What the member publishes about itself
     #[arg(long, value_name = "JSON", value_parser = json_value, default_value = "null")]
     capabilities: serde_json::Value,
 
+    /// Lets CMD see the password in TOOZ_URL, too
+    #[arg(long)]
+    pass_url: bool,
+
     /// What to run
-    #[arg(last = true, value_name = "CMD")]
-    command: Vec<OsString>,
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
 }
 
 fn json_value(text: &str) -> Result<serde_json::Value, String> {
@@ -39,8 +46,9 @@ pub(crate) async fn run(target: &Target, args: Args, out: Output) -> Result<u8> 
     let mut signals = Signals::listen()?;
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
+    let session = coordinator.session_events();
     signals.interrupt(coordinator.start()).await??;
-    let result = take_part(&coordinator, target, &args, &mut signals, out).await;
+    let result = take_part(&coordinator, session, target, &args, &mut signals, out).await;
     // This also leaves the group.
     connect::stop(&coordinator).await;
     result
@@ -48,6 +56,7 @@ pub(crate) async fn run(target: &Target, args: Args, out: Output) -> Result<u8> 
 
 async fn take_part(
     coordinator: &Coordinator,
+    session: Events<SessionEvent>,
     target: &Target,
     args: &Args,
     signals: &mut Signals,
@@ -56,17 +65,18 @@ async fn take_part(
     let (group, member) = (GroupId::from(bytes(&args.group)), coordinator.member_id());
     signals.interrupt(coordinator.join_group_create(&group, &args.capabilities)).await??;
     if args.command.is_empty() {
-        match out.json {
-            true => out.value(&json!({"event": "joined", "member": output::id(member)}))?,
-            false => out.line(&format!("{member} joined {group}"))?,
+        let object = json!({"event": "joined", "member": output::id(member)});
+        stream::line(out, &text("joined", format!("{member}  {group}")), object)?;
+        tokio::select! {
+            _ = signals.next() => {}
+            ended = stream::follow_session(session, out) => ended?,
         }
-        signals.next().await;
         return Ok(0);
     }
 
     let variables = [
         ("TOOZ_GROUP", args.group.clone()),
-        ("TOOZ_URL", target.url()?.into()),
+        ("TOOZ_URL", target.url_for_command(args.pass_url)?.into()),
         ("TOOZ_MEMBER_ID", connect::argument(member)),
     ];
     // Nothing that CMD needs can be lost: the coordinator joins again by itself.

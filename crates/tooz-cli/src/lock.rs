@@ -8,6 +8,7 @@ use tooz::{Coordinator, ErrorKind, LockName, Mode, Release, Wait};
 
 use crate::child::{self, Ended};
 use crate::connect::{self, Target, bytes};
+use crate::grammar::time;
 use crate::output;
 use crate::signals::Signals;
 use crate::{LOST, NOT_HAD};
@@ -15,46 +16,46 @@ use crate::{LOST, NOT_HAD};
 /// Runs CMD while holding a lock
 ///
 /// CMD sees TOOZ_FENCING_TOKEN, a number that rises with every acquisition: let what the lock
-/// protects refuse a lower one than it has seen. It also sees TOOZ_LOCK, TOOZ_URL and
-/// TOOZ_MEMBER_ID.
+/// protects refuse a lower one than it has seen. It also sees TOOZ_LOCK, TOOZ_URL (without a
+/// password) and TOOZ_MEMBER_ID. All after NAME that is no option is CMD.
 ///
 /// Exit code: that of CMD, 128 + n if signal n ended it; 75 if the lock was not had; 76 if it was
 /// lost; 126 or 127 if CMD cannot be run; 1 for another error. Signals are passed on to CMD. The
 /// lock is released, and that confirmed, before the end.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The lock
-    name: OsString,
+    /// The lock; -- comes before a name that begins with -
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) name: OsString,
 
     /// Holds it together with other shared holders
     #[arg(long)]
     shared: bool,
 
     /// Does not wait: 75 if somebody else holds it
-    #[arg(long = "try", conflicts_with = "wait")]
+    #[arg(short = 'n', long = "try", visible_aliases = ["nonblock"], conflicts_with = "wait")]
     no_wait: bool,
 
     /// Waits that long and no longer: then 75
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(short, long, visible_aliases = ["timeout"], value_name = "TIME", value_parser = time)]
     wait: Option<Duration>,
 
     /// How long CMD has between SIGTERM and SIGKILL when the lock is lost
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "10")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10")]
     grace: Duration,
 
-    /// What to run
-    #[arg(last = true, required = true, value_name = "CMD")]
-    command: Vec<OsString>,
-}
+    /// Lets CMD see the password in TOOZ_URL, too
+    #[arg(long)]
+    pass_url: bool,
 
-/// Reads a number of seconds, which may have a fraction.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    /// What to run
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
 }
 
 pub(crate) async fn run(target: &Target, args: Args) -> Result<u8> {
     let mut signals = Signals::listen()?;
+    target.name_default()?;
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
     signals.interrupt(coordinator.start()).await??;
@@ -90,7 +91,7 @@ async fn hold(
     let variables = [
         ("TOOZ_FENCING_TOKEN", guard.fencing_token().to_string().into()),
         ("TOOZ_LOCK", args.name.clone()),
-        ("TOOZ_URL", target.url()?.into()),
+        ("TOOZ_URL", target.url_for_command(args.pass_url)?.into()),
         ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
     ];
     let ended = child::run(&args.command, &variables, Some(&*guard), args.grace, signals).await;

@@ -1,6 +1,6 @@
 //! The `tooz` command: locks, groups and elections from the shell, and a demonstration.
 //!
-//! Exit codes: 0; 1 for an error; 2 for wrong usage; 75 when a lock was not had; 76 when a lock or
+//! Exit codes: 0; 1 for an error, and for a group without a leader; 2 for wrong usage; 75 when a lock was not had; 76 when a lock or
 //! a term was lost; 126 and 127 when CMD cannot be run; 128 + n for signal n; else CMD's own.
 
 mod child;
@@ -8,21 +8,28 @@ mod connect;
 mod demo;
 mod drivers;
 mod elect;
+mod grammar;
 mod groups;
 mod join;
 mod lock;
 mod output;
 mod ring;
 mod signals;
+mod stdout;
+mod store;
+mod stream;
+mod url;
 mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::connect::Target;
 use crate::output::{Output, Voice};
+use crate::watch::What;
 
 /// The lock was not had (`EX_TEMPFAIL` of sysexits: come again).
 const NOT_HAD: u8 = 75;
@@ -49,8 +56,8 @@ enum Command {
     ///
     /// They join a group, elect a leader, share out jobs and hold a lock in turn; then the leader is
     /// killed. Everything that is shown is checked: the exit code is 1 if any of it did not happen.
-    /// Without --url it uses a directory of its own, which it removes. A backend that knows of a
-    /// death by a timeout needs a short one to be shown in time.
+    /// Without --url it uses a directory of its own, which it removes. On a backend that knows of a
+    /// death by a timeout, it uses one of 4 s unless the URL has another. It leaves nothing there.
     Demo,
     Lock(lock::Args),
     Elect(elect::Args),
@@ -59,10 +66,12 @@ enum Command {
     Groups,
     /// Lists the members of a group
     Members(GroupArg),
-    /// Says who leads a group
-    Leader(GroupArg),
+    Leader(groups::LeaderArgs),
     Ring(ring::Args),
     /// Prints what happens in a group, until a signal
+    ///
+    /// Each line has the time in UTC. When the session or the backend is lost, the lines say so, and
+    /// the stream goes on with what it finds afterwards.
     Watch(GroupArg),
     /// Lists the drivers that are built in
     Drivers,
@@ -74,6 +83,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct GroupArg {
     /// The group
+    #[arg(allow_hyphen_values = true)]
     group: OsString,
 }
 
@@ -82,22 +92,57 @@ fn main() -> ExitCode {
     if let Some(code) = child::become_command_if_asked() {
         return ExitCode::from(code);
     }
-    let cli = match Cli::try_parse() {
+    let cli = Cli::try_parse().and_then(|mut cli| {
+        cli.command.settle()?;
+        Ok(cli)
+    });
+    let cli = match cli {
         Ok(cli) => cli,
         Err(problem) => return ExitCode::from(output::usage(&problem)),
     };
     cli.voice.use_from_now_on();
-    let result = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(dispatch(cli)));
+    let result = runtime().and_then(|runtime| runtime.block_on(dispatch(cli)));
     ExitCode::from(result.unwrap_or_else(|error| output::failure(&error)))
+}
+
+impl Command {
+    /// Takes NAME and CMD as they were meant, or refuses them.
+    fn settle(&mut self) -> Result<(), clap::Error> {
+        let (subcommand, name, command) = match self {
+            Self::Lock(args) => ("lock", &args.name, &mut args.command),
+            Self::Elect(args) => ("elect", &args.group, &mut args.command),
+            Self::Join(args) => ("join", &args.group, &mut args.command),
+            _ => return Ok(()),
+        };
+        grammar::drop_escape(command);
+        if !grammar::looks_like_option(name) {
+            return Ok(());
+        }
+        let mut cli = Cli::command();
+        // With the names of the whole in its usage.
+        cli.build();
+        let given: Vec<_> = std::env::args_os().collect();
+        let subcommand = cli.find_subcommand_mut(subcommand);
+        subcommand.map_or(Ok(()), |command| grammar::check(command, &given, name))
+    }
+}
+
+/// The descriptors that a runtime takes, and a few of those that a driver needs.
+const DESCRIPTORS: usize = 12;
+
+/// Makes the runtime. It panics where it gets no descriptors, so this looks first.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let spare = (0..DESCRIPTORS).map(|_| std::fs::File::open("/dev/null"));
+    let spare = spare.collect::<std::io::Result<Vec<_>>>();
+    drop(spare.context("this process may not open the files it needs; raise `ulimit -n`")?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start a runtime")
 }
 
 /// Runs the command and gives its exit code.
 async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
-    let Cli { target, voice, command } = cli;
+    let Cli { mut target, voice, command } = cli;
+    target.settle()?;
     let out = Output { json: voice.json };
     match command {
         Command::Demo => demo::run(&target, out).await,
@@ -106,9 +151,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Join(args) => join::run(&target, args, out).await,
         Command::Groups => groups::groups(&target, out).await,
         Command::Members(args) => groups::members(&target, &args.group, out).await,
-        Command::Leader(args) => groups::leader(&target, &args.group, out).await,
+        Command::Leader(args) => groups::leader(&target, args, out).await,
         Command::Ring(args) => ring::run(&target, args, out).await,
-        Command::Watch(args) => watch::run(&target, &args.group, out).await,
+        Command::Watch(args) => watch::run(&target, &args.group, What::Members, out).await,
         Command::Drivers => drivers::run(out),
         Command::DemoWorker(args) => demo::work(&target, args).await,
     }

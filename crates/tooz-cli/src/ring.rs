@@ -18,6 +18,7 @@ use crate::output::{self, Output};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The group
+    #[arg(allow_hyphen_values = true)]
     group: OsString,
     /// Where do these keys go?
     keys: Vec<OsString>,

@@ -1,23 +1,33 @@
-//! `tooz watch`: the events of a group.
+//! `tooz watch` and `tooz leader --watch`: what happens in a group.
 
 use std::ffi::OsStr;
 use std::io;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::json;
-use tooz::{Coordinator, GroupEvent, Member};
+use tooz::{Coordinator, Events, GroupEvent, Member, MemberId, SessionEvent};
 
 use crate::connect::{self, Target, bytes};
 use crate::output::{self, Output};
 use crate::signals::Signals;
+use crate::stream::{self, text};
+
+/// What is watched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    Members,
+    Leader,
+}
 
 /// Prints events until a signal, which is the usual end and no failure.
-pub(crate) async fn run(target: &Target, group: &OsStr, out: Output) -> Result<u8> {
+pub(crate) async fn run(target: &Target, group: &OsStr, what: What, out: Output) -> Result<u8> {
     let mut signals = Signals::listen()?;
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
+    let session = coordinator.session_events();
     signals.interrupt(coordinator.start()).await??;
-    let watched = signals.interrupt(print_events(&coordinator, bytes(group), out)).await;
+    let events = print_events(&coordinator, session, bytes(group), what, out);
+    let watched = signals.interrupt(events).await;
     connect::stop(&coordinator).await;
     match watched {
         Ok(ended) => ended.map(|()| 0),
@@ -25,50 +35,53 @@ pub(crate) async fn run(target: &Target, group: &OsStr, out: Output) -> Result<u
     }
 }
 
-async fn print_events(coordinator: &Coordinator, group: &[u8], out: Output) -> Result<()> {
-    let mut events = coordinator.watch_group(group).await?;
-    while let Some(event) = events.next().await {
-        match out.json {
-            true => print_json(&event, out)?,
-            false => print_text(&event, out)?,
+async fn print_events(
+    coordinator: &Coordinator,
+    session: Events<SessionEvent>,
+    group: &[u8],
+    what: What,
+    out: Output,
+) -> Result<()> {
+    match what {
+        What::Members => {
+            let events = coordinator.watch_group(group).await?;
+            stream::follow(events, session, out, |event| print(event, out)).await
+        }
+        What::Leader => {
+            let leaders = coordinator.observe_leader(group).await?;
+            stream::follow(leaders, session, out, |leader| print_leader(leader, out)).await
         }
     }
-    bail!("the stream of events ended");
 }
 
-fn print_json(event: &GroupEvent, out: Output) -> io::Result<()> {
+fn print_leader(leader: &Option<MemberId>, out: Output) -> io::Result<()> {
+    let name = leader.as_ref().map_or("nobody".to_owned(), ToString::to_string);
+    let object = json!({"event": "leader", "leader": leader.as_ref().map(output::id)});
+    stream::line(out, &text("leader", name), object)
+}
+
+fn print(event: &GroupEvent, out: Output) -> io::Result<()> {
     let of_member = |event: &str, member: &Member| {
         let mut object = output::member(member);
         object["event"] = json!(event);
-        object
+        stream::line(out, &text(event, output::member_text(member)), object)
     };
-    out.value(&match event {
-        GroupEvent::Snapshot(members) => {
-            let members: Vec<_> = members.iter().map(output::member).collect();
-            json!({"event": "snapshot", "members": members})
-        }
-        GroupEvent::Joined(member) => of_member("joined", member),
-        GroupEvent::Left(member) => of_member("left", member),
-        GroupEvent::Updated(member) => of_member("updated", member),
-        GroupEvent::Gap => json!({"event": "gap"}),
-        GroupEvent::Rejoined => json!({"event": "rejoined"}),
-        _ => return Ok(()),
-    })
-}
-
-fn print_text(event: &GroupEvent, out: Output) -> io::Result<()> {
-    let of_member =
-        |event: &str, member| out.line(&format!("{event:<8} {}", output::member_text(member)));
     match event {
+        GroupEvent::Snapshot(members) if out.json => {
+            let members: Vec<_> = members.iter().map(output::member).collect();
+            stream::line(out, "", json!({"event": "snapshot", "members": members}))
+        }
         GroupEvent::Snapshot(members) => {
-            out.line(&format!("members  {}", members.len()))?;
+            stream::line(out, &text("members", members.len()), json!({}))?;
             members.iter().try_for_each(|member| of_member("member", member))
         }
         GroupEvent::Joined(member) => of_member("joined", member),
         GroupEvent::Left(member) => of_member("left", member),
         GroupEvent::Updated(member) => of_member("updated", member),
-        GroupEvent::Gap => out.line("gap      events may have been missed"),
-        GroupEvent::Rejoined => out.line("rejoined"),
+        GroupEvent::Gap => {
+            stream::line(out, &text("gap", "events may have been missed"), json!({"event": "gap"}))
+        }
+        GroupEvent::Rejoined => stream::line(out, "rejoined", json!({"event": "rejoined"})),
         _ => Ok(()),
     }
 }

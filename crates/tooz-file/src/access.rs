@@ -55,12 +55,22 @@ pub(crate) fn refuse_links(top: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether it says that nothing can be written there.
+pub(crate) fn is_unwritable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
 /// Looks at the directory and those above it: whoever else can write there can take locks away,
 /// or keep others from theirs. One that everybody can write is refused unless it is allowed; above
 /// it the sticky bit is enough, as `/tmp` has it.
 pub(crate) fn check(root: &Path, allowed: bool) -> Result<()> {
     let failed = |error| unreachable("look at the directory", root, error);
     let root = root.canonicalize().map_err(failed)?;
+    if root.parent().is_none() {
+        return Err(Error::invalid(
+            "the URL names the root directory, which is the system's; write file:///absolute/directory",
+        ));
+    }
     for dir in root.ancestors() {
         let found = dir.metadata().map_err(failed)?;
         let is_open = found.mode() & 0o002 != 0 && (dir == root || found.mode() & 0o1000 == 0);
@@ -121,6 +131,16 @@ mod tests {
                 assert!(error.to_string().contains("chmod o-w"), "{error}");
             }
             check(&root, true).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_root_directory_is_refused_whatever_leads_there() {
+        let temp = tempfile::tempdir().unwrap();
+        symlink("/", temp.path().join("link")).unwrap();
+        for root in [Path::new("/"), Path::new("/tmp/.."), &temp.path().join("link")] {
+            let error = check(root, true).unwrap_err().to_string();
+            assert!(error.contains("root directory"), "{error}");
         }
     }
 

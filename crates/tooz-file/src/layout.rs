@@ -90,9 +90,8 @@ impl Layout {
 
     /// Makes the directory, with all above it. Only at the start: what is removed while it is in
     /// use ends the session.
-    pub(crate) fn create(&self) -> std::result::Result<(), (PathBuf, io::Error)> {
-        access::make_dir_all(&self.root).map_err(|error| (self.root.clone(), error))?;
-        self.repair()
+    pub(crate) fn create(&self) -> io::Result<()> {
+        access::make_dir_all(&self.root)
     }
 
     /// Makes the directories in it that are missing; the error names the one that cannot be made.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use chrono::NaiveDateTime;
-use tooz_core::{Capabilities, Error, GroupId, JoinRequest, Lease, Loss, Result};
+use tooz_core::{Capabilities, Error, ErrorKind, GroupId, JoinRequest, Lease, Loss, Result};
 use tracing::debug;
 
 use crate::errors::{failed, session_lost};
@@ -39,6 +39,12 @@ impl Memberships {
 impl FileSession {
     pub(crate) async fn add_membership(&self, request: JoinRequest) -> Result<Lease> {
         let group = self.group(&request.group);
+        if !self.presence.is_announced {
+            // Its record would be a dead member's to everybody.
+            let root = self.place.layout.root().display();
+            let what = format!("nothing can be written to {root}, so that nobody can join there");
+            return Err(Error::new(ErrorKind::Authentication, what));
+        }
         let _lock = self.place.driver_lock().await?;
         if !self.lease.is_held() {
             return Err(session_lost());

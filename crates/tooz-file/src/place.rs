@@ -40,19 +40,29 @@ pub(crate) struct Place {
     pub(crate) timeout: Duration,
     hub: Arc<Hub>,
     polls: bool,
+    /// Nothing can be written: it is looked at, as it is.
+    only_reads: bool,
 }
 
 impl Place {
-    /// Makes the directories that are missing. On the thread of the runtime.
+    /// Makes the directories that are missing, if they can be made: groups can be looked at where
+    /// nothing can be written. On the thread of the runtime.
     pub(crate) fn open(config: &Config) -> Result<Self> {
         let layout = Layout::new(&config.dir);
-        layout.create().map_err(|(dir, error)| unreachable("create the directory", &dir, error))?;
+        let failed = |dir: &Path, error| unreachable("create the directory", dir, error);
+        layout.create().map_err(|error| failed(&config.dir, error))?;
+        // Before anything is put there.
         access::check(&config.dir, config.world_writable)?;
+        let only_reads = match layout.repair() {
+            Ok(()) => false,
+            Err((_, error)) if access::is_unwritable(&error) => true,
+            Err((dir, error)) => return Err(failed(&dir, error)),
+        };
         let polls = is_remote(&config.dir);
         if polls {
             warn!(dir = %config.dir.display(), "a network file system: its changes are looked for");
         }
-        Ok(Self { layout, timeout: config.timeout, hub: Hub::of_this_thread(), polls })
+        Ok(Self { layout, timeout: config.timeout, hub: Hub::of_this_thread(), polls, only_reads })
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -80,6 +90,9 @@ impl Place {
     /// Makes directories that somebody has removed: what clears away temporary files does so with
     /// empty ones.
     fn repair(&self) -> Result<()> {
+        if self.only_reads {
+            return Ok(());
+        }
         self.layout.repair().map_err(|(dir, error)| failed("create the directory", &dir, error))
     }
 

@@ -28,23 +28,40 @@ pub(crate) struct Presence {
     pub(crate) id: SessionId,
     pub(crate) path: PathBuf,
     pub(crate) identity: Identity,
+    /// Whether anybody can see it.
+    pub(crate) is_announced: bool,
     /// None once the session has ended.
     locked: Mutex<Option<File>>,
 }
 
 impl Presence {
-    /// Tells everybody that a session lives.
+    /// Tells everybody that a session lives; where nothing can be written it lives untold, to look
+    /// at what there is.
     pub(crate) fn announce(layout: &Layout, member: &MemberId) -> Result<Self> {
-        let id = Uuid::new_v4().simple().to_string();
+        let id = new_id();
         let path = layout.sessions().join(&id);
-        let (temporary, failed) = (layout.new_temporary(), |e| unreachable("create", &path, e));
+        let temporary = layout.new_temporary();
         let announced = Self::put_in_place(&temporary, &path, member);
         if announced.is_err() {
             // What cannot be removed now is removed at a later start.
             let _ = fs::remove_file(&temporary);
         }
-        let (file, identity) = announced.map_err(failed)?;
-        Ok(Self { id, identity, locked: Mutex::new(Some(file)), path })
+        match announced {
+            Ok((file, identity)) => {
+                Ok(Self { id, path, identity, is_announced: true, locked: Mutex::new(Some(file)) })
+            }
+            Err(error) if access::is_unwritable(&error) => Self::untold(layout),
+            Err(error) => Err(unreachable("create", &path, error)),
+        }
+    }
+
+    /// One that lives for as long as the directory is there.
+    fn untold(layout: &Layout) -> Result<Self> {
+        let path = layout.root();
+        let found =
+            path.canonicalize().and_then(|path| Ok((Identity::of(&File::open(&path)?)?, path)));
+        let (identity, path) = found.map_err(|error| unreachable("open", path, error))?;
+        Ok(Self { id: new_id(), path, identity, is_announced: false, locked: Mutex::default() })
     }
 
     fn put_in_place(
@@ -89,6 +106,10 @@ impl Drop for Presence {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn new_id() -> SessionId {
+    Uuid::new_v4().simple().to_string()
 }
 
 /// The line by which a session's file tells its member from others that look alike.

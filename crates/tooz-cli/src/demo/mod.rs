@@ -6,6 +6,7 @@
 mod cast;
 mod claims;
 mod jobs;
+mod pace;
 mod screen;
 mod worker;
 
@@ -14,15 +15,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
-use tooz::{Characteristic, Coordinator, CoordinatorUrl, Feature, Features, MemberId};
+use tooz::{Characteristic, Coordinator, CoordinatorUrl, ErrorKind, Feature, Features, MemberId};
 
 use self::cast::{Cast, Setting, State};
 use self::claims::{Claims, read_record};
 use self::jobs::JOBS;
+use self::pace::Pace;
 use self::screen::{Screen, Tone};
 pub(crate) use self::worker::{WorkerArgs, work};
 use crate::connect::{self, Target};
-use crate::output::Output;
+use crate::output::{self, Output, chain};
 use crate::signals::Signals;
 
 const WORKERS: usize = 5;
@@ -31,69 +33,113 @@ const WORKERS: usize = 5;
 const BETWEEN_STARTS: Duration = Duration::from_millis(350);
 /// How long each part is shown at least.
 const SCENE: Duration = Duration::from_millis(2_500);
-/// How long a step may take that promises no time. All of them together stay below 20 s only if
-/// most are quicker; `CURTAIN` sees to the rest.
+/// How long a step may take that promises no time.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// When it ends at the latest.
-const CURTAIN: Duration = Duration::from_secs(18);
-
-/// How soon a death is known where ownership does not rest on time, and where it does.
-const AT_ONCE: Duration = Duration::from_secs(1);
-const AFTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// When it ends at the latest, where a death is known at once. All steps together stay below it only
+/// if most are quicker than they may be.
+const CURTAIN: Duration = Duration::from_secs(20);
+/// Between two looks at what is left.
+const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(target: &Target, out: Output) -> Result<u8> {
     let mut signals = Signals::listen()?;
     let stage = tempfile::Builder::new().prefix("tooz-demo-").tempdir();
     let stage = stage.context("cannot make a temporary directory")?;
-    let setting = setting(target, &stage)?;
-    let limit = suits(&setting.url)?;
+    let (setting, limit) = setting(target, &stage)?;
 
     let shown = setting.url.parse::<CoordinatorUrl>()?;
     let title = format!("tooz demo: {WORKERS} processes, {JOBS} jobs and a lock on {shown}");
     let screen = Screen::new(out.json, title)?;
     let coordinator = tooz::get_coordinator(&setting.url, "demo")?;
     signals.interrupt(coordinator.start()).await??;
-    let (group, record) = (setting.group.clone(), setting.record.clone());
-    let lock = setting.lock.clone();
-    let mut cast = Cast::new(&coordinator, setting, screen).await?;
+    let (group, lock) = (setting.group.clone(), setting.lock.clone());
+    let played = play(&coordinator, setting, screen, limit, &mut signals).await;
+    let cleaned = signals.interrupt(clean(&coordinator, &group, &lock, limit)).await;
+    if let Ok(Err(error)) = &cleaned {
+        output::note(&format!("the group {group} is left on the backend: {}", chain(error)));
+    }
+    connect::stop(&coordinator).await;
+    played
+}
 
+/// The show, and what was seen in it. Whatever comes out, no worker runs afterwards.
+async fn play(
+    coordinator: &Coordinator,
+    setting: Setting,
+    screen: Screen,
+    limit: Duration,
+    signals: &mut Signals,
+) -> Result<u8> {
+    let (group, lock) = (setting.group.clone(), setting.lock.clone());
+    let record = setting.record.clone();
+    let mut cast = signals.interrupt(Cast::new(coordinator, setting, screen)).await??;
     let mut claims = Claims::default();
     let play = async {
-        let show = show(&mut cast, &mut claims, limit);
-        match tokio::time::timeout(CURTAIN, show).await {
+        let curtain = CURTAIN + limit * 2;
+        match tokio::time::timeout(curtain, show(&mut cast, &mut claims, limit)).await {
             Ok(shown) => shown?,
-            Err(_) => claims.add(format!("it ends within {CURTAIN:?}"), Err("it did not".into())),
+            Err(_) => claims.add(format!("it ends within {curtain:?}"), Err("it did not".into())),
         }
         let killed = cast.workers.iter().find(|w| w.state == State::Killed).map(|w| &*w.name);
         check_record(&record, killed, &mut claims)?;
-        check_residue(&coordinator, &group, &lock, &mut claims).await;
+        check_residue(coordinator, &group, &lock, &mut claims).await;
         cast.screen.summary(&claims)?;
         Ok(u8::from(claims.failed() > 0))
     };
     let played = signals.interrupt(play).await;
+    // Those who can give back what they have: what the killed have is theirs for a while.
+    cast.dismiss().await;
+    let ended = cast.until(PATIENCE, |cast| cast.alive().count() == 0);
+    // An error of theirs has been shown.
+    let _ = signals.interrupt(ended).await;
     cast.clear().await;
-    // Of no use to anybody, and gone with the directory unless the user chose the backend.
-    let _ = coordinator.delete_group(&group).await;
-    connect::stop(&coordinator).await;
     played?
 }
 
-/// The user's backend, or one of our own that lasts as long as the demonstration.
-fn setting(target: &Target, stage: &TempDir) -> Result<Setting> {
+/// Removes the group with whoever is still in it, and the lock. They are of no use to anybody.
+async fn clean(
+    coordinator: &Coordinator,
+    group: &str,
+    lock: &str,
+    limit: Duration,
+) -> tooz::Result<()> {
+    // What a killed worker has ends by itself; not every driver can end it sooner.
+    let _ = coordinator.lock(lock)?.break_lock().await;
+    let began = Instant::now();
+    loop {
+        match remove(coordinator, group).await {
+            Err(error) if error.kind() == ErrorKind::GroupNotCreated => return Ok(()),
+            Err(_) if began.elapsed() < limit => tokio::time::sleep(PAUSE).await,
+            removed => return removed,
+        }
+    }
+}
+
+async fn remove(coordinator: &Coordinator, group: &str) -> tooz::Result<()> {
+    for member in coordinator.members(group).await? {
+        coordinator.remove_member(group, member).await?;
+    }
+    coordinator.delete_group(group).await
+}
+
+/// The user's backend, or one of our own that lasts as long as the demonstration; and how soon it
+/// knows of a death.
+fn setting(target: &Target, stage: &TempDir) -> Result<(Setting, Duration)> {
     let url = match target.chosen_url() {
         Some(url) => url.to_owned(),
         None => connect::file_url(&stage.path().join("store"))?,
     };
+    let Pace { url, limit } = suits(url)?;
     let record = stage.path().join("record");
     std::fs::write(&record, "").context("cannot write the record")?;
     let run = std::process::id();
     let (group, lock) = (format!("tooz-demo-{run}"), format!("tooz-demo-lock-{run}"));
-    Ok(Setting { url, group, lock, record })
+    Ok((Setting { url, group, lock, record }, limit))
 }
 
-/// Whether the backend can be used by several processes and does all that is shown; and how soon it
-/// knows of a death.
-fn suits(url: &str) -> Result<Duration> {
+/// Whether the backend can be used by several processes and does all that is shown; and at which
+/// pace.
+fn suits(text: String) -> Result<Pace> {
     const NEEDED: Features = Features::of(&[
         Feature::Locks,
         Feature::FencingTokens,
@@ -102,7 +148,7 @@ fn suits(url: &str) -> Result<Duration> {
         Feature::Events,
         Feature::Elections,
     ]);
-    let url: CoordinatorUrl = url.parse()?;
+    let url: CoordinatorUrl = text.parse()?;
     let driver = tooz::registry().driver(url.scheme())?;
     if !driver.characteristics.contains(Characteristic::DistributedAcrossProcesses) {
         bail!(
@@ -115,10 +161,7 @@ fn suits(url: &str) -> Result<Duration> {
     if !missing.is_empty() {
         bail!("the driver {} cannot show: {missing}", driver.name);
     }
-    Ok(match driver.characteristics.contains(Characteristic::NonTimeoutBased) {
-        true => AT_ONCE,
-        false => AFTER_TIMEOUT,
-    })
+    Ok(Pace::of(&driver, text, &url))
 }
 
 /// The story.
@@ -249,7 +292,7 @@ async fn check_residue(coordinator: &Coordinator, group: &str, lock: &str, claim
             leader.map_or("no leader".into(), |leader| format!("{leader} leads")),
             if free { "a free" } else { "a held" },
         )),
-        Err(error) => Err(crate::output::chain(&error)),
+        Err(error) => Err(chain(&error)),
     };
     claims.add("nothing is left on the backend", seen);
 }

@@ -144,12 +144,13 @@ impl Screen {
     fn table(&self, workers: &[Worker]) -> Vec<Line> {
         let mut title = Line::default().add(Tone::Strong, &self.title);
         title = title.add(Tone::Faint, &format!("  {:.1} s", self.elapsed()));
+        let width = token_width(workers);
         let head = format!(
-            "  {:10}{:>8}  {:8}{:8}{:>6}{:>7}  {}",
+            "  {:10}{:>8}  {:8}{:8}{:>6}{:>width$}  {}",
             "WORKER", "PID", "ROLE", "LOCK", "TURNS", "TOKEN", "JOBS"
         );
         let mut lines = vec![title, Line::default(), Line::default().add(Tone::Faint, &head)];
-        lines.extend(workers.iter().map(row));
+        lines.extend(workers.iter().map(|worker| row(worker, width)));
         lines.push(Line::default());
         for (tone, text) in &self.events {
             lines.push(Line::default().add(*tone, &format!("  {text}")));
@@ -203,8 +204,14 @@ impl Drop for Screen {
     }
 }
 
+/// How wide the column of the tokens is: theirs differ by backend, from one digit to twenty.
+fn token_width(workers: &[Worker]) -> usize {
+    let tokens = workers.iter().filter_map(|worker| worker.token);
+    2 + tokens.map(|token| token.to_string().len()).fold("TOKEN".len(), usize::max)
+}
+
 /// A worker's row of the table.
-fn row(worker: &Worker) -> Line {
+fn row(worker: &Worker, token_width: usize) -> Line {
     let (role, tone) = match (worker.state, worker.leads) {
         (State::Starting, _) => ("starts", Tone::Faint),
         (State::Joined, Some(_)) => ("leader", Tone::Good),
@@ -221,7 +228,7 @@ fn row(worker: &Worker) -> Line {
         .add(Tone::Faint, &format!("{:>8}  ", worker.pid))
         .add(tone, &format!("{role:8}"))
         .add(Tone::Busy, &format!("{lock:8}"))
-        .add(Tone::Plain, &format!("{:>6}{token:>7}  {}", worker.turns, jobs.join(" ")))
+        .add(Tone::Plain, &format!("{:>6}{token:>token_width$}  {}", worker.turns, jobs.join(" ")))
 }
 
 /// A line in pieces, each with its tone.

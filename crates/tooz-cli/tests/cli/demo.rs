@@ -64,14 +64,28 @@ fn it_fails_when_a_claim_does_not_hold() {
 }
 
 #[test]
+fn a_run_that_failed_leaves_nothing() {
+    let (place, other) = (Place::new(), Place::new());
+    let mut running = Running::start(&mut demo(&place, &["--url", &other.url()]));
+    while !running.line().ends_with("worker-5 joined") {}
+    for victim in workers(&running) {
+        nix::sys::signal::kill(Pid::from_raw(victim.parse().unwrap()), Signal::SIGKILL).unwrap();
+    }
+    assert_eq!(running.finish().code, 1);
+    assert_eq!(other.run(["groups", "--json"]).json(), serde_json::json!([]));
+    assert!(is_empty(&place), "it cleans up");
+}
+
+#[test]
 fn a_signal_ends_it_with_all_its_workers() {
-    let place = Place::new();
-    let mut running = Running::start(&mut demo(&place, &[]));
+    let (place, other) = (Place::new(), Place::new());
+    let mut running = Running::start(&mut demo(&place, &["--url", &other.url()]));
     while !running.line().ends_with("worker-3 joined") {}
     let workers = workers(&running);
     assert!(workers.len() >= 3);
     running.signal(Signal::SIGINT);
     assert_eq!(running.finish().code, 130);
+    assert_eq!(other.run(["groups", "--json"]).json(), serde_json::json!([]));
     workers.iter().for_each(|worker| until_dead(worker));
     assert!(is_empty(&place), "it cleans up");
 }

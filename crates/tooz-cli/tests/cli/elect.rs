@@ -17,7 +17,10 @@ fn the_exit_code_is_that_of_the_command_and_nothing_is_left() {
     let done = place.run(["elect", "g", "--", "sh", "-c", "exit 5"]);
     assert_eq!(done.code, 5);
     assert!(done.err.contains("leads g, with the token "), "{done:?}");
-    assert_eq!(place.run(["leader", "g", "--json"]).json(), json!({"leader": null}));
+    let leader = place.run(["leader", "g", "--json"]);
+    assert_eq!((leader.code, leader.out.as_str()), (1, "{\"leader\":null}\n"));
+    let leader = place.run(["leader", "g"]);
+    assert_eq!((leader.code, leader.err.as_str()), (1, "tooz: nobody leads g\n"));
     assert_eq!(place.run(["members", "g", "--json"]).json(), json!([]));
 }
 
@@ -39,6 +42,30 @@ fn one_leads_and_the_next_takes_over_from_a_killed_one() {
     second.signal(Signal::SIGTERM);
     assert_eq!(second.finish().code, 143);
     drop(first);
+}
+
+#[test]
+fn leaders_are_watched() {
+    let place = Place::new();
+    let first = place.start(&["--member", "one", "elect", "g"], LEAD);
+    let mut text = Running::start(&mut place.tooz(["leader", "--watch", "g"]));
+    let mut watch = Running::start(&mut place.tooz(["--json", "leader", "--watch", "g"]));
+    assert_eq!(watch.event(), json!({"event": "leader", "leader": "one"}));
+    first.signal(Signal::SIGTERM);
+    assert_eq!(watch.event(), json!({"event": "leader", "leader": null}));
+    assert_eq!(
+        (text.told().as_str(), text.told().as_str()),
+        ("leader       one", "leader       nobody")
+    );
+    // Its own session: what follows a mark may have changed meanwhile.
+    place.end_sessions();
+    assert_eq!(watch.event()["event"], "lost");
+    assert_eq!(watch.event(), json!({"event": "reconnected"}));
+    let second = place.start(&["--member", "two", "elect", "g"], LEAD);
+    while watch.event() != json!({"event": "leader", "leader": "two"}) {}
+    watch.signal(Signal::SIGTERM);
+    assert_eq!(watch.finish().code, 0);
+    drop(second);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Place, run, tooz};
+use crate::support::{Place, Running, run, tooz};
 
 #[test]
 fn a_bad_url_is_one_line_that_says_what_would_be_right() {
@@ -11,6 +13,8 @@ fn a_bad_url_is_one_line_that_says_what_would_be_right() {
         ("/var/lib/tooz", "scheme://"),
         ("file:///tmp/x?tiemout=3", "the option tiemout is unknown; known are: "),
         ("file:///proc/nowhere", "/proc/nowhere"),
+        ("file:///", "the root directory"),
+        ("file:///tmp/..", "the root directory"),
     ] {
         let done = run(&mut tooz(["--url", url, "groups"]));
         assert_eq!((done.code, done.out.as_str()), (1, ""), "{done:?}");
@@ -21,13 +25,16 @@ fn a_bad_url_is_one_line_that_says_what_would_be_right() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    let wrong: [&[&str]; 7] = [
+    let wrong: [&[&str]; 10] = [
         &[],
         &["lokc", "a", "--", "true"],
         &["lock", "a"],
         &["lock", "--try", "--wait", "1", "a", "--", "true"],
         &["lock", "--wait", "-1", "a", "--", "true"],
         &["lock", "--grace", "soon", "a", "--", "true"],
+        &["lock", "--wiat", "1", "a", "true"],
+        &["lock", "a", "--wiat", "1", "true"],
+        &["lock", "-x", "a", "true"],
         &["join", "g", "--capabilities", "{"],
     ];
     for arguments in wrong {
@@ -51,20 +58,47 @@ fn drivers_say_what_they_are() {
 }
 
 #[test]
-fn without_a_url_it_uses_a_private_directory_of_the_user() {
+fn without_a_url_all_of_a_user_share_one_place_whatever_their_environment() {
     let place = Place::new();
-    let url = ["lock", "a", "--", "sh", "-c", "echo $TOOZ_URL"];
-    let runtime = run(tooz(url).env("XDG_RUNTIME_DIR", place.dir.path()));
-    let private = place.dir.path().join("tooz");
-    assert_eq!(runtime.out, format!("file://{}\n", private.display()));
-    assert_eq!(private.metadata().unwrap().mode() & 0o777, 0o700);
+    let name = format!("tooz-test-{}", place.dir.path().file_name().unwrap().display());
+    let lock = ["lock", "-n", &name, "sh", "-c", "echo $TOOZ_URL; exec sleep 120"];
+    let mut login = tooz(lock);
+    let mut login = Running::start(login.env("XDG_RUNTIME_DIR", place.dir.path()));
+    let url = login.line();
 
-    let mut temporary = tooz(url);
-    temporary.env_remove("XDG_RUNTIME_DIR").env("TMPDIR", place.dir.path());
-    let temporary = run(&mut temporary);
-    let private = place.dir.path().join(format!("tooz-{}", nix::unistd::geteuid()));
-    assert_eq!(temporary.out, format!("file://{}\n", private.display()));
-    assert_eq!(private.metadata().unwrap().mode() & 0o777, 0o700);
+    let mut cron = tooz(["lock", "-n", &name, "true"]);
+    for variable in ["XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME", "TMPDIR"] {
+        cron.env(variable, place.dir.path().join("cron"));
+    }
+    assert_eq!(run(&mut cron).code, 75, "the same lock");
+    cron.env_clear();
+    assert_eq!(run(&mut cron).code, 75, "the same lock");
+
+    login.signal(Signal::SIGTERM);
+    let done = login.finish();
+    assert!(done.err.contains(&url) && done.err.contains("--url"), "{done:?}");
+    let store = Path::new(url.strip_prefix("file://").unwrap());
+    assert_eq!(store.metadata().unwrap().mode() & 0o777, 0o700);
+    std::fs::remove_file(store.join(name)).unwrap();
+}
+
+#[test]
+fn with_too_few_descriptors_it_says_so() {
+    let place = Place::new();
+    // With less, the program cannot even be loaded.
+    for limit in 6..24 {
+        for rest in ["groups", "lock a true", "watch g"] {
+            let script = format!("ulimit -n {limit}; exec \"$TOOZ\" {rest}");
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", &script]).env("TOOZ_URL", place.url());
+            let done = run(shell.env("TOOZ", env!("CARGO_BIN_EXE_tooz")));
+            assert!(!done.err.contains("panicked"), "{limit} {rest}: {done:?}");
+            if limit < 12 {
+                assert_eq!(done.code, 1, "{limit} {rest}: {done:?}");
+                assert!(done.err.contains("ulimit -n"), "{limit} {rest}: {done:?}");
+            }
+        }
+    }
 }
 
 #[test]

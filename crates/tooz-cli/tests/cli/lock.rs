@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Place, Running, until_dead};
+use crate::support::{Place, Running, run, tooz, until_dead};
 
 /// Says that it is ready, and runs until a signal.
 const UNTIL_SIGNAL: &str = "echo ready; exec sleep 120";
@@ -25,6 +25,97 @@ fn the_exit_code_is_that_of_the_command() {
     }
     let killed = place.run(["lock", "a", "--", "sh", "-c", "kill -TERM $$"]);
     assert_eq!((killed.code, killed.err.as_str()), (143, ""));
+}
+
+#[test]
+fn the_command_needs_no_escape_before_it() {
+    let place = Place::new();
+    let done = place.run(["lock", "a", "sh", "-c", "echo $#:$1", "-", "--", "--json"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "2:--\n"), "{done:?}");
+    let done = place.run(["elect", "g", "echo", "-n", "leads"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "leads\n"), "{done:?}");
+    let done = place.run(["join", "g", "--capabilities", "1", "echo", "--", "in"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "-- in\n"), "{done:?}");
+}
+
+#[test]
+fn a_name_may_begin_with_a_hyphen() {
+    let place = Place::new();
+    for arguments in [
+        &["lock", "-job", "--", "sh"][..],
+        &["lock", "-n", "--", "-job", "sh"],
+        &["lock", "--", "-job", "--", "sh"],
+    ] {
+        let done = place.run(arguments.iter().chain(&["-c", "echo $TOOZ_LOCK"]));
+        assert_eq!((done.code, done.out.as_str()), (0, "-job\n"), "{done:?}");
+    }
+    for arguments in [["lock", "-x", "name", "true"], ["lock", "-x", "name", "--"]] {
+        let done = place.run(arguments.iter().chain(&["true"]));
+        assert_eq!(done.code, 2);
+        assert!(done.err.contains("-- -x"), "it says how: {done:?}");
+    }
+    let _member = place.start(&["join", "-g"], UNTIL_SIGNAL);
+    assert_eq!(place.run(["groups"]).out, "-g\n");
+    assert_eq!(place.run(["members", "-g"]).code, 0);
+    assert_eq!(place.run(["ring", "-g"]).code, 0);
+    assert_eq!(place.run(["--json", "leader", "-g"]).out, "{\"leader\":null}\n");
+}
+
+#[test]
+fn options_are_those_of_flock_and_consul_too() {
+    let place = Place::new();
+    let holder = place.start(&["lock", "a"], UNTIL_SIGNAL);
+    let began = Instant::now();
+    for option in ["-n", "--nonblock", "--try"] {
+        assert_eq!(place.run(["lock", option, "a", "true"]).code, 75, "{option}");
+    }
+    for option in ["-w", "--timeout", "--wait"] {
+        assert_eq!(place.run(["lock", option, "300ms", "a", "true"]).code, 75, "{option}");
+    }
+    assert!(began.elapsed() >= Duration::from_millis(900));
+    drop(holder);
+    assert_eq!(place.run(["lock", "-w", "1m30s", "--grace", "2s", "a", "true"]).code, 0);
+}
+
+#[test]
+fn a_password_is_not_for_the_command() {
+    const URL: &str = "memory://ops:hunter2@x";
+    let show = ["sh", "-c", "echo $TOOZ_URL"];
+    for subcommand in ["lock", "elect", "join"] {
+        let mut given = tooz(["--url", URL, subcommand, "a"].iter().chain(&show));
+        let done = run(&mut given);
+        assert_eq!((done.code, done.out.as_str()), (0, "memory://ops:***@x\n"), "{done:?}");
+        assert!(done.err.contains("TOOZ_URL") && done.err.contains("--url-file"), "{done:?}");
+        assert!(!done.err.contains("hunter2"), "{done:?}");
+
+        let mut passed = tooz([subcommand, "--pass-url", "a"].iter().chain(&show));
+        let done = run(passed.env("TOOZ_URL", URL));
+        assert_eq!(done.out, format!("{URL}\n"));
+        assert!(!done.err.contains("--url-file"), "nobody else sees it: {done:?}");
+    }
+    // A tooz in the command does not go elsewhere unnoticed.
+    let mut nested = tooz(["lock", "a", env!("CARGO_BIN_EXE_tooz"), "lock", "b", "true"]);
+    let done = run(nested.env("TOOZ_URL", URL));
+    assert_eq!(done.code, 1);
+    assert!(done.err.contains("--pass-url"), "{done:?}");
+}
+
+#[test]
+fn no_argument_of_a_process_has_the_url() {
+    let place = Place::new();
+    let url = place.dir.path().join("url");
+    std::fs::write(&url, format!("{}?timeout=7\n", place.url())).unwrap();
+    let mut holder = tooz(["lock".as_ref(), "a".as_ref(), "--url-file".as_ref(), url.as_os_str()]);
+    let mut holder =
+        Running::start(holder.args(["sh", "-c", "echo ready; echo $$; exec sleep 120"]));
+    assert_eq!(holder.line(), "ready");
+    for pid in [holder.line(), holder.pid().to_string()] {
+        let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        assert!(!arguments.contains("timeout=7"), "{arguments}");
+    }
+    assert_eq!(place.run(["lock", "-n", "a", "true"]).code, 75, "that backend");
+    let both = tooz(["groups", "--url", "memory://x", "--url-file"]).arg(&url).output().unwrap();
+    assert_eq!(both.status.code(), Some(1));
 }
 
 #[test]

@@ -125,6 +125,22 @@ impl Running {
         serde_json::from_str(&self.line()).unwrap()
     }
 
+    /// The next line of a stream as JSON, without its time.
+    pub(crate) fn event(&mut self) -> serde_json::Value {
+        let mut event = self.json();
+        let time = event.as_object_mut().unwrap().remove("time");
+        assert!(is_time(time.as_ref().and_then(|time| time.as_str()).unwrap()), "{time:?}");
+        event
+    }
+
+    /// The next line of a stream for people, without its time.
+    pub(crate) fn told(&mut self) -> String {
+        let line = self.line();
+        let (time, rest) = line.split_once("  ").unwrap();
+        assert!(is_time(time), "{line}");
+        rest.to_owned()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
@@ -168,6 +184,12 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether it is a moment of today or about, as 2026-11-30T22:39:28.123Z.
+fn is_time(text: &str) -> bool {
+    let then = humantime::parse_rfc3339(text).unwrap();
+    text.len() == 24 && then.elapsed().is_ok_and(|age| age < 2 * LIMIT)
 }
 
 /// Looks until something is so.

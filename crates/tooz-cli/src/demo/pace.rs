@@ -1,0 +1,93 @@
+//! How fast the demonstration goes on a backend: how soon a death is known there.
+
+use std::time::Duration;
+
+use tooz::{Characteristic, CoordinatorUrl, DriverEntry};
+
+/// A time to live that is short to watch, and that every server grants by default.
+const TTL: u32 = 4;
+
+/// Consul grants sessions no less.
+const CONSUL_SESSION: Duration = Duration::from_secs(10);
+
+/// How soon a death is known at the latest where ownership ends with the process.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// How long the next holder may need after the time to live: a server looks for what has expired
+/// now and then, and the machine may be busy.
+const AFTERWARDS: Duration = Duration::from_secs(4);
+
+/// The pace on one backend.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// The URL, with short times where the user's has none.
+    pub(super) url: String,
+    /// How soon a death is known at the latest.
+    pub(super) limit: Duration,
+}
+
+impl Pace {
+    pub(super) fn of(driver: &DriverEntry, text: String, url: &CoordinatorUrl) -> Self {
+        if driver.characteristics.contains(Characteristic::NonTimeoutBased) {
+            return Self { url: text, limit: AT_ONCE };
+        }
+        let is_consul = driver.name == "consul";
+        let seconds = |name: &str| {
+            let found = url.options().iter().rfind(|(option, _)| option == name);
+            found.and_then(|(_, value)| Duration::try_from_secs_f64(value.parse().ok()?).ok())
+        };
+        let mut text = text;
+        let mut own = |name: &str, value: u32| match seconds(name) {
+            Some(time) => time,
+            None => {
+                text = with_option(&text, name, value);
+                Duration::from_secs(value.into())
+            }
+        };
+        let ttl = if is_consul {
+            let ttl = own("ttl", TTL);
+            // Without a check of an agent's, the session lives for one to two of its own times.
+            let ttl = if url.hosts().len() > 1 { ttl.max(CONSUL_SESSION) * 2 } else { ttl };
+            // What the dead one had locked would be kept from all for another 15 s.
+            ttl + own("lock_delay", 0)
+        } else {
+            let of_parts = ["membership_timeout", "lock_timeout", "leader_timeout"];
+            of_parts.into_iter().filter_map(seconds).fold(own("timeout", TTL), Duration::max)
+        };
+        Self { url: text, limit: ttl + AFTERWARDS }
+    }
+}
+
+/// The URL with one more option. A fragment is dropped, as its reader does.
+fn with_option(url: &str, name: &str, value: u32) -> String {
+    let url = url.split('#').next().unwrap_or(url);
+    let separator = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{separator}{name}={value}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(text: &str) -> (String, u64) {
+        let url: CoordinatorUrl = text.parse().unwrap();
+        let driver = tooz::registry().driver(url.scheme()).unwrap();
+        let pace = Pace::of(&driver, text.to_owned(), &url);
+        (pace.url, pace.limit.as_secs())
+    }
+
+    #[test]
+    fn a_backend_with_a_time_to_live_gets_a_short_one() {
+        for (url, paced, limit) in [
+            ("file:///d", "file:///d", 2),
+            ("redis://h", "redis://h?timeout=4", 8),
+            ("etcd3://h?ca=x#y", "etcd3://h?ca=x&timeout=4", 8),
+            ("zookeeper://h?timeout=20", "zookeeper://h?timeout=20", 24),
+            ("redis://h?lock_timeout=9", "redis://h?lock_timeout=9&timeout=4", 13),
+            ("consul://h", "consul://h?ttl=4&lock_delay=0", 8),
+            ("consul://a,b?lock_delay=1", "consul://a,b?lock_delay=1&ttl=4", 25),
+        ] {
+            assert_eq!(pace(url), (paced.to_owned(), limit), "{url}");
+        }
+    }
+}
