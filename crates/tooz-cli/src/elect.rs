@@ -28,7 +28,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The group; -- comes before a name that begins with -
-    #[arg(allow_hyphen_values = true)]
     pub(crate) group: OsString,
 
     /// Ends when the term is lost, instead of campaigning again

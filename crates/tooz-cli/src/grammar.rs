@@ -1,10 +1,7 @@
 //! What arguments mean, beyond what their parser knows.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::time::Duration;
-
-use clap::Command;
-use clap::error::ErrorKind;
 
 /// Reads a time: a number of seconds, which may have a fraction, or numbers with units.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
@@ -14,31 +11,15 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write seconds, as 90 or 0.5, or a time such as 1m30s".to_owned())
 }
 
-/// Whether a name begins as options do.
-pub(crate) fn looks_like_option(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b"-")
-}
-
-/// Refuses a NAME that looks like an option, unless it is meant.
-///
-/// Options end at NAME, so that CMD needs no `--` before its own; then a mistyped option would be
-/// taken for a NAME that begins with `-`, and NAME for CMD. Such a NAME needs a `--` beside it.
-pub(crate) fn check(
-    command: &mut Command,
-    given: &[OsString],
-    name: &OsStr,
-) -> Result<(), clap::Error> {
-    let escape = given.iter().position(|argument| argument == "--");
-    let beside = |at: usize| [at.checked_sub(1), at.checked_add(1)];
-    let is_meant = escape.is_some_and(|at| {
-        beside(at).into_iter().flatten().any(|at| given.get(at).is_some_and(|other| other == name))
-    });
-    if is_meant {
-        return Ok(());
-    }
-    let name = name.display();
-    let text = format!("{name} is no option; a name that begins with - comes after --: -- {name}");
-    Err(command.error(ErrorKind::UnknownArgument, text))
+/// The arguments with a NAME that begins with `-` behind the `--` that it stands before; with that
+/// NAME. `None` if no such word stands there.
+pub(crate) fn name_behind_escape(mut given: Vec<OsString>) -> Option<(Vec<OsString>, OsString)> {
+    let escape = given.iter().position(|argument| argument == "--")?;
+    let name = given.get(escape.checked_sub(1)?)?.clone();
+    name.as_encoded_bytes().starts_with(b"-").then(|| {
+        given.swap(escape - 1, escape);
+        (given, name)
+    })
 }
 
 /// Drops the `--` before CMD that is left when one before NAME ended the options.
@@ -71,18 +52,15 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_begins_with_a_hyphen_stands_beside_an_escape() {
-        let check = |given: &[&str], name: &str| {
-            let given: Vec<OsString> = given.iter().map(Into::into).collect();
-            check(&mut Command::new("tooz"), &given, OsStr::new(name))
-        };
-        check(&["lock", "-job", "--", "true"], "-job").unwrap();
-        check(&["lock", "--", "-job", "true"], "-job").unwrap();
-        check(&["lock", "--", "-job", "--", "true"], "-job").unwrap();
-        for given in [&["lock", "-x", "name", "--", "true"][..], &["lock", "-x", "name", "true"]] {
-            let error = check(given, "-x").unwrap_err();
-            assert_eq!(error.exit_code(), 2);
-            assert!(error.to_string().contains("-- -x"), "{error}");
+    fn a_name_before_an_escape_is_put_behind_it() {
+        let put = |given: &[&str]| name_behind_escape(given.iter().map(Into::into).collect());
+        let (put_behind, name) = put(&["lock", "-job", "--", "true", "--"]).unwrap();
+        assert_eq!(
+            (put_behind, name),
+            (["lock", "--", "-job", "true", "--"].map(Into::into).into(), "-job".into())
+        );
+        for given in [&["lock", "name", "--", "true"][..], &["lock", "-x", "name"], &["--", "x"]] {
+            assert_eq!(put(given), None);
         }
     }
 }

@@ -22,7 +22,6 @@ use crate::stream::{self, text};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The group; -- comes before a name that begins with -
-    #[arg(allow_hyphen_values = true)]
     pub(crate) group: OsString,
 
     /// What the member publishes about itself

@@ -25,7 +25,6 @@ use crate::{LOST, NOT_HAD};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The lock; -- comes before a name that begins with -
-    #[arg(allow_hyphen_values = true)]
     pub(crate) name: OsString,
 
     /// Holds it together with other shared holders

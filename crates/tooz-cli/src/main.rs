@@ -1,7 +1,8 @@
 //! The `tooz` command: locks, groups and elections from the shell, and a demonstration.
 //!
-//! Exit codes: 0; 1 for an error, and for a group without a leader; 2 for wrong usage; 75 when a lock was not had; 76 when a lock or
-//! a term was lost; 126 and 127 when CMD cannot be run; 128 + n for signal n; else CMD's own.
+//! Exit codes: 0; 1 for an error, and for a group without a leader; 2 for wrong usage; 75 when a lock
+//! was not had; 76 when a lock or a term was lost; 126 and 127 when CMD cannot be run; 128 + n for
+//! signal n; else CMD's own.
 
 mod child;
 mod connect;
@@ -25,7 +26,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
 
 use crate::connect::Target;
 use crate::output::{Output, Voice};
@@ -92,11 +94,7 @@ fn main() -> ExitCode {
     if let Some(code) = child::become_command_if_asked() {
         return ExitCode::from(code);
     }
-    let cli = Cli::try_parse().and_then(|mut cli| {
-        cli.command.settle()?;
-        Ok(cli)
-    });
-    let cli = match cli {
+    let cli = match Cli::from_arguments() {
         Ok(cli) => cli,
         Err(problem) => return ExitCode::from(output::usage(&problem)),
     };
@@ -105,25 +103,36 @@ fn main() -> ExitCode {
     ExitCode::from(result.unwrap_or_else(|error| output::failure(&error)))
 }
 
-impl Command {
-    /// Takes NAME and CMD as they were meant, or refuses them.
-    fn settle(&mut self) -> Result<(), clap::Error> {
-        let (subcommand, name, command) = match self {
-            Self::Lock(args) => ("lock", &args.name, &mut args.command),
-            Self::Elect(args) => ("elect", &args.group, &mut args.command),
-            Self::Join(args) => ("join", &args.group, &mut args.command),
-            _ => return Ok(()),
-        };
-        grammar::drop_escape(command);
-        if !grammar::looks_like_option(name) {
-            return Ok(());
-        }
-        let mut cli = Cli::command();
-        // With the names of the whole in its usage.
-        cli.build();
+impl Cli {
+    /// Reads the arguments. A NAME that begins with `-` may stand on either side of the `--`.
+    fn from_arguments() -> Result<Self, clap::Error> {
         let given: Vec<_> = std::env::args_os().collect();
-        let subcommand = cli.find_subcommand_mut(subcommand);
-        subcommand.map_or(Ok(()), |command| grammar::check(command, &given, name))
+        let mut cli = Self::try_parse_from(&given).or_else(|error| {
+            let otherwise = || {
+                let (given, name) = grammar::name_behind_escape(given)?;
+                let mut cli = Self::try_parse_from(given).ok()?;
+                // A mistyped option after NAME would be the CMD.
+                cli.command.name_and_command().is_some_and(|(n, _)| *n == name).then_some(cli)
+            };
+            let is_unknown = error.kind() == ErrorKind::UnknownArgument;
+            is_unknown.then(otherwise).flatten().ok_or(error)
+        })?;
+        if let Some((_, command)) = cli.command.name_and_command() {
+            grammar::drop_escape(command);
+        }
+        Ok(cli)
+    }
+}
+
+impl Command {
+    /// The NAME and the CMD of a command that runs one.
+    fn name_and_command(&mut self) -> Option<(&OsString, &mut Vec<OsString>)> {
+        match self {
+            Self::Lock(args) => Some((&args.name, &mut args.command)),
+            Self::Elect(args) => Some((&args.group, &mut args.command)),
+            Self::Join(args) => Some((&args.group, &mut args.command)),
+            _ => None,
+        }
     }
 }
 

@@ -49,6 +49,8 @@ fn a_name_may_begin_with_a_hyphen() {
         let done = place.run(arguments.iter().chain(&["-c", "echo $TOOZ_LOCK"]));
         assert_eq!((done.code, done.out.as_str()), (0, "-job\n"), "{done:?}");
     }
+    let mistyped = place.run(["lock", "name", "-x", "--", "true"]);
+    assert_eq!(mistyped.code, 2, "not a CMD: {mistyped:?}");
     for arguments in [["lock", "-x", "name", "true"], ["lock", "-x", "name", "--"]] {
         let done = place.run(arguments.iter().chain(&["true"]));
         assert_eq!(done.code, 2);
@@ -69,6 +71,7 @@ fn options_are_those_of_flock_and_consul_too() {
     for option in ["-n", "--nonblock", "--try"] {
         assert_eq!(place.run(["lock", option, "a", "true"]).code, 75, "{option}");
     }
+    assert_eq!(place.run(["lock", "-w0.1", "a", "true"]).code, 75);
     for option in ["-w", "--timeout", "--wait"] {
         assert_eq!(place.run(["lock", option, "300ms", "a", "true"]).code, 75, "{option}");
     }
