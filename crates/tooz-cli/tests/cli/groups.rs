@@ -100,7 +100,7 @@ fn a_lost_session_is_rebuilt_and_said() {
     one.signal(Signal::SIGTERM);
     let done = one.finish();
     assert_eq!(done.code, 0);
-    assert!(done.err.contains("the session is lost"), "{done:?}");
+    assert!(done.err.contains("the session with file"), "{done:?}");
     assert_eq!(watch.event()["event"], "left");
 }
 
