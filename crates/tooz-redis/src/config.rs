@@ -70,6 +70,7 @@ pub(crate) struct Login {
 
 /// Files of certificates in PEM form.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "TLS is refused"))]
 pub(crate) struct Tls {
     /// Trusted instead of those of the system.
     pub(crate) authorities: Option<String>,
