@@ -11,12 +11,14 @@ use crate::{Area, cases};
 type Run = for<'a> fn(&'a Context) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// What may run beside a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Company {
     /// All cases that bear company.
     Any,
     /// Other quiet cases.
     Quiet,
+    /// A few other still cases.
+    Still,
     /// No other case.
     None,
 }
@@ -39,6 +41,11 @@ impl Case {
     /// It uses these areas too, and is not run where the matrix says no to one of them.
     pub(crate) const fn with(self, also: &'static [Area]) -> Self {
         Self { also, ..self }
+    }
+
+    /// It measures short times after a long wait, so that only a few of its like may run beside it.
+    pub(crate) const fn still(self) -> Self {
+        Self { company: Company::Still, ..self }
     }
 
     /// It measures short times or makes load, so that nothing may run beside it.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 use tokio::runtime::Builder;
@@ -25,8 +25,19 @@ const SETUPS: &str = "TOOZ_TEST_SETUPS";
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Cases mostly wait, so that more of them fit than there are cores; a few, for the bounds to hold.
-const THREADS: usize = 4;
+/// As many as ever run at once: see [`at_once`].
+const THREADS: usize = 12;
+
+/// How many cases of a kind run at once. Cases mostly wait, so that more of them fit than there are
+/// cores; a few, for the bounds to hold.
+const fn at_once(company: Company) -> usize {
+    match company {
+        Company::Any | Company::Still => 4,
+        // They do little more than wait for times to live.
+        Company::Quiet => THREADS,
+        Company::None => 1,
+    }
+}
 
 /// The whole `main` of a test target with `harness = false`: a test `setup::area::case` for each
 /// case of each setup.
@@ -57,6 +68,9 @@ pub fn main(fixtures: Vec<Arc<dyn Fixture>>, matrix: &str) -> ExitCode {
     };
     let args = Arguments { test_threads: args.test_threads.or(Some(THREADS)), ..args };
     let conclusion = libtest_mimic::run(&args, trials);
+    if named.is_some() && !args.list {
+        tell_times();
+    }
     if !args.list && ran_nothing(&conclusion, named.is_some()) {
         eprintln!("error: no case was run");
         return ExitCode::FAILURE;
@@ -106,28 +120,48 @@ fn choose(
 }
 
 fn trials(fixtures: &[Arc<dyn Fixture>], matrix: &Matrix) -> Result<Vec<Trial>, String> {
-    let mut trials = Vec::new();
     for fixture in fixtures {
-        let setup = fixture.name();
-        matrix.agrees(setup, &fixture.driver())?;
-        for case in Case::all() {
-            let name = test_name(&**fixture, case);
-            let excuse = matrix.excuse(setup, case.areas()).map(str::to_owned);
-            let (case, fixture) = (*case, fixture.clone());
-            trials.push(Trial::ignorable_test(name, move || match excuse {
-                Some(reason) => Ok(Completion::ignored_with(reason)),
-                None => {
-                    in_turn(&fixture, &case).map_err(Failed::from)?;
-                    Ok(Completion::Completed)
-                }
-            }));
-        }
+        matrix.agrees(fixture.name(), &fixture.driver())?;
     }
-    Ok(trials)
+    // Kind by kind, for kinds do not mix, and case by case, for the setups' servers to share the
+    // work and the waiting.
+    let mut cases: Vec<_> = Case::all().collect();
+    cases.sort_by_key(|case| case.company());
+    let trial = |case: &Case, fixture: &Arc<dyn Fixture>| {
+        let name = test_name(&**fixture, case);
+        let excuse = matrix.excuse(fixture.name(), case.areas()).map(str::to_owned);
+        let (case, fixture) = (*case, fixture.clone());
+        Trial::ignorable_test(name, move || match excuse {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => {
+                in_turn(&fixture, &case).map_err(Failed::from)?;
+                Ok(Completion::Completed)
+            }
+        })
+    };
+    let each = |case| fixtures.iter().map(move |fixture| (case, fixture));
+    Ok(cases.into_iter().flat_map(each).map(|(case, fixture)| trial(case, fixture)).collect())
 }
 
 fn test_name(fixture: &dyn Fixture, case: &Case) -> String {
     format!("{}::{}::{}", fixture.name(), case.area(), case.name())
+}
+
+/// How long each case took, without the wait for its turn.
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
+/// How many of the slowest cases are told.
+const SLOWEST: usize = 10;
+
+/// Where the time went, for people.
+fn tell_times() {
+    let mut times = std::mem::take(&mut *TIMES.lock().unwrap_or_else(PoisonError::into_inner));
+    times.sort_unstable_by(|a, b| b.cmp(a));
+    let all: Duration = times.iter().map(|(time, _)| *time).sum();
+    println!("{:.1} s in cases, of which the slowest took", all.as_secs_f32());
+    for (time, name) in times.iter().take(SLOWEST) {
+        println!("{:>7.1} s  {name}", time.as_secs_f32());
+    }
 }
 
 /// What runs now: how many cases of one kind.
@@ -137,7 +171,11 @@ static ENDED: Condvar = Condvar::new();
 
 fn in_turn(fixture: &Arc<dyn Fixture>, case: &Case) -> Result<(), String> {
     let _turn = Turn::wait(case.company());
-    check(fixture, case, LIMIT)
+    let start = Instant::now();
+    let result = check(fixture, case, LIMIT);
+    let time = (start.elapsed(), test_name(&**fixture, case));
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).push(time);
+    result
 }
 
 /// A case's turn to run, with the company that it bears.
@@ -146,7 +184,7 @@ struct Turn;
 impl Turn {
     fn wait(company: Company) -> Self {
         let must_wait = |(kind, count): &mut (Company, usize)| {
-            *count > 0 && (*kind != company || company == Company::None)
+            *count > 0 && (*kind != company || *count >= at_once(company))
         };
         let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = ENDED.wait_while(running, must_wait);
