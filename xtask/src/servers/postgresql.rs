@@ -54,7 +54,7 @@ pub(super) fn serve(stage: &mut Stage<'_>) -> anyhow::Result<u16> {
     }
     // SIGTERM would wait for every client to leave.
     stage.spawn("postgres", command, Signal::SIGINT)?;
-    stage.wait_ready(|| answers(port, HELLO, READY_FOR_QUERY))?;
+    stage.wait_ready(move || answers(port, HELLO, READY_FOR_QUERY))?;
     Ok(port)
 }
 
