@@ -21,6 +21,8 @@ pub(crate) enum Company {
     Still,
     /// No other case.
     None,
+    /// Other cases that harm servers, of other servers.
+    OtherServers,
 }
 
 /// One thing that every driver must get right.
@@ -57,6 +59,11 @@ impl Case {
     /// run beside it.
     pub(crate) const fn quiet(self) -> Self {
         Self { company: Company::Quiet, ..self }
+    }
+
+    /// It halts or kills its server. It is run where the runner of the tests offers that.
+    pub(crate) const fn harms_the_server(self) -> Self {
+        Self { company: Company::OtherServers, ..self }
     }
 
     /// All cases, by area.
