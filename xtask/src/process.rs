@@ -93,6 +93,44 @@ impl Process {
         self.exit = self.child.wait().ok();
     }
 
+    /// Halts the process with all that it started.
+    pub(crate) fn freeze(&self) {
+        self.signal_tree(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal_tree(Signal::SIGCONT);
+    }
+
+    /// Kills the process with all that it started.
+    pub(crate) fn kill(&mut self) {
+        self.signal_tree(Signal::SIGKILL);
+        self.exit = self.child.wait().ok();
+    }
+
+    /// Signals also what has a process group of its own, as PostgreSQL's children have, and waits
+    /// until it works: a database that finds a child of its predecessor does not start.
+    fn signal_tree(&self, signal: Signal) {
+        let pids: Vec<_> = self.pid().into_iter().flat_map(tree).collect();
+        for pid in &pids {
+            // It may have ended in between: nothing left to do then.
+            let _ = kill(*pid, signal);
+        }
+        // Stopped, or a zombie that nobody has collected yet.
+        let is_done = |state: &str| match signal {
+            Signal::SIGCONT => state != "T",
+            Signal::SIGSTOP => state == "T" || state == "Z",
+            _ => state == "Z",
+        };
+        let limit = Instant::now() + PATIENCE;
+        while Instant::now() < limit
+            && pids.iter().any(|pid| stat(*pid, 0).is_some_and(|state| !is_done(&state)))
+        {
+            sleep(TICK);
+        }
+    }
+
     /// Asks the process alone: a server ends its own children in the right order.
     fn signal_leader(&self) {
         if let Some(pid) = self.pid() {
@@ -113,6 +151,29 @@ impl Process {
     fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().map(Pid::from_raw)
     }
+}
+
+/// A process with its children and theirs.
+fn tree(root: Pid) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let family: Vec<_> = pids
+        .map(Pid::from_raw)
+        .filter_map(|pid| Some((pid, stat(pid, 1)?.parse().map(Pid::from_raw).ok()?)))
+        .collect();
+    let mut tree = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = tree.get(next) {
+        tree.extend(family.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    tree
+}
+
+/// What the kernel tells of a process after its name: its state, its parent, and so on.
+fn stat(pid: Pid, field: usize) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(text.rsplit_once(')')?.1.split_whitespace().nth(field)?.to_owned())
 }
 
 impl Drop for Process {

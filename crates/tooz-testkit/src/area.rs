@@ -29,7 +29,7 @@ pub enum Area {
     Fencing,
     /// Futures and guards dropped anywhere.
     Cancellation,
-    /// Harm to connections: only where a URL names hosts.
+    /// Harm to connections and servers: only where a URL names hosts.
     Faults,
     /// Several processes, some of them killed or stopped.
     Processes,

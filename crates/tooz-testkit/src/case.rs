@@ -11,14 +11,18 @@ use crate::{Area, cases};
 type Run = for<'a> fn(&'a Context) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// What may run beside a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Company {
     /// All cases that bear company.
     Any,
     /// Other quiet cases.
     Quiet,
+    /// A few other still cases.
+    Still,
     /// No other case.
     None,
+    /// Other cases that harm servers, of other servers.
+    OtherServers,
 }
 
 /// One thing that every driver must get right.
@@ -41,6 +45,11 @@ impl Case {
         Self { also, ..self }
     }
 
+    /// It measures short times after a long wait, so that only a few of its like may run beside it.
+    pub(crate) const fn still(self) -> Self {
+        Self { company: Company::Still, ..self }
+    }
+
     /// It measures short times or makes load, so that nothing may run beside it.
     pub(crate) const fn alone(self) -> Self {
         Self { company: Company::None, ..self }
@@ -50,6 +59,11 @@ impl Case {
     /// run beside it.
     pub(crate) const fn quiet(self) -> Self {
         Self { company: Company::Quiet, ..self }
+    }
+
+    /// It halts or kills its server. It is run where the runner of the tests offers that.
+    pub(crate) const fn harms_the_server(self) -> Self {
+        Self { company: Company::OtherServers, ..self }
     }
 
     /// All cases, by area.

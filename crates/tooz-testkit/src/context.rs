@@ -11,6 +11,7 @@ use tooz_core::{
 };
 
 use crate::World;
+use crate::control::{Control, Harmed};
 use crate::worker::Worker;
 
 /// How long anything may take that is neither timed by the case nor bound to a TTL.
@@ -27,14 +28,16 @@ pub(crate) struct Context {
     driver: DriverEntry,
     registry: Registry,
     world: Arc<dyn World>,
+    setup: String,
     coordinators: Mutex<Vec<Coordinator>>,
     had_workers: AtomicBool,
     waiting_for: Mutex<Option<String>>,
 }
 
 impl Context {
-    pub(crate) fn new(driver: DriverEntry, world: Arc<dyn World>) -> Result<Self> {
+    pub(crate) fn new(setup: &str, driver: DriverEntry, world: Arc<dyn World>) -> Result<Self> {
         Ok(Self {
+            setup: setup.to_owned(),
             driver,
             registry: Registry::new().with(driver)?,
             world,
@@ -118,6 +121,12 @@ impl Context {
     /// How soon others get what a dead process had.
     pub(crate) fn death(&self) -> Duration {
         self.ttl().unwrap_or_default() + Duration::from_secs(1)
+    }
+
+    /// The server, to be harmed. It serves again when this is dropped.
+    pub(crate) fn server(&self) -> Result<Harmed> {
+        let control = Control::of(&self.setup);
+        control.map(Harmed).ok_or_else(|| Error::invalid(Control::missing(&self.setup)))
     }
 
     /// Ends the member's session at the backend.

@@ -19,6 +19,12 @@ pub trait Fixture: Send + Sync + 'static {
     /// Whether it needs a server, whose URL is then in the environment: see [`server_url`].
     fn needs_server(&self) -> bool;
 
+    /// Why the backend may grant what it had granted before a crash of its server; `None` where it
+    /// does not, as far as a holder hears of it or its time is over.
+    fn forgets_at_a_crash(&self) -> Option<&str> {
+        None
+    }
+
     /// A fresh namespace on the backend, shared with no other world.
     async fn world(&self) -> Result<Box<dyn World>>;
 }
@@ -50,7 +56,7 @@ pub trait World: Send + Sync + 'static {
         Characteristics::of(&[])
     }
 
-    /// What coordinators have left in this world, each with a few words to find it by: sessions,
+    /// What coordinators have left in this world, also after the server has been started again, each with a few words to find it by: sessions,
     /// locks held and waited for, members, leases. Not what is meant to stay: groups, counters of
     /// tokens.
     async fn residue(&self) -> Result<Vec<String>>;

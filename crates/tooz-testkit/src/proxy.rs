@@ -30,6 +30,8 @@ struct Harm {
     silent_below: u64,
     /// New connections come to nothing either.
     frozen: bool,
+    /// Answers come to nothing, and neither does the end of a connection reach the client.
+    deaf: bool,
     /// How long each answer is on its way.
     delay: Duration,
 }
@@ -98,7 +100,15 @@ impl Proxy {
 
     pub(crate) fn thaw(&self) {
         let next = self.next();
-        self.shared.harm.send_modify(|harm| (harm.silent_below, harm.frozen) = (next, false));
+        self.shared.harm.send_modify(|harm| {
+            (harm.silent_below, harm.frozen, harm.deaf) = (next, false, false);
+        });
+    }
+
+    /// Lets requests pass and nothing else: the client hears neither an answer nor an end, until
+    /// [`thaw`](Self::thaw). The connections of before stay silent after it.
+    pub(crate) fn deafen(&self) {
+        self.shared.harm.send_modify(|harm| harm.deaf = true);
     }
 
     /// Keeps each piece of an answer back for so long.
@@ -133,7 +143,10 @@ impl Shared {
         };
         let fate = match opened {
             Err(fate) => fate,
-            Ok(Err(_)) => return reset(client),
+            Ok(Err(_)) => {
+                hearing(&mut harm).await;
+                return reset(client);
+            }
             Ok(Ok(mut server)) => {
                 // Failing that, answers wait for one another.
                 drop((client.set_nodelay(true), server.set_nodelay(true)));
@@ -143,8 +156,10 @@ impl Shared {
                     biased;
                     fate = fated(&mut harm, number) => fate,
                     // Either side's end is that of both: no protocol here closes half-way.
-                    _ = copy(&mut from_client, &mut to_server) => return,
-                    () = self.answers(&mut from_server, to_client) => return,
+                    _ = copy(&mut from_client, &mut to_server) => return hearing(&mut harm).await,
+                    () = self.answers(&mut from_server, to_client) => {
+                        return hearing(&mut harm).await;
+                    }
                 };
                 if fate == Fate::Silence {
                     reset_told(&mut harm, number).await;
@@ -163,7 +178,10 @@ impl Shared {
     async fn answers(&self, server: &mut ReadHalf<'_>, mut client: WriteHalf<'_>) {
         let mut piece = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = server.read(&mut piece).await {
-            let delay = self.harm.borrow().delay;
+            let Harm { delay, deaf, .. } = *self.harm.borrow();
+            if deaf {
+                continue;
+            }
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
@@ -197,6 +215,11 @@ async fn fated(harm: &mut watch::Receiver<Harm>, number: u64) -> Fate {
 /// Waits until a silent connection is reset, or the test is over.
 async fn reset_told(harm: &mut watch::Receiver<Harm>, number: u64) {
     drop(harm.wait_for(|harm| number < harm.reset_below).await);
+}
+
+/// Waits until the client hears again, or the test is over.
+async fn hearing(harm: &mut watch::Receiver<Harm>) {
+    drop(harm.wait_for(|harm| !harm.deaf).await);
 }
 
 /// Ends a connection by a reset rather than an orderly end.

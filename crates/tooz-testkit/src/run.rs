@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 use tokio::runtime::Builder;
@@ -15,6 +15,7 @@ use tooz_core::DriverEntry;
 
 use crate::case::Company;
 use crate::context::Context;
+use crate::control::Control;
 use crate::fixture::server_variable;
 use crate::worker::{is_worker, serve};
 use crate::{Case, Fixture, Matrix, World};
@@ -25,8 +26,21 @@ const SETUPS: &str = "TOOZ_TEST_SETUPS";
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Cases mostly wait, so that more of them fit than there are cores; a few, for the bounds to hold.
-const THREADS: usize = 4;
+/// As many as ever run at once: see [`at_once`].
+const THREADS: usize = 8;
+
+/// How many cases of a kind run at once. Cases mostly wait, so that more of them fit than there are
+/// cores; a few, for the bounds to hold.
+const fn at_once(company: Company) -> usize {
+    match company {
+        Company::Any | Company::Still => 4,
+        // They do little more than wait for times to live.
+        Company::Quiet => THREADS,
+        Company::None => 1,
+        // A start of a server makes load.
+        Company::OtherServers => 6,
+    }
+}
 
 /// The whole `main` of a test target with `harness = false`: a test `setup::area::case` for each
 /// case of each setup.
@@ -57,6 +71,9 @@ pub fn main(fixtures: Vec<Arc<dyn Fixture>>, matrix: &str) -> ExitCode {
     };
     let args = Arguments { test_threads: args.test_threads.or(Some(THREADS)), ..args };
     let conclusion = libtest_mimic::run(&args, trials);
+    if named.is_some() && !args.list {
+        tell_times();
+    }
     if !args.list && ran_nothing(&conclusion, named.is_some()) {
         eprintln!("error: no case was run");
         return ExitCode::FAILURE;
@@ -106,59 +123,114 @@ fn choose(
 }
 
 fn trials(fixtures: &[Arc<dyn Fixture>], matrix: &Matrix) -> Result<Vec<Trial>, String> {
-    let mut trials = Vec::new();
     for fixture in fixtures {
-        let setup = fixture.name();
-        matrix.agrees(setup, &fixture.driver())?;
-        for case in Case::all() {
-            let name = test_name(&**fixture, case);
-            let excuse = matrix.excuse(setup, case.areas()).map(str::to_owned);
-            let (case, fixture) = (*case, fixture.clone());
-            trials.push(Trial::ignorable_test(name, move || match excuse {
-                Some(reason) => Ok(Completion::ignored_with(reason)),
-                None => {
-                    in_turn(&fixture, &case).map_err(Failed::from)?;
-                    Ok(Completion::Completed)
-                }
-            }));
-        }
+        matrix.agrees(fixture.name(), &fixture.driver())?;
     }
-    Ok(trials)
+    // Kind by kind, for kinds do not mix, and case by case, for the setups' servers to share the
+    // work and the waiting.
+    let mut cases: Vec<_> = Case::all().collect();
+    cases.sort_by_key(|case| case.company());
+    let trial = |case: &Case, fixture: &Arc<dyn Fixture>| {
+        let name = test_name(&**fixture, case);
+        let excuse = matrix.excuse(fixture.name(), case.areas()).map(str::to_owned);
+        let excuse = excuse.or_else(|| spared(&**fixture, case));
+        let (case, fixture) = (*case, fixture.clone());
+        Trial::ignorable_test(name, move || match excuse {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => {
+                in_turn(&fixture, &case).map_err(Failed::from)?;
+                Ok(Completion::Completed)
+            }
+        })
+    };
+    let each = |case| fixtures.iter().map(move |fixture| (case, fixture));
+    Ok(cases.into_iter().flat_map(each).map(|(case, fixture)| trial(case, fixture)).collect())
+}
+
+/// Why a case that harms the server is not run.
+fn spared(fixture: &dyn Fixture, case: &Case) -> Option<String> {
+    if case.company() != Company::OtherServers {
+        return None;
+    }
+    if Control::of(fixture.name()).is_none() {
+        return Some(Control::missing(fixture.name()));
+    }
+    fixture.forgets_at_a_crash().map(str::to_owned)
 }
 
 fn test_name(fixture: &dyn Fixture, case: &Case) -> String {
     format!("{}::{}::{}", fixture.name(), case.area(), case.name())
 }
 
-/// What runs now: how many cases of one kind.
-static RUNNING: Mutex<(Company, usize)> = Mutex::new((Company::Any, 0));
+/// How long each case took, without the wait for its turn.
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
+/// How many of the slowest cases are told.
+const SLOWEST: usize = 10;
+
+/// Where the time went, for people.
+fn tell_times() {
+    let mut times = std::mem::take(&mut *TIMES.lock().unwrap_or_else(PoisonError::into_inner));
+    times.sort_unstable_by(|a, b| b.cmp(a));
+    let all: Duration = times.iter().map(|(time, _)| *time).sum();
+    println!("{:.1} s in cases, of which the slowest took", all.as_secs_f32());
+    for (time, name) in times.iter().take(SLOWEST) {
+        println!("{:>7.1} s  {name}", time.as_secs_f32());
+    }
+}
+
+/// What runs now.
+struct Running {
+    /// The kind, and how many of it.
+    kind: (Company, usize),
+    /// The servers that are being harmed.
+    harmed: Vec<Control>,
+}
+
+static RUNNING: Mutex<Running> =
+    Mutex::new(Running { kind: (Company::Any, 0), harmed: Vec::new() });
 /// Told whenever a case ends.
 static ENDED: Condvar = Condvar::new();
 
 fn in_turn(fixture: &Arc<dyn Fixture>, case: &Case) -> Result<(), String> {
-    let _turn = Turn::wait(case.company());
-    check(fixture, case, LIMIT)
+    let harmed = match case.company() {
+        Company::OtherServers => Control::of(fixture.name()),
+        _ => None,
+    };
+    let _turn = Turn::wait(case.company(), harmed);
+    let start = Instant::now();
+    let result = check(fixture, case, LIMIT);
+    let time = (start.elapsed(), test_name(&**fixture, case));
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).push(time);
+    result
 }
 
 /// A case's turn to run, with the company that it bears.
-struct Turn;
+struct Turn {
+    harmed: Option<Control>,
+}
 
 impl Turn {
-    fn wait(company: Company) -> Self {
-        let must_wait = |(kind, count): &mut (Company, usize)| {
-            *count > 0 && (*kind != company || company == Company::None)
+    fn wait(company: Company, harmed: Option<Control>) -> Self {
+        let must_wait = |running: &mut Running| {
+            let (kind, count) = running.kind;
+            count > 0 && (kind != company || count >= at_once(company))
+                || harmed.iter().any(|server| running.harmed.contains(server))
         };
         let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = ENDED.wait_while(running, must_wait);
         let mut running = turn.unwrap_or_else(PoisonError::into_inner);
-        *running = (company, running.1 + 1);
-        Self
+        running.kind = (company, running.kind.1 + 1);
+        running.harmed.extend(harmed.clone());
+        Self { harmed }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.kind.1 -= 1;
+        running.harmed.retain(|server| Some(server) != self.harmed.as_ref());
         ENDED.notify_all();
     }
 }
@@ -199,7 +271,7 @@ pub fn check(fixture: &Arc<dyn Fixture>, case: &Case, limit: Duration) -> Result
 async fn run(fixture: &dyn Fixture, case: &Case, limit: Duration) -> Result<(), String> {
     let world = fixture.world().await.map_err(|error| format!("no world: {error:?}"))?;
     let world: Arc<dyn World> = world.into();
-    let result = match Context::new(fixture.driver(), world.clone()) {
+    let result = match Context::new(fixture.name(), fixture.driver(), world.clone()) {
         Ok(context) => run_in(&context, case, limit).await,
         Err(error) => Err(format!("{error:?}")),
     };
@@ -311,6 +383,29 @@ mod tests {
         assert!(error.contains("no setup lokal; known: local, far-away"), "{error}");
         let error = chosen(Some("far-away")).unwrap_err();
         assert!(error.contains("needs TOOZ_TEST_URL_FAR_AWAY"), "{error}");
+    }
+
+    #[test]
+    fn a_case_that_harms_its_server_is_not_run_where_nobody_offers_that() {
+        let harmful = Case::all().find(|case| case.company() == Company::OtherServers).unwrap();
+        let harmless = Case::all().find(|case| case.company() == Company::Any).unwrap();
+        let reason = spared(&*fixtures()[1], harmful).unwrap();
+        assert!(reason.contains("TOOZ_TEST_CONTROL_FAR_AWAY"), "{reason}");
+        assert_eq!(spared(&*fixtures()[1], harmless), None);
+    }
+
+    #[test]
+    fn a_server_is_harmed_by_one_case_at_a_time() {
+        let turn = |server| Turn::wait(Company::OtherServers, Some(Control::at(server)));
+        let (first, other) = (turn("a"), turn("b"));
+        let (told, second) = mpsc::channel();
+        let thread = std::thread::spawn(move || told.send(turn("a")).unwrap());
+        // Nothing tells that something does not happen, but time.
+        assert!(second.recv_timeout(Duration::from_millis(50)).is_err(), "while it is harmed");
+        drop(first);
+        assert!(second.recv_timeout(Duration::from_secs(5)).is_ok());
+        thread.join().unwrap();
+        drop(other);
     }
 
     #[test]

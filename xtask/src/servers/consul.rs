@@ -63,6 +63,6 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     let mut command = stage.fetched_command(&CONSUL)?;
     command.args(["agent", "-dev", "-config-file", &stage.path("config.json")?]);
     stage.spawn("consul", command, Signal::SIGKILL)?;
-    stage.wait_ready(|| writes(port, ""))?;
+    stage.wait_ready(move || writes(port, ""))?;
     Ok(format!("127.0.0.1:{port}"))
 }

@@ -39,7 +39,7 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     let mut command = stage.fetched_command(&CONSUL)?;
     command.args(["agent", "-config-file", &stage.path("config.json")?]);
     stage.spawn("consul", command, Signal::SIGKILL)?;
-    stage.wait_ready(|| writes(plain, MASTER))?;
+    stage.wait_ready(move || writes(plain, MASTER))?;
     put(plain, "policy", &format!(r#"{{"Name": "tooz", "Rules": "{RULES}"}}"#))?;
     let token = format!(r#"{{"SecretID": "{TOKEN}", "Policies": [{{"Name": "tooz"}}]}}"#);
     put(plain, "token", &token)?;

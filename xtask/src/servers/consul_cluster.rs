@@ -32,8 +32,8 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
         command.args(["agent", "-config-file", &stage.path(&name)?]);
         stage.spawn("consul", command, Signal::SIGKILL)?;
     }
-    for (http, _) in &nodes {
-        stage.wait_ready(|| writes(*http, ""))?;
+    for &(http, _) in &nodes {
+        stage.wait_ready(move || writes(http, ""))?;
     }
     let addresses: Vec<_> = nodes.iter().map(|(http, _)| format!("127.0.0.1:{http}")).collect();
     // Each of these agents is on this host.

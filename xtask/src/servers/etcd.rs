@@ -49,5 +49,5 @@ pub(super) fn node(
 /// Waits until a node answers over HTTP that it is part of a healthy cluster.
 pub(super) fn wait_healthy(stage: &mut Stage<'_>, port: u16) -> anyhow::Result<()> {
     let request = b"GET /health HTTP/1.0\r\n\r\n";
-    stage.wait_ready(|| answers(port, request, br#""health":"true""#))
+    stage.wait_ready(move || answers(port, request, br#""health":"true""#))
 }

@@ -18,10 +18,10 @@ pub(super) const SERVER: Server = Server {
     start,
 };
 
-/// Runs before the first connection is accepted. One statement a line.
+/// Runs at each start, before the first connection is accepted. One statement a line.
 const USERS: &str = "\
-CREATE DATABASE tooz;
-CREATE USER tooz@'127.0.0.1' IDENTIFIED BY 'tooz';
+CREATE DATABASE IF NOT EXISTS tooz;
+CREATE USER IF NOT EXISTS tooz@'127.0.0.1' IDENTIFIED BY 'tooz';
 GRANT ALL ON *.* TO tooz@'127.0.0.1' WITH GRANT OPTION;
 ";
 
@@ -41,7 +41,7 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     command.args([defaults, format!("--init-file={}", stage.path("init.sql")?)]);
     stage.spawn("mariadbd", command, Signal::SIGTERM)?;
     // The server speaks first, and names itself in its greeting.
-    stage.wait_ready(|| answers(port, b"", b"MariaDB"))?;
+    stage.wait_ready(move || answers(port, b"", b"MariaDB"))?;
     Ok(format!("tooz:tooz@127.0.0.1:{port}/tooz"))
 }
 

@@ -17,6 +17,6 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     command.args(["-m", "64", "-c", "2048", "-t", "2", "-v"]);
     // It keeps nothing, and takes a second to end any other way.
     stage.spawn("memcached", command, Signal::SIGKILL)?;
-    stage.wait_ready(|| answers(port, b"version\r\n", b"VERSION "))?;
+    stage.wait_ready(move || answers(port, b"version\r\n", b"VERSION "))?;
     Ok(format!("127.0.0.1:{port}"))
 }

@@ -4,6 +4,7 @@
 //! [`SETUPS`]. To add a backend: write the file, then its `mod` line and its row here.
 
 mod certificates;
+mod control;
 mod fetched;
 mod host;
 mod install;
@@ -105,7 +106,16 @@ impl Setup {
 
     /// The environment variable that gives tests its URL.
     pub(crate) fn url_variable(&self) -> String {
-        format!("TOOZ_TEST_URL_{}", self.name.to_uppercase().replace('-', "_"))
+        self.variable("URL")
+    }
+
+    /// The environment variable that tells tests where they may harm it.
+    pub(crate) fn control_variable(&self) -> String {
+        self.variable("CONTROL")
+    }
+
+    fn variable(&self, what: &str) -> String {
+        format!("TOOZ_TEST_{what}_{}", self.name.to_uppercase().replace('-', "_"))
     }
 
     /// Whether the workspace has the driver already.

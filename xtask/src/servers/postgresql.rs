@@ -60,7 +60,7 @@ pub(super) fn serve(stage: &mut Stage<'_>, more: Option<&str>) -> anyhow::Result
     }
     // SIGTERM would wait for every client to leave.
     stage.spawn("postgres", command, Signal::SIGINT)?;
-    stage.wait_ready(|| answers(port, HELLO, READY_FOR_QUERY))?;
+    stage.wait_ready(move || answers(port, HELLO, READY_FOR_QUERY))?;
     Ok(port)
 }
 

@@ -38,6 +38,6 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     command.arg(stage.path("pgbouncer.ini")?);
     // SIGTERM ends it at once; SIGINT would wait for its clients.
     stage.spawn("pgbouncer", command, Signal::SIGTERM)?;
-    stage.wait_ready(|| answers(port, HELLO, READY_FOR_QUERY))?;
+    stage.wait_ready(move || answers(port, HELLO, READY_FOR_QUERY))?;
     Ok(format!("postgres@127.0.0.1:{port}/postgres"))
 }

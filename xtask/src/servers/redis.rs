@@ -22,6 +22,6 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     // Fault cases make the server sleep.
     command.args(["--enable-debug-command", "local"]);
     stage.spawn("redis-server", command, Signal::SIGTERM)?;
-    stage.wait_ready(|| answers(port, b"PING\r\n", b"+PONG"))?;
+    stage.wait_ready(move || answers(port, b"PING\r\n", b"+PONG"))?;
     Ok(format!("127.0.0.1:{port}"))
 }

@@ -30,14 +30,14 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
         stage.spawn("redis-server", command, Signal::SIGKILL)?;
     }
     for port in ports {
-        stage.wait_ready(|| answers(port, b"PING\r\n", b"+PONG"))?;
+        stage.wait_ready(move || answers(port, b"PING\r\n", b"+PONG"))?;
     }
     let addresses = ports.map(|port| format!("127.0.0.1:{port}"));
     let mut create = stage.command("redis-cli")?;
     create.args(["--cluster", "create"]).args(&addresses).arg("--cluster-yes");
     stage.run("redis-cli", create)?;
     for port in ports {
-        stage.wait_ready(|| answers(port, b"CLUSTER INFO\r\n", b"cluster_state:ok"))?;
+        stage.wait_ready(move || answers(port, b"CLUSTER INFO\r\n", b"cluster_state:ok"))?;
     }
     Ok(format!("{}?cluster=yes", addresses.join(",")))
 }

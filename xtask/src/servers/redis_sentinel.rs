@@ -30,7 +30,7 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
         stage.spawn("redis-server", command, Signal::SIGKILL)?;
     }
     // Sentinels ask for replicas every 10 s: one that is missed by the first look costs as much.
-    stage.wait_ready(|| answers(master, b"INFO replication\r\n", b"state=online"))?;
+    stage.wait_ready(move || answers(master, b"INFO replication\r\n", b"state=online"))?;
     let sentinels = [stage.port()?, stage.port()?, stage.port()?];
     for port in sentinels {
         let name = format!("sentinel-{port}.conf");
@@ -54,8 +54,8 @@ sentinel failover-timeout main 6000
     }
     for port in sentinels {
         let known = b"sentinels=3";
-        stage.wait_ready(|| answers(port, b"INFO sentinel\r\n", known))?;
-        stage.wait_ready(|| answers(port, b"INFO sentinel\r\n", b"slaves=1"))?;
+        stage.wait_ready(move || answers(port, b"INFO sentinel\r\n", known))?;
+        stage.wait_ready(move || answers(port, b"INFO sentinel\r\n", b"slaves=1"))?;
     }
     let addresses = sentinels.map(|port| format!("127.0.0.1:{port}"));
     Ok(format!("{}?sentinel=main", addresses.join(",")))

@@ -34,7 +34,7 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     command.args(["--tls-cert-file", &certificate]);
     command.args(["--tls-key-file", &key]);
     stage.spawn("redis-server", command, Signal::SIGTERM)?;
-    stage.wait_ready(|| answers(plain, b"PING\r\n", b"NOAUTH"))?;
+    stage.wait_ready(move || answers(plain, b"PING\r\n", b"NOAUTH"))?;
     Ok(format!(
         "tooz:secret@localhost:{port}?ssl_ca_certs={authority}&ssl_certfile={certificate}\
          &ssl_keyfile={key}"

@@ -1,9 +1,11 @@
 //! A server that can be started, and one that runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 
+use super::control::Control;
 use super::fetched::Fetched;
 use super::host::{Host, find_program};
 use super::stage::Stage;
@@ -69,7 +71,10 @@ impl Server {
         loop {
             let mut stage = Stage::new(host, self.name)?;
             let error = match (self.start)(&mut stage) {
-                Ok(address) => return Ok(Running { stage, address }),
+                Ok(address) => {
+                    let control = Control::new(&stage.folder().join("control"))?;
+                    return Ok(Running { stage, address, control });
+                }
                 Err(error) => error,
             };
             let log = stage.log_text();
@@ -89,6 +94,7 @@ impl Server {
 pub(crate) struct Running<'a> {
     stage: Stage<'a>,
     address: String,
+    control: Control,
 }
 
 impl Running<'_> {
@@ -105,6 +111,18 @@ impl Running<'_> {
     /// The end of the log, for people.
     pub(crate) fn log_tail(&self) -> String {
         tail(&self.stage.log_text())
+    }
+
+    /// The socket on which tests harm it: see [`Control`].
+    pub(crate) fn control(&self) -> &Path {
+        self.control.path()
+    }
+
+    /// Does what the socket asks for, until it is `over`; then says so when the server has ended by
+    /// itself. What was started meanwhile ends with the calling thread.
+    pub(crate) fn obey(&mut self, over: &AtomicBool) -> anyhow::Result<Option<String>> {
+        self.control.obey(&mut self.stage, over);
+        self.ended()
     }
 
     /// Says so when the server has ended by itself.
@@ -131,6 +149,8 @@ mod tests {
     use super::*;
     use crate::interrupt::Interrupt;
     use nix::sys::signal::Signal;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     /// Shell scripts stand in for servers here; the real ones are started by `tests/`.
@@ -177,11 +197,61 @@ mod tests {
             let third = STARTS.fetch_add(1, Ordering::Relaxed) == 2;
             let taken = "echo 'bind: Address already in use'; exit 1";
             shell(stage, if third { "exec sleep 60" } else { taken })?;
-            stage.wait_ready(|| third)?;
+            stage.wait_ready(move || third)?;
             Ok("there".to_owned())
         });
         assert_eq!(server.launch(&host).unwrap().address(), "there");
         assert_eq!(STARTS.load(Ordering::Relaxed), 3);
+    }
+
+    /// It counts its starts in a file, and what it started has a process group of its own.
+    fn counting(stage: &mut Stage<'_>) -> anyhow::Result<String> {
+        let starts = stage.folder().join("starts");
+        shell(stage, "echo . >>starts; setsid sleep 60 & echo $! >child; wait")?;
+        let child = stage.folder().join("child");
+        stage.wait_ready(move || state(&child).is_some())?;
+        Ok(starts.display().to_string())
+    }
+
+    /// The state of the process that the file names, unless it has ended.
+    fn state(file: &Path) -> Option<char> {
+        let pid = std::fs::read_to_string(file).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).ok()?;
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.filter(|state| *state != 'Z')
+    }
+
+    #[test]
+    fn a_server_is_harmed_and_made_well_by_its_socket() {
+        let host = Host::new(&Interrupt::default()).unwrap();
+        let mut running = server(counting).launch(&host).unwrap();
+        let starts = PathBuf::from(running.address());
+        let child = starts.with_file_name("child");
+        let socket = running.control().to_owned();
+        let over = AtomicBool::new(false);
+        let ask = |word: &str| {
+            let mut stream = UnixStream::connect(&socket).unwrap();
+            writeln!(stream, "{word}").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer.trim_end().to_owned()
+        };
+        let count = || std::fs::read_to_string(&starts).unwrap().lines().count();
+        std::thread::scope(|scope| {
+            let obeying = scope.spawn(|| running.obey(&over));
+            let seen = ["freeze", "start", "kill", "start", "burn"]
+                .map(|word| (ask(word), state(&child), count()));
+            // First of all: the scope waits for its threads.
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(obeying.join().unwrap().unwrap(), None);
+            let ok = |state, starts| ("ok".to_owned(), state, starts);
+            let [frozen, thawed, killed, started, burnt] = seen;
+            assert_eq!(frozen, ok(Some('T'), 1), "also what has a group of its own");
+            assert!(matches!(thawed.1, Some('R' | 'S')) && thawed.2 == 1, "{thawed:?}");
+            assert_eq!(killed, ok(None, 1), "also what has a group of its own");
+            assert_eq!((started.0.as_str(), started.2), ("ok", 2));
+            assert!(burnt.0.contains("freeze, kill, start"), "{burnt:?}");
+        });
     }
 
     #[test]

@@ -26,7 +26,24 @@ pub(crate) struct Stage<'a> {
     host: &'a Host,
     // Before the folder: fields drop in this order, and a server must not lose its folder first.
     processes: Vec<Process>,
+    /// How the processes were started, and their server found ready: to do it again.
+    starts: Vec<Start>,
     folder: TempDir,
+}
+
+/// A part of a start.
+enum Start {
+    Process { name: String, command: Box<Command>, stop_signal: Signal },
+    Ready(Box<dyn Fn() -> bool + Send>),
+}
+
+impl std::fmt::Debug for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process { name, .. } => f.write_str(name),
+            Self::Ready(_) => f.write_str("ready"),
+        }
+    }
 }
 
 impl<'a> Stage<'a> {
@@ -37,7 +54,7 @@ impl<'a> Stage<'a> {
             .permissions(Permissions::from_mode(0o755))
             .tempdir()
             .context("cannot make a temporary folder")?;
-        let stage = Self { host, processes: Vec::new(), folder };
+        let stage = Self { host, processes: Vec::new(), starts: Vec::new(), folder };
         stage.give(stage.folder())?;
         Ok(stage)
     }
@@ -124,15 +141,59 @@ impl<'a> Stage<'a> {
     pub(super) fn spawn(
         &mut self,
         name: &str,
-        mut command: Command,
+        command: Command,
         stop_signal: Signal,
     ) -> anyhow::Result<()> {
-        self.processes.push(Process::spawn(name, &mut command, stop_signal)?);
-        Ok(())
+        let (name, command) = (name.to_owned(), Box::new(command));
+        self.do_start(Start::Process { name, command, stop_signal })
     }
 
     /// Waits until `probe` says that the server serves.
-    pub(super) fn wait_ready(&mut self, probe: impl Fn() -> bool) -> anyhow::Result<()> {
+    pub(super) fn wait_ready(
+        &mut self,
+        probe: impl Fn() -> bool + Send + 'static,
+    ) -> anyhow::Result<()> {
+        self.do_start(Start::Ready(Box::new(probe)))
+    }
+
+    fn do_start(&mut self, mut start: Start) -> anyhow::Result<()> {
+        match &mut start {
+            Start::Process { name, command, stop_signal } => {
+                self.processes.push(Process::spawn(name, command, *stop_signal)?);
+            }
+            Start::Ready(probe) => self.wait_until(probe)?,
+        }
+        self.starts.push(start);
+        Ok(())
+    }
+
+    /// Halts all processes where they are.
+    pub(super) fn freeze(&self) {
+        self.processes.iter().for_each(Process::freeze);
+    }
+
+    /// Kills all processes, which loses what they had in memory.
+    pub(super) fn kill(&mut self) {
+        self.processes.iter().for_each(Process::freeze);
+        for mut process in self.processes.drain(..) {
+            process.kill();
+        }
+    }
+
+    /// Lets halted processes go on, and starts killed ones again; waits until they serve.
+    pub(super) fn start_again(&mut self) -> anyhow::Result<()> {
+        self.processes.iter().for_each(Process::thaw);
+        let were_killed = self.processes.is_empty();
+        for start in std::mem::take(&mut self.starts) {
+            match start {
+                Start::Process { .. } if !were_killed => self.starts.push(start),
+                start => self.do_start(start)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_until(&mut self, probe: &dyn Fn() -> bool) -> anyhow::Result<()> {
         let limit = Instant::now() + READY_LIMIT;
         loop {
             self.host.interrupt.check()?;

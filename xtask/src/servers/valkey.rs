@@ -17,6 +17,6 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--dir", &stage.path("")?, "--save", "", "--appendonly", "no"]);
     stage.spawn("valkey-server", command, Signal::SIGTERM)?;
-    stage.wait_ready(|| answers(port, b"PING\r\n", b"+PONG"))?;
+    stage.wait_ready(move || answers(port, b"PING\r\n", b"+PONG"))?;
     Ok(format!("127.0.0.1:{port}"))
 }

@@ -42,7 +42,7 @@ fn start(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     let port = stage.port()?;
     spawn(stage, "zookeeper", port, "", None)?;
     // `ruok` says yes before the server serves, `srvr` does not.
-    stage.wait_ready(|| answers(port, b"srvr", b"Mode: "))?;
+    stage.wait_ready(move || answers(port, b"srvr", b"Mode: "))?;
     Ok(format!("127.0.0.1:{port}"))
 }
 

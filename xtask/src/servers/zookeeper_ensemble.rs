@@ -29,7 +29,7 @@ standaloneEnabled=false
         zookeeper::spawn(stage, &name, port, &ensemble, Some(id))?;
     }
     for [port, ..] in servers {
-        stage.wait_ready(|| answers(port, b"srvr", b"Mode: "))?;
+        stage.wait_ready(move || answers(port, b"srvr", b"Mode: "))?;
     }
     Ok(servers.map(|[port, ..]| format!("127.0.0.1:{port}")).join(","))
 }

@@ -7,9 +7,11 @@ mod table;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
 
 use self::plan::Plan;
@@ -46,6 +48,8 @@ pub(crate) struct Options {
 struct Ready {
     setup: &'static Setup,
     url: Option<String>,
+    /// Where its server may be harmed, if it is ours.
+    control: Option<PathBuf>,
 }
 
 /// Servers that run, each with the server it was started from.
@@ -125,11 +129,23 @@ fn test(
         bail!("nothing was run: {}", problems.join("; "));
     }
 
-    let run = program.run(&ready, arguments, host)?;
+    let over = AtomicBool::new(false);
+    let (run, ends) = thread::scope(|scope| {
+        let obeying: Vec<_> = started
+            .iter_mut()
+            .map(|(server, running)| (server.name, scope.spawn(|| running.obey(&over))))
+            .collect();
+        let run = program.run(&ready, arguments, host);
+        over.store(true, Ordering::Relaxed);
+        let ends: Vec<_> =
+            obeying.into_iter().map(|(name, thread)| (name, thread.join())).collect();
+        (run, ends)
+    });
+    let run = run?;
     problems.extend(judge(&run, &ready, plan.required));
-    for (server, running) in &mut started {
-        if let Some(end) = running.ended()? {
-            problems.push(format!("{} did not survive the tests: {end}", server.name));
+    for (name, end) in ends {
+        if let Some(end) = end.map_err(|_| anyhow!("the control of {name} panicked"))?? {
+            problems.push(format!("{name} did not survive the tests: {end}"));
         }
     }
     if !problems.is_empty() {
@@ -158,22 +174,21 @@ fn make_ready<'a>(
     started: &mut Started<'a>,
 ) -> anyhow::Result<Ready> {
     let server = match (url, setup.server) {
-        (Some(url), _) => return Ok(Ready { setup, url: Some(url) }),
-        (None, None) => return Ok(Ready { setup, url: None }),
+        (Some(url), _) => return Ok(Ready { setup, url: Some(url), control: None }),
+        (None, None) => return Ok(Ready { setup, url: None, control: None }),
         (None, Some(server)) => server,
     };
-    let running = started.iter().find(|(other, _)| other.name == server.name);
-    let url = if let Some((_, running)) = running {
-        setup.url(running.address())
-    } else {
+    if !started.iter().any(|(other, _)| other.name == server.name) {
         let since = Instant::now();
         let running = server.launch(host)?;
         eprintln!("{} is ready after {:.1} s", server.name, since.elapsed().as_secs_f32());
-        let url = setup.url(running.address());
         started.push((server, running));
-        url
-    };
-    Ok(Ready { setup, url: Some(url) })
+    }
+    let running = started.iter().find(|(other, _)| other.name == server.name);
+    let (url, control) = running
+        .map(|(_, running)| (setup.url(running.address()), running.control().to_owned()))
+        .unzip();
+    Ok(Ready { setup, url, control })
 }
 
 /// Whether a server's log may explain what went wrong: all do when no failed test tells more.

@@ -106,9 +106,12 @@ impl TestProgram {
 fn set_environment(command: &mut Command, ready: &[Ready]) {
     let names: Vec<_> = ready.iter().map(|ready| ready.setup.name).collect();
     command.env("TOOZ_TEST_SETUPS", names.join(","));
-    for Ready { setup, url } in ready {
+    for Ready { setup, url, control } in ready {
         if let Some(url) = url {
             command.env(setup.url_variable(), url);
+        }
+        if let Some(control) = control {
+            command.env(setup.control_variable(), control);
         }
     }
 }
@@ -135,8 +138,12 @@ mod tests {
     #[test]
     fn the_environment_names_setups_and_urls() {
         let ready = [
-            Ready { setup: servers::find("memory").unwrap(), url: None },
-            Ready { setup: servers::find("etcd3-http").unwrap(), url: Some("u".to_owned()) },
+            Ready { setup: servers::find("memory").unwrap(), url: None, control: None },
+            Ready {
+                setup: servers::find("etcd3-http").unwrap(),
+                url: Some("u".to_owned()),
+                control: Some("c".into()),
+            },
         ];
         let mut command = Command::new("true");
         set_environment(&mut command, &ready);
@@ -144,8 +151,11 @@ mod tests {
             .get_envs()
             .map(|(name, value)| (name.to_str().unwrap(), value.unwrap().to_str().unwrap()))
             .collect();
-        let expected =
-            [("TOOZ_TEST_SETUPS", "memory,etcd3-http"), ("TOOZ_TEST_URL_ETCD3_HTTP", "u")];
+        let expected = [
+            ("TOOZ_TEST_CONTROL_ETCD3_HTTP", "c"),
+            ("TOOZ_TEST_SETUPS", "memory,etcd3-http"),
+            ("TOOZ_TEST_URL_ETCD3_HTTP", "u"),
+        ];
         assert_eq!(variables, expected);
     }
 }

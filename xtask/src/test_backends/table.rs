@@ -89,7 +89,7 @@ mod tests {
               test memory::groups::a ... ignored\ntest file::locks::a ... ok\n",
         );
         let ready: Vec<Ready> = ["memory", "file"]
-            .map(|name| Ready { setup: servers::find(name).unwrap(), url: None })
+            .map(|name| Ready { setup: servers::find(name).unwrap(), url: None, control: None })
             .into();
         assert_eq!(
             results(&report, &ready),

@@ -20,7 +20,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_campaign_waits_for_the_end_of_the_term),
     case!(a_dropped_term_is_over),
     case!(a_term_knows_that_it_lasts),
-    case!(a_term_lasts_as_long_as_its_guard),
+    case!(a_term_lasts_as_long_as_its_guard).quiet(),
     case!(a_bounded_campaign_ends_in_time).alone(),
     case!(campaigns_of_one_member_do_not_nest),
     case!(only_members_campaign),

@@ -1,4 +1,4 @@
-//! Harm to the connections between a coordinator and its backend.
+//! Harm to the connections between a coordinator and its backend, and to the backend's server.
 //!
 //! The holder's way is through a proxy, the rival's is not. Whatever happens between: never do both
 //! hold, by the word of their own guards.
@@ -6,6 +6,8 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tooz_core::{Coordinator, Events, LockGuard, Loss, Mode, Result, SessionEvent, Wait};
 
 use crate::Area;
@@ -21,9 +23,20 @@ pub(super) const CASES: &[Case] = &[
     case!(an_end_of_the_backends_side_alone_is_found_by_the_deadline).with(LOCKS).quiet(),
     case!(silence_ends_what_is_held_by_the_deadline).with(LOCKS).quiet(),
     case!(late_answers_and_then_silence_make_no_second_holder).with(LOCKS).quiet(),
+    case!(a_crash_makes_no_second_holder).with(LOCKS).harms_the_server(),
+    case!(a_crash_behind_a_cut_makes_no_second_holder).with(LOCKS).harms_the_server(),
+    case!(a_crash_that_is_not_heard_makes_no_second_holder).with(LOCKS).harms_the_server(),
+    case!(a_server_that_hangs_makes_no_second_holder).with(LOCKS).harms_the_server(),
 ];
 
 const LOCKS: &[Area] = &[Area::Locks];
+
+/// How long a namespace is there before its server is killed: servers that count whole seconds, and
+/// their drivers, tell what is older than a start from what is not.
+const AGE: Duration = Duration::from_secs(4);
+
+/// Longer than any harm lasts.
+const LONG: Duration = Duration::from_secs(50);
 
 /// What is cut off, and who waits for what it holds.
 struct Cut {
@@ -66,6 +79,50 @@ impl Cut {
             assert!(taken.fencing_token() > self.guard.fencing_token());
         }
         Ok(taken)
+    }
+
+    /// Lets the rival wait for the lock while the server is harmed, until the harm is over.
+    async fn rival_waits_over(
+        &self,
+        harm: impl Future<Output = Result<()>>,
+    ) -> Result<Option<LockGuard>> {
+        // The rival's wait ends with this channel, whichever way.
+        let (over, is_over) = oneshot::channel::<()>();
+        let waits = async {
+            tokio::select! {
+                taken = self.rival_waits(LONG) => taken,
+                _ = is_over => Ok(None),
+            }
+        };
+        let harm = async {
+            let result = harm.await;
+            drop(over);
+            result
+        };
+        let (taken, harmed) = tokio::join!(waits, harm);
+        harmed?;
+        taken
+    }
+
+    /// How long after a start of the server a lock is somebody's again: what the server forgot is
+    /// granted after a TTL, and so is what it remembers of a holder that is gone.
+    fn settled(&self) -> Duration {
+        self.ttl * 2 + Duration::from_secs(1)
+    }
+
+    /// Waits until the holder, to which nothing comes through, knows that the lock is lost.
+    async fn told_by_the_deadline(&self, ctx: &Context) {
+        let deadline = self.guard.deadline();
+        ctx.soon_after(self.ttl, "the loss", self.guard.lost()).await;
+        let late = deadline.map(|deadline| deadline.elapsed()).unwrap_or_default();
+        assert!(late < Duration::from_secs(1), "{late:?} after the deadline");
+    }
+
+    /// Waits until the holder's coordinator works again.
+    async fn is_well(&self, ctx: &Context) -> Result<()> {
+        let lock = self.holder.lock("m")?;
+        ctx.soon_after(self.settled(), "another lock", lock.acquire()).await?.release().await?;
+        Ok(())
     }
 
     /// Waits until the holder's coordinator is well again after a loss of its session.
@@ -125,10 +182,7 @@ async fn an_end_of_the_backends_side_alone_is_found_by_the_deadline(ctx: &Contex
     cut.proxy.reset_half();
     if ctx.ends_with_its_connection().is_some() {
         // The rival may have it meanwhile: that is what the driver's page declares.
-        let deadline = cut.guard.deadline();
-        ctx.soon_after(cut.ttl, "the loss", cut.guard.lost()).await;
-        let late = deadline.map(|deadline| deadline.elapsed()).unwrap_or_default();
-        assert!(late < Duration::from_secs(1), "{late:?} after the deadline");
+        cut.told_by_the_deadline(ctx).await;
         cut.repaired(ctx).await;
     } else {
         let taken = cut.rival_waits(cut.ttl * 3 / 2).await?;
@@ -175,4 +229,72 @@ async fn silence_makes_no_second_holder(ctx: &Context, cut: &Cut) -> Result<()> 
         None => assert!(cut.guard.check().is_err()),
     }
     Ok(())
+}
+
+// ---- The server.
+
+async fn a_crash_makes_no_second_holder(ctx: &Context) -> Result<()> {
+    let cut = Cut::new(ctx).await?;
+    let (server, bound) = (ctx.server()?, cut.settled());
+    sleep(AGE).await;
+    let taken = cut
+        .rival_waits_over(async {
+            server.0.kill().await?;
+            server.0.start().await?;
+            sleep(bound).await;
+            Ok(())
+        })
+        .await?;
+    assert!(taken.is_some() || cut.guard.check().is_ok(), "somebody has it in the end");
+    cut.is_well(ctx).await
+}
+
+async fn a_crash_behind_a_cut_makes_no_second_holder(ctx: &Context) -> Result<()> {
+    crash_unheard(ctx, Proxy::freeze).await
+}
+
+async fn a_crash_that_is_not_heard_makes_no_second_holder(ctx: &Context) -> Result<()> {
+    crash_unheard(ctx, Proxy::deafen).await
+}
+
+/// The server comes back at once, and the holder learns nothing of it.
+async fn crash_unheard(ctx: &Context, cut_off: fn(&Proxy)) -> Result<()> {
+    let cut = Cut::new(ctx).await?;
+    let (server, bound) = (ctx.server()?, cut.settled());
+    sleep(AGE).await;
+    cut_off(&cut.proxy);
+    let taken = cut
+        .rival_waits_over(async {
+            let told = cut.told_by_the_deadline(ctx);
+            let crash = async {
+                server.0.kill().await?;
+                server.0.start().await
+            };
+            tokio::join!(told, crash).1?;
+            sleep(bound).await;
+            Ok(())
+        })
+        .await?;
+    assert!(taken.is_some(), "free when the time of the holder is over");
+    drop(taken);
+    cut.proxy.thaw();
+    cut.is_well(ctx).await
+}
+
+async fn a_server_that_hangs_makes_no_second_holder(ctx: &Context) -> Result<()> {
+    let cut = Cut::new(ctx).await?;
+    let (server, bound) = (ctx.server()?, cut.settled());
+    let taken = cut
+        .rival_waits_over(async {
+            server.0.freeze().await?;
+            cut.told_by_the_deadline(ctx).await;
+            sleep(cut.ttl / 2).await;
+            server.0.start().await?;
+            sleep(bound).await;
+            Ok(())
+        })
+        .await?;
+    assert!(taken.is_some(), "free when the time of the holder is over");
+    drop(taken);
+    cut.is_well(ctx).await
 }

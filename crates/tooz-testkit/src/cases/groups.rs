@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_member_may_join_again),
     case!(groups_are_independent),
     case!(a_member_joins_and_leaves_many_groups_at_once).with(&[Area::Capabilities]),
-    case!(a_membership_lasts),
+    case!(a_membership_lasts).quiet(),
     case!(one_member_can_be_asked_for),
     case!(empty_names_are_refused),
     case!(odd_group_names_work_or_are_refused),

@@ -31,9 +31,9 @@ pub(super) const CASES: &[Case] = &[
     case!(a_killed_waiter_leaves_nothing).with(LOCKS).quiet(),
     case!(a_killed_member_leaves).with(&[Area::Events, Area::Capabilities]).quiet(),
     case!(a_killed_leader_is_followed).with(ELECTIONS).quiet(),
-    case!(a_lock_lost_in_a_long_stop_is_told).with(LOCKS).alone(),
-    case!(a_term_lost_in_a_long_stop_is_told).with(ELECTIONS).alone(),
-    case!(a_short_stop_loses_nothing).with(LOCKS).alone(),
+    case!(a_lock_lost_in_a_long_stop_is_told).with(LOCKS).still(),
+    case!(a_term_lost_in_a_long_stop_is_told).with(ELECTIONS).still(),
+    case!(a_short_stop_loses_nothing).with(LOCKS).still(),
     case!(sixty_four_contenders_in_eight_processes).with(LOCKS).alone(),
 ];
 

@@ -36,12 +36,12 @@ pub(super) const CASES: &[Case] = &[
     case!(an_update_after_a_loss_counts).with(GROUPS),
     case!(a_leave_after_a_loss_is_for_good).with(GROUPS),
     case!(a_stop_after_a_loss_leaves_nothing).with(GROUPS),
-    case!(a_heart_by_hand_keeps_what_is_held).with(LOCKS),
-    case!(a_heart_that_stands_still_loses_what_is_held).with(LOCKS),
-    case!(a_heart_that_stands_still_loses_its_membership).with(GROUPS),
-    case!(a_heart_that_stands_still_waits_for_no_lock).with(LOCKS),
-    case!(a_heart_that_stands_still_is_no_candidate).with(&[Area::Elections]),
-    case!(a_blocked_runtime_loses_nothing_silently).with(LOCKS),
+    case!(a_heart_by_hand_keeps_what_is_held).with(LOCKS).quiet(),
+    case!(a_heart_that_stands_still_loses_what_is_held).with(LOCKS).quiet(),
+    case!(a_heart_that_stands_still_loses_its_membership).with(GROUPS).quiet(),
+    case!(a_heart_that_stands_still_waits_for_no_lock).with(LOCKS).quiet(),
+    case!(a_heart_that_stands_still_is_no_candidate).with(&[Area::Elections]).quiet(),
+    case!(a_blocked_runtime_loses_nothing_silently).with(LOCKS).quiet(),
 ];
 
 /// How soon a lost session is replaced, and everything that depends on it repaired.
