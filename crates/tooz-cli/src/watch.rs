@@ -13,12 +13,12 @@ use crate::signals::Signals;
 
 /// Prints events until a signal, which is the usual end and no failure.
 pub(crate) async fn run(target: &Target, group: &OsStr, out: Output) -> Result<u8> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(None)?;
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
     signals.interrupt(coordinator.start()).await??;
     let watched = signals.interrupt(print_events(&coordinator, bytes(group), out)).await;
-    connect::stop(&coordinator).await;
+    signals.end(connect::stop(&coordinator)).await?;
     match watched {
         Ok(ended) => ended.map(|()| 0),
         Err(_signal) => Ok(0),

@@ -42,7 +42,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 const AFTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(target: &Target, out: Output) -> Result<u8> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(None)?;
     let stage = tempfile::Builder::new().prefix("tooz-demo-").tempdir();
     let stage = stage.context("cannot make a temporary directory")?;
     let setting = setting(target, &stage)?;
