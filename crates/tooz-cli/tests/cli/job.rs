@@ -226,7 +226,7 @@ fn the_exit_code_does_not_depend_on_an_ignored_sigchld() {
 /// number first.
 const COUNTS: &str = r##"exec setsid $RUN bash -c '
     trap "echo HUP" HUP; trap "echo TERM; kill -KILL \$!; exit" TERM
-    echo $$; while :; do sleep 120 & wait $!; done'"##;
+    echo $$; while :; do sleep 120 & echo waits; wait $!; done'"##;
 
 /// What the command prints when `signal` sends SIGHUP in some way, and then it gets SIGTERM.
 fn counted(shell: &mut Command, signal: impl Fn(&mut Running, Pid) -> String) -> Vec<String> {
@@ -242,6 +242,7 @@ fn counted(shell: &mut Command, signal: impl Fn(&mut Running, Pid) -> String) ->
     while lines.last().unwrap() != "TERM" {
         lines.push(running.line());
     }
+    lines.retain(|line| line != "waits");
     lines
 }
 
@@ -249,6 +250,7 @@ fn counted(shell: &mut Command, signal: impl Fn(&mut Running, Pid) -> String) ->
 fn a_signal_to_the_whole_job_reaches_the_command_once() {
     let [flock, ours] = both(|shell| {
         counted(shell, |running, _| {
+            assert_eq!(running.line(), "waits");
             killpg(running.pid(), Signal::SIGHUP).unwrap();
             running.line()
         })
@@ -264,8 +266,10 @@ fn a_signal_to_each_process_reaches_the_command_once() {
     let [flock, ours] = both(|shell| {
         counted(shell, |running, command| {
             let all = pids(["--session", &running.pid().to_string()]);
+            assert_eq!(running.line(), "waits");
             kill(command, Signal::SIGHUP).unwrap();
             let line = running.line();
+            while running.line() != "waits" {}
             for other in all.into_iter().filter(|other| *other != command) {
                 // A process may be gone already.
                 let _ = kill(other, Signal::SIGHUP);
