@@ -1,14 +1,19 @@
 //! Runs CMD, while something is held or not.
 //!
-//! # The terminal and the process group
+//! # The job
 //!
-//! In the foreground of a terminal, CMD stays in our process group: it can read the terminal, and
-//! Ctrl-C reaches it as it would without us. Such a signal of the terminal has gone to both, so it
-//! is not passed on; one that a process sent to us alone is.
+//! CMD runs in our process group, as `flock` runs it: it can read the terminal when we can, the
+//! keys of the terminal reach it, and a shell stops and continues the whole job. Nobody but the
+//! kernel and the shell has to do with that: see [`crate::front`]. A signal that was sent to the
+//! whole job is not passed on (see [`crate::signals`]); one that was sent to us alone goes to CMD
+//! and to all that it started. SIGCONT follows, since what is stopped cannot end.
 //!
-//! Everywhere else (services, CI, a job in the background) CMD leads a process group of its own.
-//! Signals go to that whole group, and so does the end after a loss: what CMD started does not go
-//! on without the lock.
+//! # After a loss
+//!
+//! What CMD started must not go on without the lock. On Linux we are the reaper of all that CMD
+//! started: orphans become our children, whatever their process group and session are. So we know
+//! all of them, reap them, and have ended them when we have no children left. Elsewhere this is
+//! CMD alone.
 //!
 //! # When we are killed
 //!
@@ -16,29 +21,45 @@
 //! Linux CMD asks the kernel, before it becomes CMD, for a SIGKILL when we die. This is lost
 //! where CMD is a set-user-ID program, and does not reach what CMD started.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::ExitStatus;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
-use tokio::process::{Child, Command};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpgid, getpgrp};
+use tokio::signal::unix::{Signal as Heard, SignalKind};
 use tooz::{Loss, Tenure};
 
 use crate::output;
-use crate::signals::Signals;
+use crate::signals::{Interrupted, Signals};
 
 /// The first argument of the process that is to become CMD.
 const BECOME: &str = "__become";
 
+/// The signals that we block, but CMD must not.
+static BLOCKED: OnceLock<Vec<Signal>> = OnceLock::new();
+
+/// Job control does not stop this process from now on, but CMD as ever. Signals are blocked and not
+/// caught, so messages can be written from the background even after `stty tostop`.
+pub(crate) fn block_job_control() -> Result<()> {
+    let signals = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+    let before = SigSet::from_iter(signals).thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let before = before.context("cannot block signals")?;
+    BLOCKED.get_or_init(|| signals.into_iter().filter(|s| !before.contains(*s)).collect());
+    Ok(())
+}
+
 /// How CMD ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// By itself, with this exit code.
-    Exited(u8),
+    /// By itself, with this exit code or by a signal.
+    Exited(Result<u8, Interrupted>),
     /// It was stopped, because what it needs was lost.
     Lost(Loss),
 }
@@ -55,18 +76,19 @@ pub(crate) async fn run(
     let mut running = Running::start(command, variables)?;
     loop {
         tokio::select! {
-            status = running.child.wait() => {
-                let code = exit_code(status.context("cannot wait for the command")?);
+            status = running.ended() => {
                 // What ended together with the loss may have worked without the lock.
-                return Ok(tenure.and_then(Tenure::loss).map_or(Ended::Exited(code), Ended::Lost));
+                let loss = tenure.and_then(Tenure::loss);
+                return Ok(loss.map_or(Ended::Exited(status?), Ended::Lost));
             }
             received = signals.next() => {
-                if !(running.in_our_group && received.from_terminal) {
+                if !received.to_all || !running.is_in_our_group() {
                     running.signal(received.signal);
+                    running.signal(Signal::SIGCONT);
                 }
             }
             loss = lost(tenure) => {
-                running.stop(grace).await?;
+                running.stop(grace, signals).await?;
                 return Ok(Ended::Lost(loss));
             }
         }
@@ -80,74 +102,141 @@ async fn lost(tenure: Option<&Tenure>) -> Loss {
     }
 }
 
-/// The exit code as shells give it: 128 + n for signal n.
-fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
-}
-
 /// CMD, while it runs.
 struct Running {
-    child: Child,
     pid: Pid,
-    in_our_group: bool,
+    /// Wakes when a child ends.
+    children: Heard,
+    status: Option<Result<u8, Interrupted>>,
 }
 
 impl Running {
     fn start(command: &[OsString], variables: &[(&str, OsString)]) -> Result<Self> {
-        let in_our_group = in_foreground();
+        // Before CMD starts, also because this ends that SIGCHLD is ignored, if it is.
+        let children = tokio::signal::unix::signal(SignalKind::child());
+        let children = children.context("cannot listen to signals")?;
         let mut process = Command::new(own_program()?);
-        process.arg0("tooz").arg(BECOME).arg(std::process::id().to_string()).args(command);
+        let blocked = BLOCKED.get().into_iter().flatten();
+        let to_become =
+            blocked.fold(Pid::this().to_string(), |text, signal| format!("{text}:{signal}"));
+        process.arg0("tooz").arg(BECOME).arg(to_become).args(command);
         process.envs(variables.iter().map(|(name, value)| (name, value)));
-        if !in_our_group {
-            process.process_group(0);
-        }
         let child = process.spawn().context("cannot start a process")?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let pid = Pid::from_raw(pid.context("the process has no id")?);
-        Ok(Self { child, pid, in_our_group })
+        let pid = Pid::from_raw(child.id().cast_signed());
+        Ok(Self { pid, children, status: None })
     }
 
-    /// Sends a signal to CMD, and to what it started where they have a group of their own.
-    fn signal(&self, signal: Signal) {
-        // An error means that CMD is gone, which is seen elsewhere.
-        let _ = match self.in_our_group {
-            true => kill(self.pid, signal),
-            false => killpg(self.pid, signal),
-        };
-    }
-
-    /// Ends CMD, politely at first.
-    async fn stop(&mut self, grace: Duration) -> Result<()> {
-        self.signal(Signal::SIGTERM);
-        // What is stopped cannot end.
-        self.signal(Signal::SIGCONT);
-        if tokio::time::timeout(grace, self.gone()).await.is_err() {
-            self.signal(Signal::SIGKILL);
+    /// Waits until CMD has ended, and tells how.
+    async fn ended(&mut self) -> Result<Result<u8, Interrupted>> {
+        loop {
+            self.reap()?;
+            if let Some(status) = self.status.take() {
+                return Ok(status);
+            }
+            self.children.recv().await;
         }
-        self.child.wait().await.context("cannot wait for the command")?;
+    }
+
+    /// Waits until CMD and all that it started are gone.
+    async fn gone(&mut self) -> Result<()> {
+        while self.reap()? {
+            self.children.recv().await;
+        }
         Ok(())
     }
 
-    /// Waits until CMD, and its group if it has one, is gone.
-    async fn gone(&mut self) {
-        // An error is met again in `stop`.
-        let _ = self.child.wait().await;
-        // Nobody tells when the last process of a group ends, so this looks.
-        while !self.in_our_group && killpg(self.pid, None) != Err(Errno::ESRCH) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    /// Collects which of our children have ended. Returns whether any are left.
+    fn reap(&mut self) -> Result<bool> {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => return Ok(true),
+                Err(Errno::ECHILD) => return Ok(false),
+                Ok(WaitStatus::Exited(pid, code)) if pid == self.pid => {
+                    self.status = Some(Ok(u8::try_from(code).unwrap_or(u8::MAX)));
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.pid => {
+                    self.status = Some(Err(Interrupted(signal)));
+                }
+                // A child that a signal without a name ended, a real-time signal; is it CMD?
+                Err(Errno::EINVAL) => {
+                    if self.status.is_none() && kill(self.pid, None) == Err(Errno::ESRCH) {
+                        self.status = Some(Ok(u8::MAX));
+                    }
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).context("cannot wait for the command"),
+            }
+        }
+    }
+
+    fn is_in_our_group(&self) -> bool {
+        getpgid(Some(self.pid)) == Ok(getpgrp())
+    }
+
+    /// Sends a signal to CMD and to what it started.
+    fn signal(&self, signal: Signal) {
+        for pid in descendants().unwrap_or_else(|| vec![self.pid]) {
+            // An error means that it is gone, which is seen elsewhere.
+            let _ = kill(pid, signal);
+        }
+    }
+
+    /// Ends CMD and what it started, politely at first. A signal ends the politeness.
+    async fn stop(&mut self, grace: Duration, signals: &mut Signals) -> Result<()> {
+        self.signal(Signal::SIGTERM);
+        // What is stopped cannot end.
+        self.signal(Signal::SIGCONT);
+        tokio::select! {
+            gone = self.gone() => return gone,
+            () = tokio::time::sleep(grace) => {}
+            _ = signals.next() => {}
+        }
+        loop {
+            // Again and again: what starts in this moment is not yet known.
+            self.signal(Signal::SIGKILL);
+            if let Ok(gone) = tokio::time::timeout(AGAIN, self.gone()).await {
+                return gone;
+            }
         }
     }
 }
 
-/// Whether we are in the foreground of a terminal.
-fn in_foreground() -> bool {
-    let Ok(terminal) = std::fs::File::open("/dev/tty") else { return false };
-    nix::unistd::tcgetpgrp(&terminal) == Ok(nix::unistd::getpgrp())
+/// How soon SIGKILL is sent again to what a fork may have saved from it.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// All our descendants. `None` where they cannot be told.
+fn descendants() -> Option<Vec<Pid>> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let parents: HashMap<i32, i32> = std::fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name before may have any character.
+            let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?;
+            Some((pid, parent.parse().ok()?))
+        })
+        .collect();
+    let us = Pid::this().as_raw();
+    let is_ours = |pid: &i32| {
+        let mut ancestor = parents.get(pid);
+        // A pid may be of another process meanwhile, so there may be a circle.
+        for _ in 0..parents.len() {
+            match ancestor {
+                Some(&pid) if pid == us => return true,
+                Some(pid) => ancestor = parents.get(pid),
+                None => return false,
+            }
+        }
+        false
+    };
+    Some(parents.keys().filter(|pid| is_ours(pid)).map(|pid| Pid::from_raw(*pid)).collect())
 }
 
 /// This program, also when its file was replaced meanwhile.
-fn own_program() -> Result<OsString> {
+pub(crate) fn own_program() -> Result<OsString> {
     if cfg!(target_os = "linux") {
         return Ok("/proc/self/exe".into());
     }
@@ -161,10 +250,14 @@ pub(crate) fn become_command_if_asked() -> Option<u8> {
     if arguments.next()? != BECOME {
         return None;
     }
-    let parent = arguments.next()?;
+    let to_become = arguments.next()?;
+    let mut to_become = to_become.to_str()?.split(':');
+    let parent = to_become.next()?.parse().ok()?;
     let program = arguments.next()?;
-    if !die_with(&parent) {
-        return Some(128 + 9);
+    // It fails for what is no signal, and these are some.
+    let _ = to_become.flat_map(str::parse::<Signal>).collect::<SigSet>().thread_unblock();
+    if !die_with(Pid::from_raw(parent)) {
+        return Some(Interrupted(Signal::SIGKILL).die());
     }
     let error = std::process::Command::new(&program).args(arguments).exec();
     output::error("Other", &format!("cannot run {}: {error}", program.display()), None);
@@ -174,13 +267,20 @@ pub(crate) fn become_command_if_asked() -> Option<u8> {
 
 /// Asks to be killed when the parent dies. False if it is dead already.
 #[cfg(target_os = "linux")]
-fn die_with(parent: &OsStr) -> bool {
+pub(crate) fn die_with(parent: Pid) -> bool {
     // Where the kernel refuses, CMD runs without this.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-    nix::unistd::getppid().to_string().as_str() == parent
+    nix::unistd::getppid() == parent
 }
 
 #[cfg(not(target_os = "linux"))]
-fn die_with(_parent: &OsStr) -> bool {
+pub(crate) fn die_with(_parent: Pid) -> bool {
     true
+}
+
+/// Makes this process the parent of all orphans among its descendants.
+pub(crate) fn become_reaper() {
+    // Where the kernel refuses, what CMD started is not ours to end.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_child_subreaper(true);
 }

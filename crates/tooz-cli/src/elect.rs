@@ -22,9 +22,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// CMD runs; it sees TOOZ_FENCING_TOKEN, which rises with every term, TOOZ_GROUP, TOOZ_URL and
 /// TOOZ_MEMBER_ID. When CMD ends by itself, the member stands down and leaves.
 ///
-/// Exit code: that of CMD, 128 + n if signal n ended it; 76 if the term was lost, with --once; 126
-/// or 127 if CMD cannot be run; 1 for another error. Signals are passed on to CMD, and end the wait
-/// for the term.
+/// Exit code: that of CMD; 76 if the term was lost, with --once; 126 or 127 if CMD cannot be run; 1
+/// for another error. If a signal ended CMD, the same signal ends this command. Signals are passed
+/// on to CMD, and end the wait for the term, as with tooz lock.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The group; -- comes before a name that begins with -
@@ -47,15 +47,14 @@ pub(crate) struct Args {
     pub(crate) command: Vec<OsString>,
 }
 
-pub(crate) async fn run(target: &Target, args: Args) -> Result<u8> {
-    let mut signals = Signals::listen()?;
+pub(crate) async fn run(target: &Target, args: Args, mut signals: Signals) -> Result<u8> {
     target.name_default()?;
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
     signals.interrupt(coordinator.start()).await??;
     let result = rule(&coordinator, target, &args, &mut signals).await;
     // This also leaves the group.
-    connect::stop(&coordinator).await;
+    signals.end(connect::stop(&coordinator)).await?;
     result
 }
 
@@ -81,13 +80,13 @@ async fn rule(
             ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
         ];
         let ended = child::run(&args.command, &variables, Some(&*term), args.grace, signals).await;
-        let stood_down = term.stand_down().await;
+        let stood_down = signals.end(term.stand_down()).await?;
         match ended? {
             Ended::Exited(code) => {
                 if let Err(error) = stood_down {
                     output::note(&output::chain(&error));
                 }
-                return Ok(code);
+                return Ok(code?);
             }
             Ended::Lost(loss) => output::note(&format!("no longer leads {group}: {loss}")),
         }

@@ -16,9 +16,9 @@ use crate::stream::{self, text};
 /// Is a member of a group while CMD runs, or until a signal
 ///
 /// The group is created if it is not there. With CMD, which sees TOOZ_GROUP, TOOZ_URL and
-/// TOOZ_MEMBER_ID, signals are passed on and the exit code is CMD's, 128 + n if signal n ended it.
-/// Without CMD, it says when it has joined and when its session was lost and is there again; a signal
-/// ends it with 0.
+/// TOOZ_MEMBER_ID, signals are passed on and the exit code is CMD's, as with tooz lock. Without CMD,
+/// it says when it has joined and when its session was lost and is there again; a signal ends it
+/// with 0.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The group; -- comes before a name that begins with -
@@ -37,19 +37,29 @@ pub(crate) struct Args {
     pub(crate) command: Vec<OsString>,
 }
 
+impl Args {
+    pub(crate) fn runs_a_command(&self) -> bool {
+        !self.command.is_empty()
+    }
+}
+
 fn json_value(text: &str) -> Result<serde_json::Value, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-pub(crate) async fn run(target: &Target, args: Args, out: Output) -> Result<u8> {
-    let mut signals = Signals::listen()?;
+pub(crate) async fn run(
+    target: &Target,
+    args: Args,
+    out: Output,
+    mut signals: Signals,
+) -> Result<u8> {
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
     let session = coordinator.session_events();
     signals.interrupt(coordinator.start()).await??;
     let result = take_part(&coordinator, session, target, &args, &mut signals, out).await;
     // This also leaves the group.
-    connect::stop(&coordinator).await;
+    signals.end(connect::stop(&coordinator)).await?;
     result
 }
 
@@ -63,7 +73,7 @@ async fn take_part(
 ) -> Result<u8> {
     let (group, member) = (GroupId::from(bytes(&args.group)), coordinator.member_id());
     signals.interrupt(coordinator.join_group_create(&group, &args.capabilities)).await??;
-    if args.command.is_empty() {
+    if !args.runs_a_command() {
         let object = json!({"event": "joined", "member": output::id(member)});
         stream::line(out, &text("joined", format!("{member}  {group}")), object)?;
         tokio::select! {
@@ -80,7 +90,7 @@ async fn take_part(
     ];
     // Nothing that CMD needs can be lost: the coordinator joins again by itself.
     match child::run(&args.command, &variables, None, Duration::ZERO, signals).await? {
-        Ended::Exited(code) => Ok(code),
+        Ended::Exited(code) => Ok(code?),
         Ended::Lost(_) => Ok(crate::LOST),
     }
 }

@@ -1,7 +1,7 @@
 //! `tooz lock`: CMD under a lock.
 
 use std::ffi::OsString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tooz::{Coordinator, ErrorKind, LockName, Mode, Release, Wait};
@@ -19,9 +19,14 @@ use crate::{LOST, NOT_HAD};
 /// protects refuse a lower one than it has seen. It also sees TOOZ_LOCK, TOOZ_URL (without a
 /// password) and TOOZ_MEMBER_ID. All after NAME that is no option is CMD.
 ///
-/// Exit code: that of CMD, 128 + n if signal n ended it; 75 if the lock was not had; 76 if it was
-/// lost; 126 or 127 if CMD cannot be run; 1 for another error. Signals are passed on to CMD. The
-/// lock is released, and that confirmed, before the end.
+/// Exit code: that of CMD; 75 if the lock was not had; 76 if it was lost before CMD ended; 126 or 127
+/// if CMD cannot be run; 1 for another error. If a signal ended CMD, the same signal ends this
+/// command (128 + n in a shell). The lock is released, and that confirmed, before the end.
+///
+/// A signal is passed on to CMD and what it started, unless it was sent to the whole job or control
+/// group, where it has reached them already; one that was ignored at the start stays ignored. While
+/// the lock is waited for or released, the first signal asks for an orderly end, and the second ends
+/// it at once. A job that is stopped (Ctrl-Z) keeps its lock.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The lock; -- comes before a name that begins with -
@@ -52,14 +57,13 @@ pub(crate) struct Args {
     pub(crate) command: Vec<OsString>,
 }
 
-pub(crate) async fn run(target: &Target, args: Args) -> Result<u8> {
-    let mut signals = Signals::listen()?;
+pub(crate) async fn run(target: &Target, args: Args, mut signals: Signals) -> Result<u8> {
     target.name_default()?;
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
     signals.interrupt(coordinator.start()).await??;
     let result = hold(&coordinator, target, &args, &mut signals).await;
-    connect::stop(&coordinator).await;
+    signals.end(connect::stop(&coordinator)).await?;
     result
 }
 
@@ -94,22 +98,31 @@ async fn hold(
         ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
     ];
     let ended = child::run(&args.command, &variables, Some(&*guard), args.grace, signals).await;
-    let released = guard.release().await;
+    let deadline = guard.deadline();
+    let released = signals.end(guard.release()).await?;
     match (ended?, released) {
         (Ended::Lost(loss), _) => {
             output::problem(ErrorKind::LockLost, &format!("{what} was lost: {loss}"));
             Ok(LOST)
         }
-        (Ended::Exited(_), Ok(Release::WasLost)) => {
+        // The backend's word on the time before, unless it came so late that the lock would have
+        // been lost anyway: what happened after CMD's end is not CMD's.
+        (Ended::Exited(_), Ok(Release::WasLost))
+            if deadline.is_none_or(|end| Instant::now() < end) =>
+        {
             let lost = format!("{what} was lost before {:?} ended", args.command[0]);
             output::problem(ErrorKind::LockLost, &lost);
             Ok(LOST)
         }
-        (Ended::Exited(code), Ok(Release::Released)) => Ok(code),
+        (Ended::Exited(code), Ok(Release::Released)) => Ok(code?),
+        (Ended::Exited(code), Ok(Release::WasLost)) => {
+            output::note(&format!("{what} was lost after {:?} had ended", args.command[0]));
+            Ok(code?)
+        }
         // It was held until CMD ended, so CMD's word counts.
         (Ended::Exited(code), Err(error)) => {
             output::note(&output::chain(&error));
-            Ok(code)
+            Ok(code?)
         }
     }
 }

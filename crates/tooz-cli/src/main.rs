@@ -1,14 +1,16 @@
 //! The `tooz` command: locks, groups and elections from the shell, and a demonstration.
 //!
 //! Exit codes: 0; 1 for an error, and for a group without a leader; 2 for wrong usage; 75 when a lock
-//! was not had; 76 when a lock or a term was lost; 126 and 127 when CMD cannot be run; 128 + n for
-//! signal n; else CMD's own.
+//! was not had; 76 when a lock or a term was lost; 126 and 127 when CMD cannot be run; else CMD's
+//! own. What a signal ends, or whose CMD a signal ends, dies of that signal, which shells show as
+//! 128 + n.
 
 mod child;
 mod connect;
 mod demo;
 mod drivers;
 mod elect;
+mod front;
 mod grammar;
 mod groups;
 mod join;
@@ -23,6 +25,7 @@ mod url;
 mod watch;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -31,6 +34,7 @@ use clap::{Parser, Subcommand};
 
 use crate::connect::Target;
 use crate::output::{Output, Voice};
+use crate::signals::Signals;
 use crate::watch::What;
 
 /// The lock was not had (`EX_TEMPFAIL` of sysexits: come again).
@@ -47,6 +51,10 @@ struct Cli {
 
     #[command(flatten)]
     voice: Voice,
+
+    /// What stands in front of this process, which runs a command
+    #[arg(long, hide = true)]
+    front: Option<front::Link>,
 
     #[command(subcommand)]
     command: Command,
@@ -82,6 +90,16 @@ enum Command {
     DemoWorker(demo::WorkerArgs),
 }
 
+impl Command {
+    fn runs_a_command(&self) -> bool {
+        match self {
+            Self::Lock(_) | Self::Elect(_) => true,
+            Self::Join(args) => args.runs_a_command(),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 struct GroupArg {
     /// The group
@@ -99,7 +117,8 @@ fn main() -> ExitCode {
         Err(problem) => return ExitCode::from(output::usage(&problem)),
     };
     cli.voice.use_from_now_on();
-    let result = runtime().and_then(|runtime| runtime.block_on(dispatch(cli)));
+    let result =
+        if cli.front.is_none() && cli.command.runs_a_command() { front::run() } else { work(cli) };
     ExitCode::from(result.unwrap_or_else(|error| output::failure(&error)))
 }
 
@@ -148,16 +167,22 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     runtime.context("cannot start a runtime")
 }
 
+/// Does the work of the command line.
+fn work(cli: Cli) -> anyhow::Result<u8> {
+    let front = cli.front.map(front::Link::attach).transpose()?;
+    runtime()?.block_on(dispatch(cli, front))
+}
+
 /// Runs the command and gives its exit code.
-async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
-    let Cli { mut target, voice, command } = cli;
+async fn dispatch(cli: Cli, front: Option<File>) -> anyhow::Result<u8> {
+    let Cli { mut target, voice, command, front: _ } = cli;
     target.settle()?;
     let out = Output { json: voice.json };
     match command {
         Command::Demo => demo::run(&target, out).await,
-        Command::Lock(args) => lock::run(&target, args).await,
-        Command::Elect(args) => elect::run(&target, args).await,
-        Command::Join(args) => join::run(&target, args, out).await,
+        Command::Lock(args) => lock::run(&target, args, Signals::listen(front)?).await,
+        Command::Elect(args) => elect::run(&target, args, Signals::listen(front)?).await,
+        Command::Join(args) => join::run(&target, args, out, Signals::listen(front)?).await,
         Command::Groups => groups::groups(&target, out).await,
         Command::Members(args) => groups::members(&target, &args.group, out).await,
         Command::Leader(args) => groups::leader(&target, args, out).await,

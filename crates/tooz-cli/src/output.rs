@@ -186,7 +186,7 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
 /// Reports what ended the command, and gives the exit code.
 pub(crate) fn failure(error: &anyhow::Error) -> u8 {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
-        return interrupted.exit_code();
+        return interrupted.die();
     }
     // A reader that had enough, like head, ends the command without a word, as SIGPIPE would.
     if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {

@@ -21,14 +21,14 @@ pub(crate) enum What {
 
 /// Prints events until a signal, which is the usual end and no failure.
 pub(crate) async fn run(target: &Target, group: &OsStr, what: What, out: Output) -> Result<u8> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(None)?;
     let coordinator = target.coordinator()?;
     connect::report_session(&coordinator);
     let session = coordinator.session_events();
     signals.interrupt(coordinator.start()).await??;
     let events = print_events(&coordinator, session, bytes(group), what, out);
     let watched = signals.interrupt(events).await;
-    connect::stop(&coordinator).await;
+    signals.end(connect::stop(&coordinator)).await?;
     match watched {
         Ok(ended) => ended.map(|()| 0),
         Err(_signal) => Ok(0),

@@ -42,7 +42,7 @@ const CURTAIN: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(target: &Target, out: Output) -> Result<u8> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(None)?;
     let stage = tempfile::Builder::new().prefix("tooz-demo-").tempdir();
     let stage = stage.context("cannot make a temporary directory")?;
     let (setting, limit) = setting(target, &stage)?;

@@ -84,7 +84,7 @@ fn a_signal_ends_it_with_all_its_workers() {
     let workers = workers(&running);
     assert!(workers.len() >= 3);
     running.signal(Signal::SIGINT);
-    assert_eq!(running.finish().code, 130);
+    assert_eq!(running.finish().code, -2);
     assert_eq!(other.run(["groups", "--json"]).json(), serde_json::json!([]));
     workers.iter().for_each(|worker| until_dead(worker));
     assert!(is_empty(&place), "it cleans up");

@@ -40,7 +40,7 @@ fn one_leads_and_the_next_takes_over_from_a_killed_one() {
     assert_eq!(place.run(["leader", "g"]).out, "two\n");
     assert_eq!(place.run(["members", "g"]).out, "two\n");
     second.signal(Signal::SIGTERM);
-    assert_eq!(second.finish().code, 143);
+    assert_eq!(second.finish().code, -15);
     drop(first);
 }
 
@@ -79,7 +79,7 @@ fn a_lost_term_stops_the_command_and_another_campaign_begins() {
     assert_eq!(place.run(["leader", "g"]).out, "one\n");
     leader.signal(Signal::SIGTERM);
     let done = leader.finish();
-    assert_eq!(done.code, 143);
+    assert_eq!(done.code, -15);
     assert!(done.err.contains("no longer leads g: "), "{done:?}");
 }
 
@@ -99,7 +99,7 @@ fn a_signal_ends_the_campaign() {
     let second = Running::start(&mut place.tooz(next));
     until("two are in the group", || place.run(["members", "g"]).out == "one\ntwo\n");
     second.signal(Signal::SIGINT);
-    assert_eq!(second.finish().code, 130);
+    assert_eq!(second.finish().code, -2);
     assert_eq!(place.run(["members", "g"]).out, "one\n", "it left");
     drop(first);
 }

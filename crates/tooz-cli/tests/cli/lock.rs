@@ -24,7 +24,7 @@ fn the_exit_code_is_that_of_the_command() {
         assert_eq!(place.run(["lock", "a", "--", "sh", "-c", &script]).code, code);
     }
     let killed = place.run(["lock", "a", "--", "sh", "-c", "kill -TERM $$"]);
-    assert_eq!((killed.code, killed.err.as_str()), (143, ""));
+    assert_eq!((killed.code, killed.err.as_str()), (-15, ""));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn who_does_not_get_the_lock_exits_with_75() {
     let waiter = Running::start(&mut place.tooz(["lock", "--wait", "60", "a", "--", "true"]));
     waiter.catches(Signal::SIGTERM);
     holder.signal(Signal::SIGTERM);
-    assert_eq!(holder.finish().code, 143);
+    assert_eq!(holder.finish().code, -15);
     assert_eq!(waiter.finish().code, 0);
 }
 
@@ -178,7 +178,7 @@ fn shared_holders_share_and_keep_others_out() {
     assert_eq!(place.run(["lock", "--try", "a", "--", "true"]).code, 75);
     for holder in [one, two] {
         holder.signal(Signal::SIGTERM);
-        assert_eq!(holder.finish().code, 143);
+        assert_eq!(holder.finish().code, -15);
     }
     let writer = place.start(&["lock", "--try", "a"], UNTIL_SIGNAL);
     assert_eq!(place.run(["lock", "--shared", "--try", "a", "--", "true"]).code, 75);
@@ -201,7 +201,7 @@ fn signals_are_passed_on() {
 fn a_signal_ends_the_wait_for_the_lock() {
     let place = Place::new();
     let holder = place.start(&["lock", "a"], UNTIL_SIGNAL);
-    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGUSR1, 138)] {
+    for (signal, code) in [(Signal::SIGINT, -2), (Signal::SIGTERM, -15), (Signal::SIGUSR1, -10)] {
         let waiter = Running::start(&mut place.tooz(["lock", "a", "--", "echo", "ran"]));
         waiter.catches(signal);
         waiter.signal(signal);

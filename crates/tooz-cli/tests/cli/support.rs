@@ -1,7 +1,7 @@
 //! A directory to coordinate in, and commands that never run for ever.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -58,9 +58,16 @@ impl Place {
 
 /// `tooz ARGUMENTS` without anything from the environment of the tests.
 pub(crate) fn tooz<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tooz"));
+    let mut command = heedful(env!("CARGO_BIN_EXE_tooz"));
     command.args(arguments).env_remove("TOOZ_URL").env_remove("TOOZ_MEMBER");
     command.stdin(Stdio::null());
+    command
+}
+
+/// A program that ignores no signal, whatever these tests inherited: `nohup` ignores one.
+pub(crate) fn heedful(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal", program]);
     command
 }
 
@@ -139,6 +146,12 @@ impl Running {
         let (time, rest) = line.split_once("  ").unwrap();
         assert!(is_time(time), "{line}");
         rest.to_owned()
+    }
+
+    /// Writes a line to its standard input, which is a pipe.
+    pub(crate) fn types(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("a pipe");
+        input.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
