@@ -175,7 +175,10 @@ impl Running {
 
     /// Sends a signal to CMD and to what it started.
     fn signal(&self, signal: Signal) {
-        for pid in descendants().unwrap_or_else(|| vec![self.pid]) {
+        let mut all = descendants().unwrap_or_else(|| vec![self.pid]);
+        // CMD first: with the end of what it waits for it would go on before it has the signal.
+        all.sort_by_key(|pid| *pid != self.pid);
+        for pid in all {
             // An error means that it is gone, which is seen elsewhere.
             let _ = kill(pid, signal);
         }
