@@ -19,6 +19,9 @@ use crate::{mixed_fleet, python, test_backends, tidy, workspace};
 /// The hand-off under fire, over servers too.
 const HAND_OFF: &str = "hand_off";
 
+/// The command's own tests, and those of them that want a server.
+const COMMAND: (&str, [&str; 2]) = ("cli", ["hang::", "messages::"]);
+
 /// The demonstration over every server, in the command's package.
 const DEMONSTRATION: &str = "every_setup";
 
@@ -115,8 +118,8 @@ fn all(options: &Options, steps: &mut Steps<'_>) -> anyhow::Result<()> {
 /// Environment variables for tests.
 type Variables = Vec<(OsString, OsString)>;
 
-/// The drivers' own tests over real servers and beside Python, the hand-off under fire, and the
-/// demonstration.
+/// The drivers' and the command's own tests over real servers and beside Python, the hand-off under
+/// fire, and the demonstration.
 fn live_tests(setups: &[&str], pythons: &Variables, interrupt: &Interrupt) -> anyhow::Result<()> {
     let setups = setups.iter().map(|name| servers::find(name));
     let setups = setups.collect::<anyhow::Result<Vec<_>>>()?;
@@ -128,12 +131,16 @@ fn live_tests(setups: &[&str], pythons: &Variables, interrupt: &Interrupt) -> an
         served.map(|setup| workspace::root().join("crates").join(setup.driver)).collect();
     // The hand-off needs the machine for itself, as does every other: one after the other.
     let is_wanted = |program: &Built| {
-        folders.contains(&program.folder) || [HAND_OFF, DEMONSTRATION].contains(&&*program.target)
+        folders.contains(&program.folder)
+            || [HAND_OFF, DEMONSTRATION, COMMAND.0].contains(&&*program.target)
     };
     for program in built::test_programs("*", interrupt)?.iter().filter(|built| is_wanted(built)) {
         println!("\n{} in {}", program.target, program.folder.display());
         let mut test = Command::new(&program.program);
         test.current_dir(&program.folder).envs(urls.iter().cloned()).envs(pythons.iter().cloned());
+        if program.target == COMMAND.0 {
+            test.args(COMMAND.1);
+        }
         finish(test, interrupt)?;
     }
     Ok(())

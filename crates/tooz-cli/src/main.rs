@@ -117,8 +117,8 @@ fn main() -> ExitCode {
         Err(problem) => return ExitCode::from(output::usage(&problem)),
     };
     cli.voice.use_from_now_on();
-    let result =
-        if cli.front.is_none() && cli.command.runs_a_command() { front::run() } else { work(cli) };
+    let in_front = cli.front.is_none() && cli.command.runs_a_command();
+    let result = check_descriptors().and_then(|()| if in_front { front::run() } else { work(cli) });
     ExitCode::from(result.unwrap_or_else(|error| output::failure(&error)))
 }
 
@@ -158,19 +158,18 @@ impl Command {
 /// The descriptors that a runtime takes, and a few of those that a driver needs.
 const DESCRIPTORS: usize = 12;
 
-/// Makes the runtime. It panics where it gets no descriptors, so this looks first.
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let spare = (0..DESCRIPTORS).map(|_| std::fs::File::open("/dev/null"));
+/// Refuses to begin where a runtime would panic for want of descriptors.
+fn check_descriptors() -> anyhow::Result<()> {
+    let spare = (0..DESCRIPTORS).map(|_| File::open("/dev/null"));
     let spare = spare.collect::<std::io::Result<Vec<_>>>();
-    drop(spare.context("this process may not open the files it needs; raise `ulimit -n`")?);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start a runtime")
+    spare.map(drop).context("this process may not open the files it needs; raise `ulimit -n`")
 }
 
 /// Does the work of the command line.
 fn work(cli: Cli) -> anyhow::Result<u8> {
     let front = cli.front.map(front::Link::attach).transpose()?;
-    runtime()?.block_on(dispatch(cli, front))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start a runtime")?.block_on(dispatch(cli, front))
 }
 
 /// Runs the command and gives its exit code.

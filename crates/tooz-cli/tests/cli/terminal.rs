@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
-use nix::unistd::{Pid, tcgetpgrp};
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpgid, tcgetpgrp};
 
 use crate::support::{LIMIT, heedful, until};
 
@@ -73,8 +74,13 @@ impl Terminal {
         let keys = self.keys.try_clone().unwrap();
         let shell_has_it = || tcgetpgrp(&keys).unwrap() == shell;
         until("the job has the terminal", || !shell_has_it());
+        let job = tcgetpgrp(&keys).unwrap();
         self.keys.write_all(&[u8::try_from(key).unwrap()]).unwrap();
         until("the shell has the terminal", shell_has_it);
+        if key == SUSPEND {
+            // Who was reading takes one more line otherwise, if it comes before the stop does.
+            until("the whole job is stopped", || is_stopped(job));
+        }
     }
 
     /// The next line that begins with `#` and a space, without them.
@@ -104,4 +110,20 @@ impl Drop for Terminal {
         let _ = self.shell.kill();
         let _ = self.shell.wait();
     }
+}
+
+/// Whether all of a job stand still, but for those who block the signal of the key.
+fn is_stopped(job: Pid) -> bool {
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let status = std::fs::read_to_string(entry.unwrap().path().join("status")).ok()?;
+        let field =
+            |name| status.lines().find_map(|line| line.strip_prefix(name)?.split('\t').nth(1));
+        let group = getpgid(Some(Pid::from_raw(field("Pid:")?.parse().ok()?))).ok()?;
+        let blocks =
+            u64::from_str_radix(field("SigBlk:")?, 16).ok()? >> (Signal::SIGTSTP as u32 - 1) & 1
+                == 1;
+        (group == job && !blocks)
+            .then(|| field("State:").map(|state| state.starts_with(['T', 'Z'])))?
+    });
+    all.into_iter().all(|stopped| stopped)
 }

@@ -47,6 +47,9 @@ pub(super) const CASES: &[Case] = &[
 /// How soon a lost session is replaced, and everything that depends on it repaired.
 const REPAIRED: Duration = Duration::from_secs(2);
 
+/// How soon after the loss of its session a wait is withdrawn.
+const WITHDRAWN: Duration = Duration::from_millis(500);
+
 /// The session is taken away, and replaced.
 async fn lose_session(
     ctx: &Context,
@@ -367,6 +370,8 @@ async fn a_heart_by_hand_keeps_what_is_held(ctx: &Context) -> Result<()> {
 async fn a_heart_that_stands_still_loses_what_is_held(ctx: &Context) -> Result<()> {
     let (a, b) = (by_hand(ctx).await?, ctx.start("b").await?);
     let guard = a.lock("it")?.acquire().await?;
+    // The last one: session and lock end together.
+    a.heartbeat().await?;
     let start = Instant::now();
     let Some(ttl) = ctx.ttl() else {
         // Nothing tells that nothing is lost, but time.
@@ -457,6 +462,8 @@ async fn a_heart_that_stands_still_waits_for_no_lock(ctx: &Context) -> Result<()
     ctx.pending_for(Duration::from_millis(50), "a lock that is held", &mut waiting).await;
     hangs(ctx, &mut session).await;
     assert_eq!(guard.release().await?, Release::Released);
+    // The loss is told first, and the wait withdrawn then.
+    ctx.until(WITHDRAWN, "a lock that nobody waits for", async || is_free(&b, "it").await).await?;
     stays_so(ctx, async || {
         assert!(is_free(&b, "it").await?, "who hangs waits for no lock");
         Ok(())
@@ -481,6 +488,8 @@ async fn a_heart_that_stands_still_is_no_candidate(ctx: &Context) -> Result<()> 
     ctx.pending_for(Duration::from_millis(50), "a term of another", &mut waiting).await;
     hangs(ctx, &mut session).await;
     assert_eq!(term.stand_down().await?, Release::Released);
+    let nobody_leads = async || Ok(b.leader("g").await?.is_none());
+    ctx.until(WITHDRAWN, "a group that nobody wants to lead", nobody_leads).await?;
     stays_so(ctx, async || {
         assert_eq!(b.leader("g").await?, None, "who hangs is no candidate");
         Ok(())
