@@ -80,7 +80,7 @@ fn interrupted_leaves_nothing(url: &str) {
     kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
     running.signal(Signal::SIGINT);
     let done = running.finish();
-    assert_eq!((done.code, done.err.as_str()), (130, ""), "{}", done.out);
+    assert_eq!((done.code, done.err.as_str()), (-2, ""), "{}", done.out);
     nothing_is_left(url, pid);
 }
 

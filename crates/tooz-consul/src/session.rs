@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tooz_core::{
     Characteristics, Elections, Error, ErrorKind, GroupId, Groups, Hold, Lease, Locks, Loss,
@@ -36,6 +37,8 @@ pub(crate) struct Life {
     gates: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     holds: Mutex<HashMap<OperationId, Arc<ConsulHold>>>,
     memberships: Mutex<HashMap<GroupId, Lease>>,
+    /// Ends of cohorts that nothing waits for but the goodbye.
+    pub(crate) disbanding: Mutex<JoinSet<()>>,
     closed: CancellationToken,
 }
 
@@ -54,6 +57,7 @@ impl ConsulSession {
             gates: Mutex::default(),
             holds: Mutex::default(),
             memberships: Mutex::default(),
+            disbanding: Mutex::default(),
             closed: CancellationToken::new(),
         });
         for session in life.presence.sessions() {
@@ -194,11 +198,13 @@ impl Life {
             }
         }
         lock(&self.memberships).clear();
+        let disbanding = std::mem::take(&mut *lock(&self.disbanding));
+        disbanding.join_all().await;
         self.presence.close(self.api()).await
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it is locked, so it is whole even if poisoned.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,7 @@ use crate::keys::Prize;
 use crate::lock::{Attempt, ConsulHold, Kind, Step};
 use crate::presence;
 use crate::queue;
-use crate::session::Life;
+use crate::session::{Life, lock};
 use crate::transaction::{Entry, Op, Outcome};
 
 /// What the value of a key that is shared begins with.
@@ -161,8 +161,11 @@ pub(crate) async fn clear_dead(life: &Arc<Life>, prize: &Prize) -> Result<bool> 
 
 /// Ends a cohort's session, which has nothing any more.
 pub(crate) fn disband(life: &Arc<Life>, cohort: String) {
+    let mut disbanding = lock(&life.disbanding);
+    // Those that have ended.
+    while disbanding.try_join_next().is_some() {}
     let life = life.clone();
-    tokio::spawn(async move {
+    disbanding.spawn(async move {
         if let Err(error) = presence::destroy(life.api(), &cohort).await {
             debug!(%error, "a session is left to expire");
         }

@@ -23,8 +23,8 @@ impl RestartGrace {
     /// Until when nothing may be granted by a server that says it has been up for `uptime`, in an
     /// answer that came at `answered`; `None` if that is past.
     ///
-    /// A server that rounds its uptime down started earlier than it says, so the wait is too long
-    /// rather than too short.
+    /// A server that counts whole seconds may have been up for almost one less than it says, where it
+    /// takes two readings of its clock: that second is the driver's to take off.
     pub fn until(self, uptime: Duration, answered: Moment) -> Option<Moment> {
         let left = self.0.checked_sub(uptime).filter(|left| !left.is_zero())?;
         Some(answered + left)
