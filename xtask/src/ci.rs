@@ -11,7 +11,7 @@ use clap::Args;
 use nix::sys::signal::Signal;
 
 use crate::built::{self, Built, EVERYTHING};
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Interrupted};
 use crate::process::Process;
 use crate::servers::{self, Host};
 use crate::{mixed_fleet, python, test_backends, tidy, workspace};
@@ -134,6 +134,7 @@ fn live_tests(setups: &[&str], pythons: &Variables, interrupt: &Interrupt) -> an
         folders.contains(&program.folder)
             || [HAND_OFF, DEMONSTRATION, COMMAND.0].contains(&&*program.target)
     };
+    let mut failures = Vec::new();
     for program in built::test_programs("*", interrupt)?.iter().filter(|built| is_wanted(built)) {
         println!("\n{} in {}", program.target, program.folder.display());
         let mut test = Command::new(&program.program);
@@ -141,8 +142,13 @@ fn live_tests(setups: &[&str], pythons: &Variables, interrupt: &Interrupt) -> an
         if program.target == COMMAND.0 {
             test.args(COMMAND.1);
         }
-        finish(test, interrupt)?;
+        // The others are still worth running.
+        match finish(test, interrupt) {
+            Err(error) if !error.is::<Interrupted>() => failures.push(format!("{error:#}")),
+            finished => finished?,
+        }
     }
+    ensure!(failures.is_empty(), failures.join("; "));
     Ok(())
 }
 

@@ -148,15 +148,15 @@ async fn refusals_are_clear() -> Result<()> {
 async fn a_server_that_cannot_be_reached_is_named_with_the_cause() -> Result<()> {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().unwrap().to_string();
-    for (host, cause) in [
-        ("127.0.0.1:1", "refused"),
-        ("no-such-host.invalid", "lookup"),
-        (&silent[..], "does not answer"),
+    for (host, kind, cause) in [
+        ("127.0.0.1:1", ErrorKind::Connection, "refused"),
+        ("no-such-host.invalid", ErrorKind::Connection, "lookup"),
+        (&silent[..], ErrorKind::TimedOut, "does not answer"),
     ] {
         let start = Instant::now();
         let error = build(&format!("mysql://u@{host}/d"), "a")?.start().await.unwrap_err();
         println!("{error:?} after {:?}", start.elapsed());
-        assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
+        assert_eq!(error.kind(), kind, "{error:?}");
         assert!(error.to_string().contains(host.split(':').next().unwrap()), "{error}");
         assert!(format!("{error:?}").contains(cause), "{error:?}");
         assert!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());

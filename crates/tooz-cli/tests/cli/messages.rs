@@ -331,7 +331,10 @@ fn a_wait_of_seconds_takes_no_longer_where_the_server_goes_meanwhile() {
     assert_eq!(waiter.wait().unwrap().code(), Some(1), "{rest:?}");
     assert!(begun.elapsed() < Duration::from_secs(7), "{:?}: {rest:?}", begun.elapsed());
     let error = rest.last().unwrap();
-    assert!(error.contains("seconds=4,") && !error.contains("30"), "{error}");
+    assert!(error.contains("seconds=4,"), "{error}");
+    // The address has numbers of its own.
+    let beside = error.replace(&redis.port.to_string(), "PORT");
+    assert!(!beside.contains("30"), "{error}");
     says_it_once(error);
 }
 
