@@ -27,7 +27,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_watch_goes_on_over_a_deletion),
     case!(groups_are_watched_apart),
     case!(a_dropped_watch_disturbs_nobody),
-    case!(a_crowd_joins_and_leaves).with(&[Area::Groups]),
+    case!(a_crowd_joins_and_leaves).with(&[Area::Groups]).alone(),
 ];
 
 /// A change, by the member that made it.

@@ -42,7 +42,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_group_is_created_by_one_of_many),
     case!(all_who_join_and_create_at_once_are_in),
     case!(a_join_and_a_deletion_exclude_each_other),
-    case!(a_crowd_of_members),
+    case!(a_crowd_of_members).alone(),
 ];
 
 /// The ids of the members.
