@@ -22,12 +22,15 @@ impl RestartGrace {
 
     /// Until when nothing may be granted by a server that says it has been up for `uptime`, in an
     /// answer that came at `answered`; `None` if that is past.
-    ///
-    /// A server that counts whole seconds may have been up for almost one less than it says, where it
-    /// takes two readings of its clock: that second is the driver's to take off.
     pub fn until(self, uptime: Duration, answered: Moment) -> Option<Moment> {
         let left = self.0.checked_sub(uptime).filter(|left| !left.is_zero())?;
         Some(answered + left)
+    }
+
+    /// The same of a server that counts whole seconds. It subtracts two readings of its clock, so it
+    /// may have been up for almost a second less than it says.
+    pub fn until_by_seconds(self, uptime: u64, answered: Moment) -> Option<Moment> {
+        self.until(Duration::from_secs(uptime.saturating_sub(1)), answered)
     }
 }
 
@@ -49,6 +52,15 @@ mod tests {
         assert_eq!(left(0), Some(now + Duration::from_secs(30)));
         assert_eq!(left(29), Some(now + Duration::from_secs(1)));
         assert_eq!((left(30), left(u64::MAX)), (None, None));
+    }
+
+    #[test]
+    fn whole_seconds_may_be_one_too_many() {
+        let now = Moment::now();
+        let left = |uptime| grace("").until_by_seconds(uptime, now);
+        assert_eq!((left(0), left(1)), (Some(now + Duration::from_secs(30)), left(0)));
+        assert_eq!(left(30), Some(now + Duration::from_secs(1)));
+        assert_eq!(left(31), None);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What is known of the server before it is relied upon.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tooz_core::{Error, ErrorKind, Moment, Result};
 use tracing::warn;
@@ -10,9 +9,8 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::wire::{Reply, Request};
 
-/// By how much the server's uptime may be above the truth: it counts whole seconds, and begins with 2
-/// of them.
-const AHEAD: Duration = Duration::from_secs(3);
+/// The seconds with which the server's uptime begins.
+const AHEAD: u64 = 2;
 
 /// Warns of what weakens the guarantees, and refuses what takes them away. Until when the server may
 /// grant nothing, if it may not now.
@@ -59,9 +57,9 @@ pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<
         );
     }
     // One that does not say is a proxy, and the word of that would be about itself.
-    Ok(uptime
-        .map(Duration::from_secs)
-        .and_then(|uptime| config.restart_grace.until(uptime.saturating_sub(AHEAD), answered)))
+    Ok(uptime.and_then(|uptime: u64| {
+        config.restart_grace.until_by_seconds(uptime.saturating_sub(AHEAD), answered)
+    }))
 }
 
 pub(crate) fn without_cas() -> Error {

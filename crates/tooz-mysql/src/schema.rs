@@ -20,10 +20,6 @@ const TABLES: [&str; 7] = ["session", "group", "member", "token", "reader", "bro
 /// How long their creation may take.
 const CREATION: Duration = Duration::from_secs(30);
 
-/// By how much the server's uptime may be above the truth: it is the difference of two clock readings
-/// in whole seconds.
-const ROUNDED: Duration = Duration::from_secs(1);
-
 /// How much the server's uptime and the time of a table's creation, in whole seconds, may differ from
 /// each other though both began together.
 const ROUNDING: u64 = 2;
@@ -66,8 +62,7 @@ async fn granting_from(link: &Link, config: &Config) -> Result<Option<Moment>> {
     let uptime = rows.first().and_then(|row| bytes(row, 1));
     let uptime = uptime.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
     let uptime: u64 = uptime.ok_or_else(odd_answer)?;
-    let surely = Duration::from_secs(uptime).saturating_sub(ROUNDED);
-    let until = config.restart_grace.until(surely, answered);
+    let until = config.restart_grace.until_by_seconds(uptime, answered);
     if until.is_none() {
         return Ok(None);
     }

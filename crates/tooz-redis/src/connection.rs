@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, RedisConnectionInfo, Value};
@@ -65,7 +64,7 @@ pub(crate) struct ServerInfo {
     pub(crate) replicas: u32,
     pub(crate) eviction: String,
     /// How long it has run, and when it said so.
-    pub(crate) uptime: (Duration, Moment),
+    pub(crate) uptime: (u64, Moment),
     pub(crate) run: String,
     pub(crate) has_aof: bool,
 }
@@ -298,10 +297,7 @@ impl ServerInfo {
             replicas: field("connected_slaves").parse().unwrap_or(0),
             eviction: field("maxmemory_policy").to_owned(),
             // A server that does not say is taken for one that has just started.
-            uptime: (
-                Duration::from_secs(field("uptime_in_seconds").parse().unwrap_or(0)),
-                answered,
-            ),
+            uptime: (field("uptime_in_seconds").parse().unwrap_or(0), answered),
             run: field("run_id").to_owned(),
             has_aof: field("aof_enabled") == "1",
         })

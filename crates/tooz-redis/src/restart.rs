@@ -1,7 +1,6 @@
 //! A server that may have forgotten what it granted: see the option `restart_grace`.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tooz_core::{Moment, Result};
@@ -9,10 +8,6 @@ use tooz_core::{Moment, Result};
 use crate::config::{Address, Config};
 use crate::connection::ServerInfo;
 use crate::errors::translate;
-
-/// By how much the server's uptime may be above the truth: it is the difference of two clock
-/// readings of whole seconds.
-const ROUNDED: Duration = Duration::from_secs(1);
 
 /// A run of the server that may grant nothing yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +25,7 @@ pub(crate) async fn closed(
     connection: &mut MultiplexedConnection,
 ) -> Result<Option<Closed>> {
     let (uptime, answered) = server.uptime;
-    let Some(until) = config.restart_grace.until(uptime.saturating_sub(ROUNDED), answered) else {
+    let Some(until) = config.restart_grace.until_by_seconds(uptime, answered) else {
         return Ok(None);
     };
     let closed = Closed { until, run: server.run.clone() };
