@@ -125,6 +125,11 @@ impl Error {
         Self::new(ErrorKind::NotImplemented, format!("{what} is not available on this backend"))
     }
 
+    /// A server's answer that no request of ours has.
+    pub fn unexpected_answer() -> Self {
+        Self::new(ErrorKind::Backend, "the server's answer makes no sense")
+    }
+
     /// [`ErrorKind::GroupNotCreated`] for `group`.
     pub fn group_not_created(group: &crate::GroupId) -> Self {
         Self::new(ErrorKind::GroupNotCreated, "the group does not exist").with("group", group)

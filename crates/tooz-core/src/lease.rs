@@ -83,6 +83,14 @@ impl Lease {
         Self::new(State::default(), self.0.ttl, Some(self.clone()))
     }
 
+    /// A lease that lasts `ttl` from `sent`, and is lost with this one at the latest: the earlier of
+    /// the two deadlines is its own. A renewal of it renews it alone.
+    #[must_use]
+    pub fn timed_child(&self, ttl: Duration, sent: Moment) -> Self {
+        let deadline = Some(sent + usable(ttl));
+        Self::new(State { deadline, ..State::default() }, Some(ttl), Some(self.clone()))
+    }
+
     fn new(state: State, ttl: Option<Duration>, parent: Option<Self>) -> Self {
         let (state, probe) = (watch::Sender::new(state), OnceLock::new());
         let lease = Self(Arc::new(Shared { state, ttl, parent, probe }));
@@ -109,16 +117,18 @@ impl Lease {
 
     /// The moment at which it is lost unless a renewal is confirmed before; `None` if untimed.
     pub fn deadline(&self) -> Option<Moment> {
-        match &self.0.parent {
-            Some(parent) => parent.deadline(),
-            None => self.0.state.borrow().deadline,
-        }
+        let own = self.0.state.borrow().deadline;
+        let inherited = self.0.parent.as_ref().and_then(Self::deadline);
+        [own, inherited].into_iter().flatten().min()
     }
 
     /// The moment from which the backend surely keeps it no longer; `None` if untimed. The deadline
     /// is a margin before the end at the backend, and two margins are beyond it.
     pub(crate) fn ends_at_backend(&self) -> Option<Moment> {
-        self.deadline().zip(self.ttl()).map(|(deadline, ttl)| deadline + ttl / 5)
+        match (self.0.state.borrow().deadline, &self.0.parent) {
+            (None, Some(parent)) => parent.ends_at_backend(),
+            (deadline, _) => deadline.zip(self.ttl()).map(|(deadline, ttl)| deadline + ttl / 5),
+        }
     }
 
     /// A renewal that was sent at `sent` is confirmed. Returns whether it is still held: a
@@ -127,10 +137,14 @@ impl Lease {
         if self.loss().is_some() {
             return false;
         }
-        if let Some(parent) = &self.0.parent {
-            return parent.renewed(sent) && self.is_held();
-        }
-        let Some(ttl) = self.0.ttl else { return self.trust() };
+        let ttl = match (&self.0.parent, self.0.ttl) {
+            // A child without a deadline of its own has its parent's.
+            (Some(parent), _) if self.0.state.borrow().deadline.is_none() => {
+                return parent.renewed(sent) && self.is_held();
+            }
+            (_, Some(ttl)) => ttl,
+            (_, None) => return self.trust(),
+        };
         let deadline = Some(sent + usable(ttl));
         self.0.state.send_if_modified(|state| {
             let later = state.deadline < deadline;
@@ -305,6 +319,24 @@ mod tests {
         parent.lose(Loss::SessionEnded);
         assert_eq!(two.lost().await, Loss::SessionEnded);
         assert_eq!(one.loss(), Some(Loss::Taken), "the first reason stays");
+    }
+
+    #[tokio::test]
+    async fn a_timed_child_has_the_earlier_of_two_deadlines() {
+        let sent = Moment::now();
+        let parent = Lease::timed(TTL * 100, sent);
+        let (short, long) = (parent.timed_child(TTL, sent), parent.timed_child(TTL * 200, sent));
+        assert_eq!(short.deadline(), Some(sent + usable(TTL)));
+        assert_eq!(long.deadline(), parent.deadline());
+        assert_eq!(long.ends_at_backend(), Some(sent + usable(TTL * 200) + TTL * 40));
+        let later = sent + TTL / 2;
+        assert!(short.renewed(later));
+        assert_eq!(short.deadline(), Some(later + usable(TTL)));
+        assert_eq!(parent.deadline(), Some(sent + usable(TTL * 100)), "it renews itself alone");
+        assert_eq!(short.lost().await, Loss::Expired);
+        parent.lose(Loss::SessionEnded);
+        assert!(!long.renewed(Moment::now()));
+        assert_eq!(long.lost().await, Loss::SessionEnded);
     }
 
     #[tokio::test]

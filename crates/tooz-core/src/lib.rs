@@ -16,6 +16,7 @@ mod events;
 mod group;
 pub mod hash_ring;
 mod id;
+pub mod kit;
 mod lease;
 mod lock;
 mod options;

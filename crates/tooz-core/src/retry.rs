@@ -21,7 +21,8 @@ impl RetryPolicy {
         Self { first: first.max(Duration::from_millis(1)), longest: longest.max(first) }
     }
 
-    pub(crate) fn backoff(&self) -> Backoff {
+    /// The pauses, from the first.
+    pub fn backoff(&self) -> Backoff {
         let pauses = ExponentialBuilder::new()
             .with_min_delay(self.first)
             .with_max_delay(self.longest)
@@ -38,18 +39,21 @@ impl Default for RetryPolicy {
     }
 }
 
-/// One row of attempts.
-pub(crate) struct Backoff {
+/// The pauses between one row of attempts: see [`RetryPolicy::backoff`].
+#[derive(Debug)]
+pub struct Backoff {
     pauses: ExponentialBackoff,
     longest: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn next(&mut self) -> Duration {
+    /// How long the next pause is.
+    pub fn next(&mut self) -> Duration {
         self.pauses.next().unwrap_or(self.longest)
     }
 
-    pub(crate) async fn pause(&mut self) {
+    /// Waits for the next pause to pass.
+    pub async fn pause(&mut self) {
         tokio::time::sleep(self.next()).await;
     }
 
