@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Runs these steps only, by the names that a run shows.
     #[arg(long, value_name = "STEP", value_delimiter = ',', conflicts_with = "quick")]
     only: Vec<String>,
+    /// Runs the live tests of this driver's crate only, over the servers of its setups.
+    #[arg(long, value_name = "CRATE", conflicts_with = "quick")]
+    driver: Option<String>,
 }
 
 /// The steps in their order.
@@ -112,17 +115,29 @@ fn all(options: &Options, steps: &mut Steps<'_>) -> anyhow::Result<()> {
     let setups = test_backends::served_setups();
     steps.step("servers", |interrupt| test_backends::run_installing(&setups, interrupt))?;
     steps.step("mixed fleet", mixed_fleet::run_short)?;
-    steps.step("live tests", |interrupt| live_tests(&setups, &pythons(interrupt)?, interrupt))
+    let driver = options.driver.as_deref();
+    steps.step("live tests", |interrupt| {
+        live_tests(&setups, driver, &pythons(interrupt)?, interrupt)
+    })
 }
 
 /// Environment variables for tests.
 type Variables = Vec<(OsString, OsString)>;
 
 /// The drivers' and the command's own tests over real servers and beside Python, the hand-off under
-/// fire, and the demonstration.
-fn live_tests(setups: &[&str], pythons: &Variables, interrupt: &Interrupt) -> anyhow::Result<()> {
+/// fire, and the demonstration; of one driver, its own tests alone.
+fn live_tests(
+    setups: &[&str],
+    driver: Option<&str>,
+    pythons: &Variables,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
     let setups = setups.iter().map(|name| servers::find(name));
-    let setups = setups.collect::<anyhow::Result<Vec<_>>>()?;
+    let mut setups = setups.collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(driver) = driver {
+        setups.retain(|setup| setup.driver == driver);
+        ensure!(!setups.is_empty(), "no setup with a server has the driver `{driver}`");
+    }
     servers::install(&setups.iter().filter_map(|setup| setup.server).collect::<Vec<_>>())?;
     let host = Host::new(interrupt)?;
     let (_running, urls) = servers::launch_each(&setups, &host)?;
@@ -132,7 +147,8 @@ fn live_tests(setups: &[&str], pythons: &Variables, interrupt: &Interrupt) -> an
     // The hand-off needs the machine for itself, as does every other: one after the other.
     let is_wanted = |program: &Built| {
         folders.contains(&program.folder)
-            || [HAND_OFF, DEMONSTRATION, COMMAND.0].contains(&&*program.target)
+            || (driver.is_none()
+                && [HAND_OFF, DEMONSTRATION, COMMAND.0].contains(&&*program.target))
     };
     let mut failures = Vec::new();
     for program in built::test_programs("*", interrupt)?.iter().filter(|built| is_wanted(built)) {

@@ -48,23 +48,23 @@ pub struct Backoff {
 
 impl Backoff {
     /// How long the next pause is.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_pause(&mut self) -> Duration {
         self.pauses.next().unwrap_or(self.longest)
     }
 
     /// Waits for the next pause to pass.
     pub async fn pause(&mut self) {
-        tokio::time::sleep(self.next()).await;
+        tokio::time::sleep(self.next_pause()).await;
     }
 
     /// A pause that leaves time for an attempt before `until`.
     pub(crate) async fn pause_before(&mut self, until: Moment) {
-        tokio::time::sleep(self.next().min(share_of(until.remaining()))).await;
+        tokio::time::sleep(self.next_pause().min(share_of(until.remaining()))).await;
     }
 
     /// The moment of the next attempt at something that must succeed before `until`.
     pub(crate) fn moment_before(&mut self, until: Moment) -> Moment {
-        Moment::now() + self.next().min(share_of(until.remaining()))
+        Moment::now() + self.next_pause().min(share_of(until.remaining()))
     }
 }
 
