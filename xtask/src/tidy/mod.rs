@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: cheap checks of files.
 
 mod crates;
+mod drivers;
 mod files;
 mod includes;
 mod links;
@@ -69,6 +70,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 fn findings(root: &Path) -> anyhow::Result<Vec<Finding>> {
     let mut findings = crates::check(root)?;
+    findings.extend(drivers::check(root)?);
     findings.extend(sources::check(root)?);
     findings.extend(links::check(root)?);
     findings.extend(includes::check(root)?);
