@@ -1,6 +1,15 @@
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Options, Result};
+use tooz_core::{Characteristic, Characteristics, CoordinatorUrl, Options, Result};
+
+/// What a world ensures.
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::Linearizable,
+    Characteristic::Sequential,
+    Characteristic::Causal,
+    Characteristic::Serializable,
+]);
 
 /// What the URL says.
 #[derive(Clone, Debug)]

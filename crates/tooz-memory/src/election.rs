@@ -4,27 +4,31 @@ use std::sync::Arc;
 
 use tooz_core::{Acquisition, Elections, GroupId, Hold, LeaderFeed, MemberId, Result, async_trait};
 
+use crate::keys::LockKey;
 use crate::lock;
-use crate::session::MemorySession;
-use crate::store::Prize;
+use crate::state::State;
+
+/// The elections of a session.
+#[derive(Debug)]
+pub(crate) struct MemoryElections(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Elections for MemorySession {
+impl Elections for MemoryElections {
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        let prize = Prize::Leader(acquisition.target.clone());
-        lock::acquire(self, acquisition.with_target(prize)).await
+        let key = LockKey::Leader(acquisition.target.clone());
+        lock::acquire(&self.0, acquisition.with_target(key)).await
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        self.request(|store, _| store.leader(group)).await
+        self.0.request(|store, _| store.leader(group)).await
     }
 
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        let mut changes = self.world.changes();
+        let mut changes = self.0.world.changes();
         loop {
             changes.mark_unchanged();
             // A group that does not exist has no leader, and may appear later.
-            let leader = self.request(|store, _| Ok(store.leader(group).unwrap_or(None))).await?;
+            let leader = self.0.request(|store, _| Ok(store.leader(group).unwrap_or(None))).await?;
             feed.leader(leader);
             let _ = changes.changed().await;
         }

@@ -14,15 +14,16 @@ mod config;
 mod driver;
 mod election;
 mod group;
+mod keys;
 mod lock;
 mod session;
+mod state;
+// What a server would keep, and its rules.
 mod store;
+// The server that coordinators of one process share, and its faults.
 mod world;
 
-use tooz_core::{
-    Characteristic, Characteristics, Coordinator, DriverEntry, Features, MemberId, Registry,
-    Result, RunsOn,
-};
+use tooz_core::{Coordinator, DriverEntry, Features, MemberId, Registry, Result, RunsOn};
 
 pub use world::World;
 
@@ -41,13 +42,7 @@ pub async fn start(world: &str, member: impl Into<MemberId>) -> Result<Coordinat
 pub const DRIVER: DriverEntry = DriverEntry {
     name: "memory",
     schemes: &["memory", "zake"],
-    characteristics: Characteristics::of(&[
-        Characteristic::DistributedAcrossThreads,
-        Characteristic::Linearizable,
-        Characteristic::Sequential,
-        Characteristic::Causal,
-        Characteristic::Serializable,
-    ]),
+    characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
     runs_on: RunsOn::Engine,
     open: driver::open,

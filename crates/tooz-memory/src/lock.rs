@@ -8,36 +8,41 @@ use tooz_core::{
     async_trait,
 };
 
-use crate::session::MemorySession;
-use crate::store::{Entry, Prize, SessionId};
+use crate::keys::LockKey;
+use crate::state::State;
+use crate::store::{Entry, SessionId};
 use crate::world::World;
 
+/// The locks of a session.
+#[derive(Debug)]
+pub(crate) struct MemoryLocks(pub(crate) Arc<State>);
+
 #[async_trait]
-impl Locks for MemorySession {
+impl Locks for MemoryLocks {
     async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
-        let prize = Prize::Lock(acquisition.target.clone());
-        acquire(self, acquisition.with_target(prize)).await
+        let key = LockKey::Lock(acquisition.target.clone());
+        acquire(&self.0, acquisition.with_target(key)).await
     }
 
     async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        let prize = Prize::Lock(name.clone());
-        self.request(|store, again| Ok(store.take_away(&prize) || again)).await
+        let key = LockKey::Lock(name.clone());
+        self.0.request(|store, again| Ok(store.break_lock(&key) || again)).await
     }
 }
 
 /// One round trip if it is free; one more after the wait, to see what the push was about.
 pub(crate) async fn acquire(
-    session: &MemorySession,
-    acquisition: Acquisition<Prize>,
+    state: &State,
+    acquisition: Acquisition<LockKey>,
 ) -> Result<Option<Arc<dyn Hold>>> {
-    let Acquisition { id, target: prize, mode, wait, .. } = acquisition;
-    let lease = tooz_core::Session::lease(session).child();
+    let Acquisition { id, target: key, mode, wait, .. } = acquisition;
+    let lease = state.lease.child();
     let granted = Arc::new(Notify::new());
-    let token = session
+    let token = state
         .request(|store, _| {
             let (lease, granted) = (lease.clone(), granted.clone());
-            let entry = Entry { id, session: session.id, mode, lease, granted, token: 0 };
-            Ok(store.enqueue(&prize, entry))
+            let entry = Entry { id, session: state.id, mode, lease, granted, token: 0 };
+            Ok(store.enqueue(&key, entry))
         })
         .await;
     let token = match token {
@@ -48,9 +53,9 @@ pub(crate) async fn acquire(
                 () = wait.over() => {}
             }
             // Granted in the meantime or not, the queue's word counts.
-            let token = session.request(|store, _| match store.token(&prize, id) {
+            let token = state.request(|store, _| match store.token(&key, id) {
                 None => {
-                    store.withdraw(&prize, id);
+                    store.release(&key, id);
                     Ok(None)
                 }
                 token => Ok(token),
@@ -58,25 +63,25 @@ pub(crate) async fn acquire(
             match token.await {
                 Ok(Some(token)) => token,
                 Ok(None) => return Ok(None),
-                Err(error) => return Err(abandon(session, &prize, id, error)),
+                Err(error) => return Err(cancel(state, &key, id, error)),
             }
         }
-        Err(error) => return Err(abandon(session, &prize, id, error)),
+        Err(error) => return Err(cancel(state, &key, id, error)),
     };
     let token = FencingToken(token);
-    let (world, session) = (session.world.clone(), session.id);
-    Ok(Some(Arc::new(MemoryHold { world, session, id, prize, token, lease })))
+    let (world, session) = (state.world.clone(), state.id);
+    Ok(Some(Arc::new(MemoryHold { world, session, id, key, token, lease })))
 }
 
-/// An attempt of which nothing more can be learned is taken back as soon as the server answers.
-fn abandon(
-    session: &MemorySession,
-    prize: &Prize,
+/// Cancels an acquisition of which nothing more can be learned.
+fn cancel(
+    state: &State,
+    key: &LockKey,
     id: OperationId,
     error: tooz_core::Error,
 ) -> tooz_core::Error {
-    let (world, prize) = (session.world.clone(), prize.clone());
-    world.change(|store| store.withdraw(&prize, id));
+    let (world, key) = (state.world.clone(), key.clone());
+    world.change(|store| store.release(&key, id));
     error
 }
 
@@ -86,7 +91,7 @@ struct MemoryHold {
     world: World,
     session: SessionId,
     id: OperationId,
-    prize: Prize,
+    key: LockKey,
     token: FencingToken,
     lease: Lease,
 }
@@ -103,14 +108,14 @@ impl Hold for MemoryHold {
 
     async fn verify(&self) -> Result<bool> {
         let limit = self.lease.ttl().unwrap_or_default();
-        self.world.request(limit, |store| Ok(store.token(&self.prize, self.id).is_some())).await
+        self.world.request(limit, |store| Ok(store.token(&self.key, self.id).is_some())).await
     }
 
     async fn release(&self) -> Result<Release> {
         let limit = self.lease.ttl().unwrap_or_default();
         let released = self.world.request(limit, |store| {
             store.check(self.session)?;
-            Ok(store.withdraw(&self.prize, self.id))
+            Ok(store.release(&self.key, self.id))
         });
         // After a lost reply, asking again finds nothing: the engine knows which of the two it was.
         Ok(if released.await? { Release::Released } else { Release::WasLost })

@@ -2,21 +2,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{
-    Characteristics, Elections, ErrorKind, Groups, Lease, Locks, Loss, MemberId, Moment,
-    OperationId, Outcome, Result, Session, async_trait,
+    Characteristics, Elections, ErrorKind, Groups, Lease, Locks, MemberId, Moment, OperationId,
+    Result, Session, async_trait,
 };
 
-use crate::store::{SessionId, Store};
+use crate::config::CHARACTERISTICS;
+use crate::election::MemoryElections;
+use crate::group::MemoryGroups;
+use crate::lock::MemoryLocks;
+use crate::state::State;
+use crate::store::SessionId;
 use crate::world::World;
 
 /// A session with a world: everything in it lives as long as it is renewed.
 #[derive(Debug)]
 pub(crate) struct MemorySession {
-    pub(crate) world: World,
-    pub(crate) id: SessionId,
-    pub(crate) member: MemberId,
-    ttl: Duration,
-    lease: Lease,
+    state: Arc<State>,
+    locks: MemoryLocks,
+    groups: MemoryGroups,
+    elections: MemoryElections,
 }
 
 impl MemorySession {
@@ -35,37 +39,13 @@ impl MemorySession {
             return Err(error);
         }
         tokio::spawn(expire_in_time(world.clone(), id));
-        Ok(Arc::new(Self { world, id, member, ttl, lease }))
-    }
-
-    /// Who asks: another session of the same member is somebody else.
-    pub(crate) fn us(&self) -> (SessionId, &MemberId) {
-        (self.id, &self.member)
-    }
-
-    /// One request to the world, repeated while it is unknown whether it was carried out. `serve`
-    /// is told whether it may have been carried out before.
-    pub(crate) async fn request<T>(
-        &self,
-        serve: impl Fn(&mut Store, bool) -> Result<T>,
-    ) -> Result<T> {
-        let mut again = false;
-        loop {
-            let answer = self.world.request(self.ttl, |store| {
-                store.check(self.id)?;
-                serve(store, again)
-            });
-            match answer.await {
-                Err(error) if error.kind() == ErrorKind::SessionLost => {
-                    self.lease.lose(Loss::SessionEnded);
-                    return Err(error);
-                }
-                Err(error) if error.outcome() == Outcome::Unknown && self.lease.is_held() => {
-                    again = true;
-                }
-                answer => return answer,
-            }
-        }
+        let state = Arc::new(State { world, id, member, ttl, lease });
+        Ok(Arc::new(Self {
+            locks: MemoryLocks(state.clone()),
+            groups: MemoryGroups(state.clone()),
+            elections: MemoryElections(state.clone()),
+            state,
+        }))
     }
 }
 
@@ -80,27 +60,27 @@ async fn expire_in_time(world: World, id: SessionId) {
 #[async_trait]
 impl Session for MemorySession {
     fn lease(&self) -> &Lease {
-        &self.lease
+        &self.state.lease
     }
 
     fn characteristics(&self) -> Characteristics {
-        crate::DRIVER.characteristics
+        CHARACTERISTICS
     }
 
     fn heartbeat_interval(&self) -> Option<Duration> {
-        Some(self.ttl / 3)
+        Some(self.state.ttl / 3)
     }
 
     async fn heartbeat(&self) -> Result<()> {
         let sent = Moment::now();
-        self.request(|store, _| store.renew(self.id, self.ttl)).await?;
-        self.lease.renewed(sent);
+        self.state.request(|store, _| store.renew(self.state.id, self.state.ttl)).await?;
+        self.state.lease.renewed(sent);
         Ok(())
     }
 
     async fn close(&self) -> Result<()> {
-        let closed = self.request(|store, _| {
-            store.end_session(self.id);
+        let closed = self.state.request(|store, _| {
+            store.end_session(self.state.id);
             Ok(())
         });
         match closed.await {
@@ -110,14 +90,14 @@ impl Session for MemorySession {
     }
 
     fn locks(&self) -> Option<&dyn Locks> {
-        Some(self)
+        Some(&self.locks)
     }
 
     fn groups(&self) -> Option<&dyn Groups> {
-        Some(self)
+        Some(&self.groups)
     }
 
     fn elections(&self) -> Option<&dyn Elections> {
-        Some(self)
+        Some(&self.elections)
     }
 }

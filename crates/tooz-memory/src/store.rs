@@ -6,23 +6,18 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tooz_core::{
-    Capabilities, Error, ErrorKind, GroupId, Lease, LockName, Loss, Member, MemberId, Mode, Moment,
+    Capabilities, Error, ErrorKind, GroupId, Lease, Loss, Member, MemberId, Mode, Moment,
     OperationId, Result,
 };
 
-pub(crate) type SessionId = OperationId;
+use crate::keys::LockKey;
 
-/// What only so many can have at a time.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Prize {
-    Lock(LockName),
-    Leader(GroupId),
-}
+pub(crate) type SessionId = OperationId;
 
 #[derive(Default)]
 pub(crate) struct Store {
     sessions: HashMap<SessionId, SessionRecord>,
-    queues: BTreeMap<Prize, Queue>,
+    queues: BTreeMap<LockKey, Queue>,
     groups: BTreeMap<GroupId, Group>,
     /// What keeps tokens and incarnations rising.
     counter: u64,
@@ -37,7 +32,7 @@ struct SessionRecord {
     lease: Lease,
 }
 
-/// The holders of a prize and those who wait for it, in order.
+/// The holders of a lock or a term and those who wait for it, in order.
 #[derive(Default)]
 struct Queue {
     holders: Vec<Entry>,
@@ -49,7 +44,7 @@ pub(crate) struct Entry {
     pub(crate) id: OperationId,
     pub(crate) session: SessionId,
     pub(crate) mode: Mode,
-    /// The client's view, for the push that it was taken away.
+    /// The client's view, for the push that it was broken.
     pub(crate) lease: Lease,
     /// Wakes the waiting client.
     pub(crate) granted: Arc<Notify>,
@@ -134,9 +129,9 @@ impl Store {
         for group in self.groups.values_mut() {
             group.members.retain(|_, member| member.session != session);
         }
-        let prizes: Vec<_> = self.queues.keys().cloned().collect();
-        for prize in prizes {
-            self.remove(&prize, |entry| entry.session == session);
+        let keys: Vec<_> = self.queues.keys().cloned().collect();
+        for key in keys {
+            self.remove(&key, |entry| entry.session == session);
         }
         Some(record.lease)
     }
@@ -144,52 +139,52 @@ impl Store {
     // ---- Locks and terms.
 
     /// Puts an acquisition in the queue, unless it is there already; its token if it is granted.
-    pub(crate) fn enqueue(&mut self, prize: &Prize, entry: Entry) -> Option<u64> {
+    pub(crate) fn enqueue(&mut self, key: &LockKey, entry: Entry) -> Option<u64> {
         let id = entry.id;
-        let queue = self.queues.entry(prize.clone()).or_default();
+        let queue = self.queues.entry(key.clone()).or_default();
         if !queue.entries().any(|other| other.id == id) {
             queue.waiters.push_back(entry);
-            self.promote(prize);
+            self.promote(key);
         }
-        self.token(prize, id)
+        self.token(key, id)
     }
 
     /// The token of an acquisition that is granted.
-    pub(crate) fn token(&self, prize: &Prize, id: OperationId) -> Option<u64> {
-        let queue = self.queues.get(prize)?;
+    pub(crate) fn token(&self, key: &LockKey, id: OperationId) -> Option<u64> {
+        let queue = self.queues.get(key)?;
         queue.holders.iter().find(|entry| entry.id == id).map(|entry| entry.token)
     }
 
-    /// Takes an acquisition out of the queue; whether it was granted.
-    pub(crate) fn withdraw(&mut self, prize: &Prize, id: OperationId) -> bool {
-        let held = self.token(prize, id).is_some();
-        self.remove(prize, |entry| entry.id == id);
+    /// Takes an acquisition out of the queue, held or waiting; whether it was held.
+    pub(crate) fn release(&mut self, key: &LockKey, id: OperationId) -> bool {
+        let held = self.token(key, id).is_some();
+        self.remove(key, |entry| entry.id == id);
         held
     }
 
-    /// Takes the prize from its holders and tells them; whether there were any.
-    pub(crate) fn take_away(&mut self, prize: &Prize) -> bool {
-        let Some(queue) = self.queues.get_mut(prize) else { return false };
+    /// Takes a lock from its holders and tells them; whether there were any.
+    pub(crate) fn break_lock(&mut self, key: &LockKey) -> bool {
+        let Some(queue) = self.queues.get_mut(key) else { return false };
         let holders = std::mem::take(&mut queue.holders);
         for holder in &holders {
             holder.lease.lose(Loss::Taken);
         }
-        self.promote(prize);
+        self.promote(key);
         !holders.is_empty()
     }
 
-    fn remove(&mut self, prize: &Prize, goes: impl Fn(&Entry) -> bool) {
-        if let Some(queue) = self.queues.get_mut(prize) {
+    fn remove(&mut self, key: &LockKey, goes: impl Fn(&Entry) -> bool) {
+        if let Some(queue) = self.queues.get_mut(key) {
             queue.holders.retain(|entry| !goes(entry));
             queue.waiters.retain(|entry| !goes(entry));
-            self.promote(prize);
+            self.promote(key);
         }
     }
 
-    /// Grants the prize to as many of the first in the queue as can have it together.
-    fn promote(&mut self, prize: &Prize) {
+    /// Grants a lock to as many of the first in the queue as can have it together.
+    fn promote(&mut self, key: &LockKey) {
         self.version += 1;
-        let Some(queue) = self.queues.get_mut(prize) else { return };
+        let Some(queue) = self.queues.get_mut(key) else { return };
         while let Some(first) = queue.waiters.front() {
             let shared = |entry: &Entry| entry.mode == Mode::Shared;
             if !(queue.holders.is_empty() || shared(first) && queue.holders.iter().all(shared)) {
@@ -202,7 +197,7 @@ impl Store {
             queue.holders.push(next);
         }
         if queue.holders.is_empty() {
-            self.queues.remove(prize);
+            self.queues.remove(key);
         }
     }
 
@@ -305,7 +300,7 @@ impl Store {
 
     pub(crate) fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
         self.group(group)?;
-        let queue = self.queues.get(&Prize::Leader(group.clone()));
+        let queue = self.queues.get(&LockKey::Leader(group.clone()));
         let session = queue.and_then(|queue| queue.holders.first()).map(|entry| entry.session);
         Ok(session.and_then(|id| self.sessions.get(&id)).map(|session| session.member.clone()))
     }
@@ -322,8 +317,8 @@ impl Store {
 
     pub(crate) fn residue(&self) -> Vec<String> {
         let sessions = self.sessions.values().map(|s| format!("session of {}", s.member));
-        let queues = self.queues.iter().map(|(prize, queue)| {
-            format!("{prize:?}: {} held, {} waiting", queue.holders.len(), queue.waiters.len())
+        let queues = self.queues.iter().map(|(key, queue)| {
+            format!("{key:?}: {} held, {} waiting", queue.holders.len(), queue.waiters.len())
         });
         let members = self.groups.iter().flat_map(|(group, record)| {
             record.members.keys().map(move |member| format!("member {member} of {group}"))

@@ -1,10 +1,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tooz_core::kit::locked;
 use tooz_core::{Error, ErrorKind, GroupId, Loss, MemberId, Moment, Outcome, Result};
 
 use crate::store::{SessionId, Store};
@@ -47,7 +48,7 @@ static WORLDS: Mutex<Option<HashMap<String, World>>> = Mutex::new(None);
 impl World {
     /// The world of `memory://NAME`. It lives as long as the process.
     pub fn named(name: &str) -> Self {
-        let mut worlds = WORLDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut worlds = locked(&WORLDS);
         let new = || {
             Self(Arc::new(Shared {
                 name: name.to_owned(),
@@ -137,8 +138,7 @@ impl World {
     // ---- The driver's side.
 
     fn store(&self) -> MutexGuard<'_, Store> {
-        // Nothing panics while it is locked, so it is whole even if poisoned.
-        self.0.store.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0.store)
     }
 
     /// Reads or changes the store; a change wakes the watches.
