@@ -3,10 +3,10 @@
 //! Whoever can read a file can lock it, and keep everybody out for ever. So nothing is made for
 //! everybody; what the umask takes from the group is taken.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::unistd::{getegid, geteuid, getgroups};
@@ -14,6 +14,7 @@ use tooz_core::{Error, Result};
 use tracing::warn;
 
 use crate::errors::unreachable;
+use crate::ofd::is_missing;
 
 const FILE: u32 = 0o660;
 const DIR: u32 = 0o770;
@@ -41,6 +42,47 @@ pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
 /// Makes a directory with all above it.
 pub(crate) fn make_dir_all(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(DIR).recursive(true).create(path)
+}
+
+/// Makes a directory, and those between it and `top` that are missing, but never `top` itself.
+///
+/// Others may make and remove the same at any moment: what is made may be gone again.
+pub(crate) fn make_dirs(top: &Path, dir: &Path) -> io::Result<()> {
+    if dir == top {
+        return Ok(());
+    }
+    let make = || match make_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    match (make(), dir.parent()) {
+        (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => {
+            make_dirs(top, above)?;
+            make()
+        }
+        (made, _) => made,
+    }
+}
+
+/// What is in a directory, sorted; nothing if it does not exist.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths: Vec<_> = match entries {
+        // It may also be removed between two of its entries.
+        Err(error) if is_missing(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if is_missing(&error) => Ok(()),
+        result => result,
+    }
 }
 
 /// Refuses a link among the directories between `top` and `path`: it could lead out of `top`.
@@ -102,7 +144,7 @@ fn is_foreign(found: &Metadata) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{self, Permissions};
+    use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn set_mode(path: &Path, mode: u32) {

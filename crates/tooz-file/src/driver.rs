@@ -1,17 +1,15 @@
 //! The driver: a directory, not looked at yet.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use tooz_core::kit::locked;
 use tooz_core::{CoordinatorUrl, Driver, MemberId, Options, Result, Session, async_trait};
 
 use crate::config::Config;
-use crate::place::Place;
-use crate::presence::{self, Presence, SessionId};
+use crate::directory::Directory;
+use crate::presence::{self, Presence};
 use crate::session::FileSession;
-
-/// The ids of all sessions of one coordinator: what they have left is its own.
-pub(crate) type OwnSessions = Arc<Mutex<HashSet<SessionId>>>;
+use crate::state::{OwnSessions, State};
 
 /// One coordinator's way to its directory.
 #[derive(Debug)]
@@ -27,10 +25,11 @@ pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Dri
 #[async_trait]
 impl Driver for FileDriver {
     async fn connect(&self, member: &MemberId) -> Result<Arc<dyn Session>> {
-        let place = Place::open(&self.config)?;
-        presence::sweep(&place.layout);
-        let presence = Presence::announce(&place.layout, member)?;
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(presence.id.clone());
-        Ok(Arc::new(FileSession::new(place, presence, member.clone(), self.own.clone())))
+        let directory = Directory::open(&self.config)?;
+        presence::sweep(&directory.keys);
+        let presence = Presence::announce(&directory.keys, member)?;
+        locked(&self.own).insert(presence.id.clone());
+        let state = State::new(directory, presence, member.clone(), self.own.clone());
+        Ok(Arc::new(FileSession::new(Arc::new(state))))
     }
 }

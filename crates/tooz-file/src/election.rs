@@ -4,19 +4,17 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{
-    Acquisition, Elections, GroupId, Hold, LeaderFeed, MemberId, Release, Result, async_trait,
-};
+use tooz_core::{Acquisition, Elections, GroupId, Hold, LeaderFeed, MemberId, Result, async_trait};
 
 use crate::counter::Content;
+use crate::directory::Directory;
 use crate::errors::failed;
-use crate::group::{Group, MADE};
-use crate::layout::{hex, unhex};
+use crate::group_dir::{GroupDir, MADE};
+use crate::keys::{hex, unhex};
+use crate::lock;
 use crate::ofd::{self, is_missing};
-use crate::place::Place;
 use crate::presence;
-use crate::seat::{Claim, Seat};
-use crate::session::FileSession;
+use crate::state::State;
 use crate::watch::{Aftermath, CLOSED, Changes, GONE};
 
 /// How often, 1 ms apart, to look again while a leader is about to sign.
@@ -31,50 +29,50 @@ enum Reading {
     Changing,
 }
 
+/// The elections of a session.
+#[derive(Debug)]
+pub(crate) struct FileElections(pub(crate) Arc<State>);
+
 #[async_trait]
-impl Elections for FileSession {
+impl Elections for FileElections {
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        self.blame(self.stand(acquisition).await)
+        self.0.blame(campaign(&self.0, acquisition).await)
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        leader(self.group(group)).await
+        leader(self.0.group(group)).await
     }
 
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        watch(self.group(group), feed).await
+        watch(self.0.group(group), feed).await
     }
 }
 
-impl FileSession {
-    async fn stand(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        let group = self.group(&acquisition.target);
-        self.must_have_joined(group)?;
-        let sign = |token| signature(&self.presence.id, &self.member, token);
-        let claim = Claim {
-            id: acquisition.id,
-            path: self.place.layout.leader(&acquisition.target),
-            mode: acquisition.mode,
-            waiting: &acquisition.wait,
-            signature: Some(&sign),
-        };
-        let Some(seat) = Seat::take(&self.place, &self.lease, &self.seats, claim).await? else {
-            return Ok(None);
-        };
-        // The wait may have outlasted the membership.
-        if let Err(error) = self.must_have_joined(group) {
-            let (Release::Released | Release::WasLost) = seat.give_back();
-            return Err(error);
-        }
-        Ok(Some(seat))
+async fn campaign(
+    state: &Arc<State>,
+    acquisition: Acquisition<GroupId>,
+) -> Result<Option<Arc<dyn Hold>>> {
+    let id = acquisition.target.clone();
+    let group = state.group(&id);
+    state.must_have_joined(group)?;
+    let sign = |token| signature(&state.presence.id, &state.member, token);
+    let acquisition = acquisition.with_target(state.directory.keys.leader(&id));
+    let Some(hold) = lock::acquire(state, acquisition, Some(&sign)).await? else {
+        return Ok(None);
+    };
+    // The wait may have outlasted the membership.
+    if let Err(error) = state.must_have_joined(group) {
+        hold.release_now();
+        return Err(error);
     }
+    Ok(Some(hold))
 }
 
 /// Who leads the group.
-async fn leader(group: Group<'_>) -> Result<Option<MemberId>> {
+async fn leader(group: GroupDir<'_>) -> Result<Option<MemberId>> {
     group.must_exist()?;
     for _ in 0..LOOKS {
-        match read(group.place, group.id)? {
+        match read(group.directory, group.id)? {
             Reading::Nobody => return Ok(None),
             Reading::Leader(member) => return Ok(Some(member)),
             Reading::Changing => tokio::time::sleep(Duration::from_millis(1)).await,
@@ -85,19 +83,19 @@ async fn leader(group: Group<'_>) -> Result<Option<MemberId>> {
 }
 
 /// Feeds who leads the group until it is dropped or fails.
-async fn watch(group: Group<'_>, feed: &LeaderFeed) -> Result<()> {
-    let path = group.place.layout.leader(group.id);
-    let (mut watch, mut aftermath) = (group.place.watch(), Aftermath::default());
+async fn watch(group: GroupDir<'_>, feed: &LeaderFeed) -> Result<()> {
+    let path = group.directory.keys.leader(group.id);
+    let (mut watch, mut aftermath) = (group.directory.watch(), Aftermath::default());
     let mut is_first = true;
     loop {
         // A new leader writes its name; one that stands down or dies closes the file.
         let changes = CLOSED | GONE | Changes::IN_MODIFY;
         if !watch.on(&path, changes) {
-            group.place.watch_dir(&mut watch, &group.place.layout.leaders(), MADE)?;
+            group.directory.watch_dir(&mut watch, &group.directory.keys.leaders(), MADE)?;
             // Made in between?
             watch.on(&path, changes);
         }
-        match read(group.place, group.id)? {
+        match read(group.directory, group.id)? {
             Reading::Nobody => feed.leader(None),
             Reading::Leader(member) => feed.leader(Some(member)),
             Reading::Changing if is_first => feed.leader(None),
@@ -111,8 +109,8 @@ async fn watch(group: Group<'_>, feed: &LeaderFeed) -> Result<()> {
     }
 }
 
-fn read(place: &Place, group: &GroupId) -> Result<Reading> {
-    let path = place.layout.leader(group);
+fn read(directory: &Directory, group: &GroupId) -> Result<Reading> {
+    let path = directory.keys.leader(group);
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if is_missing(&error) => return Ok(Reading::Nobody),
@@ -125,7 +123,7 @@ fn read(place: &Place, group: &GroupId) -> Result<Reading> {
         let content = Content::read(&file)?.unwrap_or_default();
         let Some((session, member)) = signed(&content) else { return Ok(Reading::Changing) };
         // Who has died may have left its signature to one that has not signed yet.
-        let lives = presence::lives(&place.layout, session)?;
+        let lives = presence::lives(&directory.keys, session)?;
         Ok(if lives { Reading::Leader(member) } else { Reading::Changing })
     };
     read().map_err(|error| failed("read", &path, error))

@@ -6,7 +6,8 @@ use std::{fs, io};
 
 use tooz_core::{MemberId, Result};
 
-use crate::layout::{self, Layout, RESERVED, list};
+use crate::access::{self, list};
+use crate::keys::{Keys, RESERVED};
 use crate::ofd;
 use crate::presence;
 use crate::queue::Queue;
@@ -27,9 +28,9 @@ use crate::record::{Record, decode_group};
 /// # Errors
 /// When something cannot be read.
 pub fn residue(dir: &Path) -> io::Result<Vec<String>> {
-    let layout = Layout::new(dir);
+    let keys = Keys::new(dir);
     let mut residue = Vec::new();
-    for group in list(&layout.groups())? {
+    for group in list(&keys.groups())? {
         let id = fs::read(group.join(".metadata")).ok().and_then(|c| decode_group(&c).ok());
         let name = id.map_or_else(|| name(&group), |id| id.to_string());
         for file in list(&group)?.iter().filter(|file| file.extension().is_some()) {
@@ -38,19 +39,19 @@ pub fn residue(dir: &Path) -> io::Result<Vec<String>> {
             residue.push(format!("the member {member} of the group {name}"));
         }
     }
-    for session in list(&layout.sessions())? {
+    for session in list(&keys.sessions())? {
         let state = if ofd::is_path_locked(&session)? { "living" } else { "dead" };
         let says = fs::read(&session).unwrap_or_default();
         let says = String::from_utf8_lossy(&says).trim_end().replace('\n', ", ");
         residue.push(format!("the {state} session {} ({says})", name(&session)));
     }
-    for leader in list(&layout.leaders())? {
+    for leader in list(&keys.leaders())? {
         if ofd::is_path_locked(&leader)? {
             residue.push(format!("the leader of a group ({})", name(&leader)));
         }
     }
-    tickets(&layout, &mut residue).map_err(io::Error::other)?;
-    for file in list(&layout.temporary())? {
+    tickets(&keys, &mut residue).map_err(io::Error::other)?;
+    for file in list(&keys.temporary())? {
         residue.push(format!("the temporary file {}", name(&file)));
     }
     for file in list(dir)?.iter().filter(|file| !RESERVED.contains(&name(file).as_str())) {
@@ -68,10 +69,10 @@ pub fn residue(dir: &Path) -> io::Result<Vec<String>> {
 pub fn end_sessions(dir: &Path, member: &MemberId) -> io::Result<usize> {
     let id = presence::id_line(member);
     let mut ended = 0;
-    for session in list(&Layout::new(dir).sessions())? {
+    for session in list(&Keys::new(dir).sessions())? {
         let says = fs::read(&session).unwrap_or_default();
         if String::from_utf8_lossy(&says).lines().any(|line| line == id) {
-            layout::remove(&session)?;
+            access::remove(&session)?;
             ended += 1;
         }
     }
@@ -82,11 +83,11 @@ pub fn end_sessions(dir: &Path, member: &MemberId) -> io::Result<usize> {
 /// and the queues in which nobody waits, as every start does. What cannot be removed is left to the
 /// next.
 pub fn sweep(dir: &Path) {
-    presence::sweep(&Layout::new(dir));
+    presence::sweep(&Keys::new(dir));
 }
 
-fn tickets(layout: &Layout, residue: &mut Vec<String>) -> Result<()> {
-    for queue in Queue::all_in(&layout.queues())? {
+fn tickets(keys: &Keys, residue: &mut Vec<String>) -> Result<()> {
+    for queue in Queue::all_in(&keys.queues())? {
         for ticket in queue.entries()? {
             let dead = if ticket.is_living()? { "" } else { ", left by a dead process" };
             residue.push(format!("{ticket} in the queue {}{dead}", queue.name()));

@@ -17,7 +17,7 @@
 //! - A **session** is a file in `dir/.tooz/sessions`, locked for as long as the session lives. A
 //!   member whose record names a session lives as long as that file is locked, so a killed process
 //!   is noticed at once and without a clock. Who removes the file ends the session.
-//! - A **group** has Python's layout, and our records one key more: the session. Everything is
+//! - A **group** has Python's keys, and our records one key more: the session. Everything is
 //!   written beside and renamed into place, so that no reader sees half of it.
 //! - A **leader** holds the lock of `dir/.tooz/leaders/HASH`, whose content is the counter and who
 //!   it is. The file outlives its group, so that tokens rise when the group is created again.
@@ -44,34 +44,48 @@
 //! `NOTE_DELETE` instead of inotify. Windows would take `LockFileEx`, which is mandatory and so must
 //! lock a range beyond the counter, `ReadDirectoryChangesW`, and names without `<>:"\|?*` and
 //! without the reserved device names; a file that is open cannot be replaced there, so breaking a
-//! lock would need another way. Python's driver does neither, so there is no layout to share.
+//! lock would need another way. Python's driver does neither, so there is no keys to share.
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 compile_error!("tooz-file needs OFD record locks and inotify, which only Linux has");
 
+// Who may touch what is made, and small operations on files.
 mod access;
 mod config;
+// The fencing token of a name, in its lock file.
 mod counter;
+// The directory as one session sees it, with the means to watch it.
+mod directory;
 mod driver;
 mod election;
 mod errors;
 mod group;
+// Python's layout of a group; the reading and reaping of its members.
+mod group_dir;
+// Leases that end with what is found at a path.
+mod guard;
+#[doc(hidden)]
 pub mod inspect;
-mod layout;
-mod line;
+mod keys;
 mod lock;
+// A file with its lock, and the lock around all changes of groups.
 mod locked_file;
-mod membership;
+// Record locks that belong to an open file.
+#[doc(hidden)]
 pub mod ofd;
-mod place;
+// The file that is locked for as long as a session lives.
 mod presence;
+#[doc(hidden)]
 pub mod queue;
+// A member's file, as Python writes it.
 mod record;
-mod seat;
 mod session;
+mod state;
+// One acquisition's turn in the queue before a file.
+mod turn;
 mod watch;
 
-use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};
+use tooz_core::{DriverEntry, Features, RunsOn};
 
 /// The driver of `file://`.
 ///
@@ -80,11 +94,7 @@ use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};
 pub const DRIVER: DriverEntry = DriverEntry {
     name: "file",
     schemes: &["file"],
-    characteristics: Characteristics::of(&[
-        Characteristic::NonTimeoutBased,
-        Characteristic::DistributedAcrossThreads,
-        Characteristic::DistributedAcrossProcesses,
-    ]),
+    characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
     runs_on: RunsOn::OwnThread,
     open: driver::open,

@@ -8,15 +8,17 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use nix::libc;
-use tooz_core::{Error, Mode, Result};
+use tooz_core::{Error, ErrorKind, Mode, Result};
 
 use crate::access;
+use crate::directory::Directory;
 use crate::errors::failed;
-use crate::layout;
-use crate::line::Line;
 use crate::ofd::{self, Identity};
-use crate::place::Place;
+use crate::turn::Turn;
 use crate::watch::{Aftermath, CLOSED, GONE};
+
+/// How long to wait for the driver lock, which is only ever held for a few system calls.
+const DRIVER_LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// An open file with a record lock, which is given back when this is dropped.
 #[derive(Debug)]
@@ -27,11 +29,11 @@ pub(crate) struct LockedFile {
 }
 
 /// How long the lock must have been nobody else's, and be free, before somebody takes it who is not
-/// the first in the line. Far longer than a hand-over.
+/// the first in the queue. Far longer than a hand-over.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How waiting for one open file can end.
-enum Turn {
+enum Ending {
     Ours,
     Over,
     /// The path leads to another file by now.
@@ -40,25 +42,25 @@ enum Turn {
 
 impl LockedFile {
     /// Locks the file of that path, made if it is missing; `None` if `over` came before. One
-    /// attempt is made in any case. Who waits does so in the line.
+    /// attempt is made in any case. A process that waits does so in the queue.
     ///
     /// Closing a file that was opened to write wakes all who wait for it. So it is opened once and
     /// kept open while waiting, and who will not wait looks first.
     pub(crate) async fn lock(
-        place: &Place,
+        directory: &Directory,
         path: &Path,
         mode: Mode,
-        mut line: Line,
+        mut turn: Turn,
         over: impl Future<Output = ()>,
     ) -> Result<Option<Self>> {
-        access::refuse_links(place.layout.root(), path)?;
+        access::refuse_links(directory.keys.root(), path)?;
         let mut over = pin!(over);
         // A future must not be polled again once it is ready.
         let will_wait = !is_ready(over.as_mut()).await;
         if !will_wait {
             // One more reader beside others would keep out who waits.
             let needs = match mode {
-                Mode::Shared if line.is_joined_by_others() => Mode::Exclusive,
+                Mode::Shared if turn.others_wait() => Mode::Exclusive,
                 mode => mode,
             };
             if ofd::is_path_excluded(path, needs).map_err(|e| failed("examine", path, e))? {
@@ -66,61 +68,87 @@ impl LockedFile {
             }
         }
         loop {
-            let locked = Self::open(place, path)?;
-            let turn = match will_wait {
-                true => locked.wait(place, mode, &mut line, over.as_mut()).await?,
-                false => locked.attempt(mode)?.unwrap_or(Turn::Over),
+            let locked = Self::open(directory, path)?;
+            let ending = match will_wait {
+                true => locked.wait(directory, mode, &mut turn, over.as_mut()).await?,
+                false => locked.attempt(mode)?.unwrap_or(Ending::Over),
             };
-            match turn {
-                Turn::Ours => return Ok(Some(locked)),
-                Turn::Over => return Ok(None),
-                Turn::Replaced => {}
+            match ending {
+                Ending::Ours => return Ok(Some(locked)),
+                Ending::Over => return Ok(None),
+                Ending::Replaced => {}
             }
         }
     }
 
-    fn open(place: &Place, path: &Path) -> Result<Self> {
-        let file = open(place.layout.root(), path)?;
+    /// Takes the lock around all changes of groups, which Python takes too.
+    pub(crate) async fn driver_lock(directory: &Directory) -> Result<Self> {
+        directory.repair()?;
+        let path = directory.keys.driver_lock();
+        let over = tokio::time::sleep(DRIVER_LOCK_LIMIT);
+        let locked =
+            Self::lock(directory, &path, Mode::Exclusive, Turn::without_queue(), over).await?;
+        locked.ok_or_else(|| {
+            Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "{} was locked for more than {DRIVER_LOCK_LIMIT:?}: some process that uses \
+                     this directory is stopped or hangs",
+                    path.display()
+                ),
+            )
+        })
+    }
+
+    /// The same, if it is free.
+    pub(crate) async fn try_driver_lock(directory: &Directory) -> Result<Option<Self>> {
+        let path = directory.keys.driver_lock();
+        let over = std::future::ready(());
+        Self::lock(directory, &path, Mode::Exclusive, Turn::without_queue(), over).await
+    }
+
+    fn open(directory: &Directory, path: &Path) -> Result<Self> {
+        let file = open(directory.keys.root(), path)?;
         let identity = Identity::of(&file).map_err(|e| failed("examine", path, e))?;
         Ok(Self { file, path: path.to_owned(), identity })
     }
 
     /// One attempt; `None` if somebody else has the lock.
-    fn attempt(&self, mode: Mode) -> Result<Option<Turn>> {
+    fn attempt(&self, mode: Mode) -> Result<Option<Ending>> {
         match ofd::try_lock(&self.file, mode) {
             Ok(false) => Ok(None),
-            Ok(true) if self.is_in_place() => Ok(Some(Turn::Ours)),
-            Ok(true) => Ok(Some(Turn::Replaced)),
+            Ok(true) if self.is_in_place() => Ok(Some(Ending::Ours)),
+            Ok(true) => Ok(Some(Ending::Replaced)),
             Err(error) => Err(failed("lock", &self.path, error)),
         }
     }
 
     async fn wait(
         &self,
-        place: &Place,
+        directory: &Directory,
         mode: Mode,
-        line: &mut Line,
+        turn: &mut Turn,
         mut over: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Turn> {
+    ) -> Result<Ending> {
         let mut content = self.head();
-        if !line.is_joined_by_others()
-            && let Some(turn) = self.attempt(mode)?
+        if !turn.others_wait()
+            && let Some(ending) = self.attempt(mode)?
         {
-            return Ok(turn);
+            return Ok(ending);
         }
-        if let Some(turn) = self.wait_in_line(mode, line, over.as_mut()).await? {
-            return Ok(turn);
+        if let Some(ending) = self.wait_for_turn(mode, turn, over.as_mut()).await? {
+            return Ok(ending);
         }
-        let mut watch = place.watch();
-        watch.on_way(&self.path, place.layout.root());
+        let mut watch = directory.watch();
+        watch.on_way(&self.path, directory.keys.root());
         if !watch.on(&self.path, CLOSED | GONE) || !self.is_in_place() {
-            return Ok(Turn::Replaced);
+            return Ok(Ending::Replaced);
         }
         let mut aftermath = Aftermath::default();
         loop {
             // The first after the watch is there: the release may have come before it.
-            if let Some(turn) = self.attempt(mode)? {
-                return Ok(turn);
+            if let Some(ending) = self.attempt(mode)? {
+                return Ok(ending);
             }
             // A holder writes its token: if there is a new one, the lock has passed on. Yet it too
             // may be dying by now, so look once more.
@@ -130,37 +158,37 @@ impl LockedFile {
                 aftermath.skip_to_last();
             }
             tokio::select! {
-                () = &mut over => return Ok(Turn::Over),
+                () = &mut over => return Ok(Ending::Over),
                 changes = watch.changed() => if changes.intersects(CLOSED) { aftermath.begin() },
                 () = aftermath.pause() => {}
             }
             if !self.is_in_place() {
-                return Ok(Turn::Replaced);
+                return Ok(Ending::Replaced);
             }
         }
     }
 
     /// Waits to be the first, who alone is told of a release: then it is `None`.
-    async fn wait_in_line(
+    async fn wait_for_turn(
         &self,
         mode: Mode,
-        line: &mut Line,
+        turn: &mut Turn,
         mut over: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<Option<Turn>> {
+    ) -> Result<Option<Ending>> {
         loop {
             let content = self.head();
             tokio::select! {
-                is_first = line.turn(over.as_mut()) => {
-                    return Ok((!is_first).then_some(Turn::Over));
+                is_first = turn.wait(over.as_mut()) => {
+                    return Ok((!is_first).then_some(Ending::Over));
                 }
                 () = tokio::time::sleep(PATIENCE) => {}
             }
             // Who is before may be stopped, and must not keep others from what it does not hold.
             if self.head() == content
-                && let Some(turn) = self.attempt(mode)?
+                && let Some(ending) = self.attempt(mode)?
             {
-                line.pass_over();
-                return Ok(Some(turn));
+                turn.pass_over();
+                return Ok(Some(ending));
             }
         }
     }
@@ -216,7 +244,7 @@ fn open(top: &Path, path: &Path) -> Result<File> {
     let mut opened = options.open(path);
     if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         if let Some(above) = path.parent() {
-            layout::make_dirs(top, above).map_err(|error| refuse(path, error))?;
+            access::make_dirs(top, above).map_err(|error| refuse(path, error))?;
         }
         opened = options.open(path);
     }

@@ -3,16 +3,18 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use tooz_core::kit::locked;
 use tooz_core::{MemberId, Mode, Result};
 use tracing::debug;
 use uuid::Uuid;
 
 use crate::access;
+use crate::access::remove;
 use crate::errors::unreachable;
-use crate::layout::{Layout, TEMPORARY, hex, remove};
+use crate::keys::{Keys, TEMPORARY, hex};
 use crate::ofd::{self, Identity};
 use crate::queue::Queue;
 
@@ -37,10 +39,10 @@ pub(crate) struct Presence {
 impl Presence {
     /// Tells everybody that a session lives; where nothing can be written it lives untold, to look
     /// at what there is.
-    pub(crate) fn announce(layout: &Layout, member: &MemberId) -> Result<Self> {
+    pub(crate) fn announce(keys: &Keys, member: &MemberId) -> Result<Self> {
         let id = new_id();
-        let path = layout.sessions().join(&id);
-        let temporary = layout.new_temporary();
+        let path = keys.sessions().join(&id);
+        let temporary = keys.new_temporary();
         let announced = Self::put_in_place(&temporary, &path, member);
         if announced.is_err() {
             // What cannot be removed now is removed at a later start.
@@ -50,14 +52,14 @@ impl Presence {
             Ok((file, identity)) => {
                 Ok(Self { id, path, identity, is_announced: true, locked: Mutex::new(Some(file)) })
             }
-            Err(error) if access::is_unwritable(&error) => Self::untold(layout),
+            Err(error) if access::is_unwritable(&error) => Self::untold(keys),
             Err(error) => Err(unreachable("create", &path, error)),
         }
     }
 
     /// One that lives for as long as the directory is there.
-    fn untold(layout: &Layout) -> Result<Self> {
-        let path = layout.root();
+    fn untold(keys: &Keys) -> Result<Self> {
+        let path = keys.root();
         let found =
             path.canonicalize().and_then(|path| Ok((Identity::of(&File::open(&path)?)?, path)));
         let (identity, path) = found.map_err(|error| unreachable("open", path, error))?;
@@ -90,7 +92,7 @@ impl Presence {
 
     /// Takes the file away. Idempotent.
     pub(crate) fn end(&self) {
-        let file = self.locked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let file = locked(&self.locked).take();
         if let Some(file) = file {
             if self.is_in_place() {
                 // Unlocked below even so, which is what counts; the rest is swept later.
@@ -118,38 +120,38 @@ pub(crate) fn id_line(member: &MemberId) -> String {
 }
 
 /// Whether a session lives. What is no id of a session does not.
-pub(crate) fn lives(layout: &Layout, session: &str) -> io::Result<bool> {
-    path(layout, session).map_or(Ok(false), |path| ofd::is_path_locked(&path))
+pub(crate) fn lives(keys: &Keys, session: &str) -> io::Result<bool> {
+    path(keys, session).map_or(Ok(false), |path| ofd::is_path_locked(&path))
 }
 
 /// The file of a session; `None` if that is no id of one. It comes from files that others can
 /// write, and must not lead elsewhere.
-pub(crate) fn path(layout: &Layout, session: &str) -> Option<PathBuf> {
+pub(crate) fn path(keys: &Keys, session: &str) -> Option<PathBuf> {
     let is_id = session.len() == 32 && session.bytes().all(|b| b.is_ascii_hexdigit());
-    is_id.then(|| layout.sessions().join(session))
+    is_id.then(|| keys.sessions().join(session))
 }
 
 /// Removes what dead processes have left, as far as that can be done now.
-pub(crate) fn sweep(layout: &Layout) {
-    let swept = sweep_sessions(layout).and_then(|()| sweep_temporary(layout));
+pub(crate) fn sweep(keys: &Keys) {
+    let swept = sweep_sessions(keys).and_then(|()| sweep_temporary(keys));
     if let Err(error) = swept {
         debug!(%error, "what dead processes have left is not all removed");
     }
-    if let Err(error) = sweep_queues(layout) {
+    if let Err(error) = sweep_queues(keys) {
         debug!(%error, "the tickets of dead processes are not all removed");
     }
 }
 
-fn sweep_queues(layout: &Layout) -> Result<()> {
-    for queue in Queue::all_in(&layout.queues())? {
+fn sweep_queues(keys: &Keys) -> Result<()> {
+    for queue in Queue::all_in(&keys.queues())? {
         queue.living()?;
         queue.remove_if_empty();
     }
     Ok(())
 }
 
-fn sweep_sessions(layout: &Layout) -> io::Result<()> {
-    for entry in fs::read_dir(layout.sessions())? {
+fn sweep_sessions(keys: &Keys) -> io::Result<()> {
+    for entry in fs::read_dir(keys.sessions())? {
         // A session's file is locked before it is there, and its name is never used again.
         let path = entry?.path();
         if !ofd::is_path_locked(&path)? {
@@ -159,8 +161,8 @@ fn sweep_sessions(layout: &Layout) -> io::Result<()> {
     Ok(())
 }
 
-fn sweep_temporary(layout: &Layout) -> io::Result<()> {
-    for entry in fs::read_dir(layout.temporary())? {
+fn sweep_temporary(keys: &Keys) -> io::Result<()> {
+    for entry in fs::read_dir(keys.temporary())? {
         let entry = entry?;
         if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
             continue;

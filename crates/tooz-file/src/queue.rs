@@ -24,8 +24,8 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe::Receiver;
 use tooz_core::{Error, ErrorKind, Mode, OperationId, Result};
 
+use crate::access::{list, make_dirs, remove};
 use crate::errors::failed;
-use crate::layout::{list, make_dirs, remove};
 use crate::ofd;
 
 /// The mode of a pipe whose owner waits, as far as the process lets others have its files.
@@ -164,7 +164,7 @@ impl Queue {
     /// # Errors
     /// When one cannot be removed or nobody can be told.
     pub fn pass_over(&self, ticket: &Ticket) -> Result<()> {
-        self.before(&ticket.entry)?.iter().try_for_each(Entry::take_away)
+        self.before(&ticket.entry)?.iter().try_for_each(Entry::break_ticket)
     }
 
     /// The tickets before that one which exclude it, in order.
@@ -284,7 +284,7 @@ impl Entry {
     ///
     /// # Errors
     /// When it cannot be removed or nobody can be told.
-    pub fn take_away(&self) -> Result<()> {
+    pub fn break_ticket(&self) -> Result<()> {
         let opened = open(&self.path, true);
         self.remove()?;
         match opened.and_then(|mut pipe| pipe.write_all(b"!")) {
@@ -340,7 +340,7 @@ impl Ticket {
     }
 
     /// Waits until it is taken away.
-    pub async fn taken_away(&self) {
+    pub async fn broken(&self) {
         loop {
             // The owner holds both ends of the pipe, so that it is readable when somebody has
             // written to it, and only then.
@@ -477,10 +477,10 @@ mod tests {
         let (_dir, queue) = queue();
         let (one, two) = (draw(&queue, Mode::Exclusive), draw(&queue, Mode::Exclusive));
         one.holds().unwrap();
-        let (turn, (), ()) = tokio::join!(queue.turn(&two, pending()), one.taken_away(), async {
+        let (turn, (), ()) = tokio::join!(queue.turn(&two, pending()), one.broken(), async {
             let entries = queue.living().unwrap();
             assert_eq!((entries.len(), entries[0].is_holding()), (2, true));
-            entries[0].take_away().unwrap();
+            entries[0].break_ticket().unwrap();
         });
         assert!(turn.unwrap() && !one.is_in_place() && two.is_in_place());
     }

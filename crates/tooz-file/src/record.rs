@@ -213,7 +213,7 @@ fn unwritten() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::unhex;
+    use crate::keys::unhex;
 
     // Written by Python tooz 9.1.
     const WEIGHTY: &str = "84ac6361706162696c697469657383a677656967687403a4686f7374a568c3b67374a372\

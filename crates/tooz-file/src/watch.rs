@@ -9,12 +9,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,6 +24,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tooz_core::kit::{locked, random_part};
 use tracing::{debug, warn};
 
 /// A file was removed, replaced or moved away. A removed file that is still open shows only as a
@@ -166,8 +166,7 @@ async fn listen_to_mounts(table: Arc<Table>) {
 
 impl Table {
     fn lock(&self) -> MutexGuard<'_, HashMap<WatchDescriptor, Vec<Listener>>> {
-        // Nothing panics while it is locked, so it is whole even if poisoned.
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.watched)
     }
 
     fn tell(&self, events: &[InotifyEvent]) {
@@ -314,8 +313,7 @@ fn way(dir: &Path, top: &Path, links: usize) -> Vec<PathBuf> {
 
 /// With jitter, so that many waiters do not look all at once.
 fn slow_poll() -> Duration {
-    let random = RandomState::new().hash_one(0);
-    SLOW_POLL * 3 / 4 + (SLOW_POLL / 2).mul_f64(random as f64 / u64::MAX as f64)
+    SLOW_POLL * 3 / 4 + random_part(SLOW_POLL / 2)
 }
 
 /// The pauses after the end of a process was told: the kernel tells it just before it gives up

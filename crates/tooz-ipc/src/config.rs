@@ -2,7 +2,14 @@
 
 use std::path::PathBuf;
 
-use tooz_core::{CoordinatorUrl, Error, Options, Result};
+use tooz_core::{Characteristic, Characteristics, CoordinatorUrl, Error, Options, Result};
+
+/// What a namespace ensures.
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::NonTimeoutBased,
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+]);
 
 /// The settings of a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::config::Config;
 use crate::errors::failed;
 use crate::lock;
-use crate::place::{FILE, Place};
+use crate::namespace::{FILE, Namespace};
 use crate::session::IpcSession;
 
 /// One coordinator's way to its namespace.
@@ -21,7 +21,8 @@ struct IpcDriver {
 
 pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Driver>> {
     let config = Config::read(url, options)?;
-    let root = Place::root(&config).map_err(|error| failed("examine", &config.directory, error))?;
+    let root =
+        Namespace::root(&config).map_err(|error| failed("examine", &config.directory, error))?;
     // Its heartbeat is a third of its timeout, and carries ours.
     let url = format!("file://{}/{FILE}?timeout=3", root.display());
     let url: CoordinatorUrl = url.parse()?;
@@ -32,12 +33,12 @@ pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Dri
 #[async_trait]
 impl Driver for IpcDriver {
     async fn connect(&self, member: &MemberId) -> Result<Arc<dyn Session>> {
-        let place = Arc::new(Place::open(&self.config)?);
-        if let Err(error) = lock::sweep(&place).await {
+        let namespace = Arc::new(Namespace::open(&self.config)?);
+        if let Err(error) = lock::sweep(&namespace).await {
             warn!(%error, "what dead processes have left is not cleaned up");
         }
         let file = self.file.connect(member).await?;
-        match IpcSession::new(place, file.clone()).await {
+        match IpcSession::new(namespace, file.clone()).await {
             Ok(session) => Ok(Arc::new(session)),
             Err(error) => {
                 // The first error tells more.

@@ -8,7 +8,7 @@ use tooz_core::{
 };
 
 use crate::group::on_group;
-use crate::session::IpcSession;
+use crate::state::State;
 
 /// A term. The file driver counts its tokens in the directory, which is gone with the next boot.
 #[derive(Debug)]
@@ -17,20 +17,24 @@ struct Term {
     hold: Arc<dyn Hold>,
 }
 
+/// The elections of a session.
+#[derive(Debug)]
+pub(crate) struct IpcElections(pub(crate) Arc<State>);
+
 #[async_trait]
-impl Elections for IpcSession {
+impl Elections for IpcElections {
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        let granted = self.file.require_elections()?.campaign(acquisition).await?;
+        let granted = self.0.file.require_elections()?.campaign(acquisition).await?;
         let Some(hold) = granted else { return Ok(None) };
-        Ok(Some(Arc::new(Term { token: self.place.token()?, hold })))
+        Ok(Some(Arc::new(Term { token: self.0.namespace.token()?, hold })))
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        on_group!(self, group, self.file.require_elections()?.leader(group))
+        on_group!(&self.0, group, self.0.file.require_elections()?.leader(group))
     }
 
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        self.file.require_elections()?.watch(group, feed).await
+        self.0.file.require_elections()?.watch(group, feed).await
     }
 }
 

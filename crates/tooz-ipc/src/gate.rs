@@ -310,7 +310,7 @@ pub(crate) fn describe(key: i32) -> io::Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::unused_key;
+    use crate::keys::unused_key;
     use std::future::{pending, ready};
 
     /// A set as Python makes it, given back when dropped.

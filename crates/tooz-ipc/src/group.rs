@@ -1,6 +1,7 @@
 //! Groups: those of the file driver, and Python's list of them beside.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use tooz_core::{
     Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
@@ -9,13 +10,13 @@ use tooz_core::{
 use tracing::warn;
 
 use crate::group_list::{self, GroupList};
-use crate::session::IpcSession;
+use crate::state::State;
 
 /// A call about a group; once more if Python has created it and this was not known here.
 macro_rules! on_group {
-    ($session:ident, $group:expr, $call:expr) => {
+    ($state:expr, $group:expr, $call:expr) => {
         match $call.await {
-            Err(error) if $session.learns_of($group, &error).await? => $call.await,
+            Err(error) if $crate::group::learns_of($state, $group, &error).await? => $call.await,
             answer => answer,
         }
     };
@@ -23,35 +24,36 @@ macro_rules! on_group {
 
 pub(crate) use on_group;
 
+/// The groups of a session.
+#[derive(Debug)]
+pub(crate) struct IpcGroups(pub(crate) Arc<State>);
+
 #[async_trait]
-impl Groups for IpcSession {
+impl Groups for IpcGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
-        let list = GroupList::open(&self.place, self.of_file()?).await?;
-        self.of_file()?.create(group).await?;
-        publish(&list, &self.of_file()?.list().await?);
+        let list = GroupList::open(&self.0.namespace, self.0.file_groups()?).await?;
+        self.0.file_groups()?.create(group).await?;
+        publish(&list, &self.0.file_groups()?.list().await?);
         Ok(())
     }
 
     async fn delete(&self, group: &GroupId) -> Result<()> {
-        let list = GroupList::open(&self.place, self.of_file()?).await?;
-        self.of_file()?.delete(group).await?;
-        publish(&list, &self.of_file()?.list().await?);
+        let list = GroupList::open(&self.0.namespace, self.0.file_groups()?).await?;
+        self.0.file_groups()?.delete(group).await?;
+        publish(&list, &self.0.file_groups()?.list().await?);
         Ok(())
     }
 
     async fn list(&self) -> Result<BTreeSet<GroupId>> {
-        let list = GroupList::open(&self.place, self.of_file()?).await?;
-        let groups = self.of_file()?.list().await?;
-        publish(&list, &groups);
-        Ok(groups)
+        list(&self.0).await
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Lease> {
-        on_group!(self, &request.group, self.of_file()?.join(request.clone()))
+        on_group!(&self.0, &request.group, self.0.file_groups()?.join(request.clone()))
     }
 
     async fn leave(&self, group: &GroupId) -> Result<()> {
-        on_group!(self, group, self.of_file()?.leave(group))
+        on_group!(&self.0, group, self.0.file_groups()?.leave(group))
     }
 
     async fn update_capabilities(
@@ -59,52 +61,53 @@ impl Groups for IpcSession {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        on_group!(self, group, self.of_file()?.update_capabilities(group, capabilities))
+        on_group!(&self.0, group, self.0.file_groups()?.update_capabilities(group, capabilities))
     }
 
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        on_group!(self, group, self.of_file()?.remove_member(group, member))
+        on_group!(&self.0, group, self.0.file_groups()?.remove_member(group, member))
     }
 
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        on_group!(self, group, self.of_file()?.members(group))
+        on_group!(&self.0, group, self.0.file_groups()?.members(group))
     }
 
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        on_group!(self, group, self.of_file()?.members_with_capabilities(group))
+        on_group!(&self.0, group, self.0.file_groups()?.members_with_capabilities(group))
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        on_group!(self, group, self.of_file()?.member(group, member))
+        on_group!(&self.0, group, self.0.file_groups()?.member(group, member))
     }
 
     async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        self.of_file()?.watch(group, feed).await
+        self.0.file_groups()?.watch(group, feed).await
     }
 }
 
-impl IpcSession {
-    /// The groups in the directory.
-    pub(crate) fn of_file(&self) -> Result<&dyn Groups> {
-        self.file.require_groups()
-    }
+async fn list(state: &State) -> Result<BTreeSet<GroupId>> {
+    let list = GroupList::open(&state.namespace, state.file_groups()?).await?;
+    let groups = state.file_groups()?.list().await?;
+    publish(&list, &groups);
+    Ok(groups)
+}
 
-    /// Lists the groups for Python again if it has removed the list.
-    pub(crate) async fn list_again(&self) -> Result<()> {
-        if group_list::is_current(&self.place)? || self.of_file()?.list().await?.is_empty() {
-            return Ok(());
-        }
-        self.list().await.map(drop)
+/// Lists the groups for Python again if it has removed the list.
+pub(crate) async fn list_again(state: &State) -> Result<()> {
+    if group_list::is_current(&state.namespace)? || state.file_groups()?.list().await?.is_empty() {
+        return Ok(());
     }
+    list(state).await.map(drop)
+}
 
-    /// After this error: whether Python has created the group and it is known here only now.
-    pub(crate) async fn learns_of(&self, group: &GroupId, error: &Error) -> Result<bool> {
-        if error.kind() != ErrorKind::GroupNotCreated || !group_list::is_listed(&self.place, group)?
-        {
-            return Ok(false);
-        }
-        Ok(self.list().await?.contains(group))
+/// After this error: whether Python has created the group and it is known here only now.
+pub(crate) async fn learns_of(state: &State, group: &GroupId, error: &Error) -> Result<bool> {
+    if error.kind() != ErrorKind::GroupNotCreated
+        || !group_list::is_listed(&state.namespace, group)?
+    {
+        return Ok(false);
     }
+    Ok(list(state).await?.contains(group))
 }
 
 /// Shows Python which groups there are. What was done to a group is done: if Python cannot be told

@@ -22,7 +22,7 @@ use tracing::warn;
 use crate::errors::{failed, refused};
 use crate::gate::Gate;
 use crate::lock;
-use crate::place::Place;
+use crate::namespace::Namespace;
 use crate::segment::Segment;
 
 /// How long to wait for Python's lock, which is only ever held for a few system calls.
@@ -34,7 +34,7 @@ const SIZE: usize = HEADER + u16::MAX as usize;
 
 /// Python's list, locked.
 pub(crate) struct GroupList<'a> {
-    place: &'a Place,
+    namespace: &'a Namespace,
     segment: Segment,
     queue: Queue,
     gate: Gate,
@@ -43,14 +43,15 @@ pub(crate) struct GroupList<'a> {
 
 impl<'a> GroupList<'a> {
     /// Locks the list and takes over what Python has changed. Makes the segment if it is missing.
-    pub(crate) async fn open(place: &'a Place, ours: &dyn Groups) -> Result<Self> {
-        let list = Self::lock(place).await?;
+    pub(crate) async fn open(namespace: &'a Namespace, ours: &dyn Groups) -> Result<Self> {
+        let list = Self::lock(namespace).await?;
         let known = ours.list().await?;
         let Some(listed) = read(list.segment.bytes()) else {
             warn!("the list of groups cannot be read: it is written anew");
             return Ok(list);
         };
-        let published = Published::read(place)?.filter(|last| last.segment == list.segment.id());
+        let published =
+            Published::read(namespace)?.filter(|last| last.segment == list.segment.id());
         for gone in published.iter().flat_map(|last| &last.groups).filter(|g| !listed.contains(g)) {
             match ours.delete(gone).await {
                 Err(error) if error.kind() == ErrorKind::GroupNotEmpty => {
@@ -69,10 +70,11 @@ impl<'a> GroupList<'a> {
         Ok(list)
     }
 
-    async fn lock(place: &'a Place) -> Result<Self> {
-        let key = place.keys.list_lock();
+    async fn lock(namespace: &'a Namespace) -> Result<Self> {
+        let key = namespace.keys.list_lock();
         let over = tokio::time::sleep(LOCK_LIMIT);
-        let taken = lock::take(place, OperationId::random(), key, Mode::Exclusive, over).await?;
+        let taken =
+            lock::take(namespace, OperationId::random(), key, Mode::Exclusive, over).await?;
         let Some((gate, ticket)) = taken else {
             return Err(Error::new(
                 ErrorKind::TimedOut,
@@ -82,33 +84,33 @@ impl<'a> GroupList<'a> {
                 ),
             ));
         };
-        let queue = place.queue(key);
-        let segment = attach(place.keys.list())?;
-        Ok(Self { place, segment, queue, gate, ticket })
+        let queue = namespace.queue(key);
+        let segment = attach(namespace.keys.list())?;
+        Ok(Self { namespace, segment, queue, gate, ticket })
     }
 
     /// Writes the list.
     pub(crate) fn publish(&self, groups: &BTreeSet<GroupId>) -> Result<()> {
         let segment = self.segment.id();
-        let last = Published::read(self.place)?;
+        let last = Published::read(self.namespace)?;
         let is_written = read(self.segment.bytes()).is_some_and(|listed| listed == *groups);
         if is_written && last.is_some_and(|l| l.segment == segment && l.groups == *groups) {
             return Ok(());
         }
         // Who dies while it writes must not leave a list of which parts seem to be deleted.
-        Published::forget(self.place)?;
+        Published::forget(self.namespace)?;
         let groups = write(self.segment.bytes(), groups);
-        Published { segment, groups }.write(self.place)
+        Published { segment, groups }.write(self.namespace)
     }
 
     /// Removes the segment unless somebody else has it attached, as every Python coordinator has
     /// from its start to its stop.
-    pub(crate) async fn remove_unused(place: &Place) -> Result<()> {
-        let key = place.keys.list();
-        if id_of(place)?.is_none() {
+    pub(crate) async fn remove_unused(namespace: &Namespace) -> Result<()> {
+        let key = namespace.keys.list();
+        if id_of(namespace)?.is_none() {
             return Ok(());
         }
-        let list = GroupList::lock(place).await?;
+        let list = GroupList::lock(namespace).await?;
         let removed = match list.segment.attached() {
             Ok(1) => list.segment.remove(),
             Ok(_) => Ok(()),
@@ -120,26 +122,26 @@ impl<'a> GroupList<'a> {
 
 impl Drop for GroupList<'_> {
     fn drop(&mut self) {
-        if let Err(error) = lock::give_back_alone(&self.queue, &self.ticket, &self.gate) {
+        if let Err(error) = lock::release_exclusive(&self.queue, &self.ticket, &self.gate) {
             warn!(%error, "the lock of the list of groups is left to be cleaned up");
         }
     }
 }
 
 /// Whether Python has that group in its list, as far as can be seen without the lock.
-pub(crate) fn is_listed(place: &Place, group: &GroupId) -> Result<bool> {
-    let key = place.keys.list();
+pub(crate) fn is_listed(namespace: &Namespace, group: &GroupId) -> Result<bool> {
+    let key = namespace.keys.list();
     let segment = Segment::open(key).map_err(|error| refused("open the segment", key, error))?;
     Ok(segment.and_then(|segment| read(segment.bytes())).is_some_and(|l| l.contains(group)))
 }
 
 /// Whether the segment is the one that was last written: not if Python has removed it since.
-pub(crate) fn is_current(place: &Place) -> Result<bool> {
-    Ok(Published::read(place)?.map(|last| last.segment) == id_of(place)?)
+pub(crate) fn is_current(namespace: &Namespace) -> Result<bool> {
+    Ok(Published::read(namespace)?.map(|last| last.segment) == id_of(namespace)?)
 }
 
-fn id_of(place: &Place) -> Result<Option<i32>> {
-    let key = place.keys.list();
+fn id_of(namespace: &Namespace) -> Result<Option<i32>> {
+    let key = namespace.keys.list();
     Segment::id_of(key).map_err(|error| refused("find the segment", key, error))
 }
 
@@ -163,8 +165,8 @@ struct Published {
 }
 
 impl Published {
-    fn read(place: &Place) -> Result<Option<Self>> {
-        let path = place.published();
+    fn read(namespace: &Namespace) -> Result<Option<Self>> {
+        let path = namespace.published();
         match fs::read(&path) {
             Ok(content) => Ok(Self::decode(&content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -177,14 +179,14 @@ impl Published {
         Some(Self { segment: i32::from_ne_bytes(segment.try_into().ok()?), groups: decode(list)? })
     }
 
-    fn write(&self, place: &Place) -> Result<()> {
+    fn write(&self, namespace: &Namespace) -> Result<()> {
         let content = [&self.segment.to_ne_bytes()[..], &encode(&self.groups)].concat();
-        let path = place.published();
-        place.install(&path, &content, true).map_err(|error| failed("write", &path, error))
+        let path = namespace.published();
+        namespace.install(&path, &content, true).map_err(|error| failed("write", &path, error))
     }
 
-    fn forget(place: &Place) -> Result<()> {
-        let path = place.published();
+    fn forget(namespace: &Namespace) -> Result<()> {
+        let path = namespace.published();
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("remove", &path, error))

@@ -9,8 +9,8 @@ use tooz_core::{CoordinatorUrl, Error, ErrorKind, LockName, MemberId, Mode, Opti
 use crate::config::Config;
 use crate::errors::failed;
 use crate::gate;
-use crate::key::Keys;
-use crate::place::{self, FILE, Place};
+use crate::keys::Keys;
+use crate::namespace::{self, FILE, Namespace};
 use crate::presence;
 use crate::segment::Segment;
 use crate::semaphore::Set;
@@ -51,21 +51,21 @@ pub fn group_list_key(url: &str) -> Result<u32> {
 /// When the URL is not acceptable or something cannot be read.
 pub fn residue(url: &str) -> Result<Vec<String>> {
     let config = config(url)?;
-    let place = Look::at(&config)?;
-    let mut residue = tooz_file::inspect::residue(&place.root.join(FILE))
-        .map_err(|error| failed("examine", &place.root, error))?;
-    let broken = |error| failed("examine", &place.root, error);
-    for (key, queue) in place::queues(&place.root)? {
+    let namespace = Look::at(&config)?;
+    let mut residue = tooz_file::inspect::residue(&namespace.root.join(FILE))
+        .map_err(|error| failed("examine", &namespace.root, error))?;
+    let broken = |error| failed("examine", &namespace.root, error);
+    for (key, queue) in namespace::queues(&namespace.root)? {
         let tickets = queue.entries()?;
         residue.extend(tickets.iter().map(|ticket| format!("{ticket} of the lock {key:#010x}")));
         residue.extend(gate::describe(key).map_err(broken)?);
     }
-    residue.extend(gate::describe(place.keys.list_lock()).map_err(broken)?);
-    let living = presence::count(&place.root.join("sessions")).map_err(broken)?;
+    residue.extend(gate::describe(namespace.keys.list_lock()).map_err(broken)?);
+    let living = presence::count(&namespace.root.join("sessions")).map_err(broken)?;
     if living > 0 {
         residue.push(format!("{living} sessions"));
-    } else if Segment::id_of(place.keys.list()).map_err(broken)?.is_some() {
-        residue.push(format!("the list of groups {:#010x}", place.keys.list()));
+    } else if Segment::id_of(namespace.keys.list()).map_err(broken)?.is_some() {
+        residue.push(format!("the list of groups {:#010x}", namespace.keys.list()));
     }
     Ok(residue)
 }
@@ -102,23 +102,23 @@ pub fn bare_cycle(key: u32) -> Result<()> {
 /// # Errors
 /// When the URL is not acceptable or something cannot be removed.
 pub fn wipe(url: &str) -> Result<()> {
-    let place = Look::at(&config(url)?)?;
+    let namespace = Look::at(&config(url)?)?;
     let wiped = || {
-        let queues = place::queues(&place.root).map_err(io::Error::other)?;
-        for key in queues.iter().map(|(key, _)| *key).chain([place.keys.list_lock()]) {
+        let queues = namespace::queues(&namespace.root).map_err(io::Error::other)?;
+        for key in queues.iter().map(|(key, _)| *key).chain([namespace.keys.list_lock()]) {
             if let Some(set) = Set::open(key)? {
                 set.remove()?;
             }
         }
-        if let Some(segment) = Segment::open(place.keys.list())? {
+        if let Some(segment) = Segment::open(namespace.keys.list())? {
             segment.remove()?;
         }
-        match fs::remove_dir_all(&place.root) {
+        match fs::remove_dir_all(&namespace.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     };
-    wiped().map_err(|error| failed("wipe", &place.root, error))
+    wiped().map_err(|error| failed("wipe", &namespace.root, error))
 }
 
 /// A namespace that is only looked at.
@@ -129,7 +129,7 @@ struct Look {
 
 impl Look {
     fn at(config: &Config) -> Result<Self> {
-        let root = Place::root(config).map_err(|e| failed("examine", &config.directory, e))?;
+        let root = Namespace::root(config).map_err(|e| failed("examine", &config.directory, e))?;
         Ok(Self { root, keys: Keys::of(&config.namespace) })
     }
 }

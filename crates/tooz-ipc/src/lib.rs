@@ -50,29 +50,33 @@ mod config;
 mod driver;
 mod election;
 mod errors;
+// The semaphores of a lock, by Python's rules.
 mod gate;
 mod group;
+// Python's list of groups in shared memory.
 mod group_list;
+#[doc(hidden)]
 pub mod inspect;
-mod key;
+mod keys;
 mod lock;
-mod place;
+// The directory beside the semaphores, with what they have no room for.
+mod namespace;
+// The file that is locked for as long as a session lives.
 mod presence;
+// Shared memory.
 mod segment;
+// The system's calls for semaphores.
 mod semaphore;
 mod session;
+mod state;
 
-use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};
+use tooz_core::{DriverEntry, Features, RunsOn};
 
 /// The driver of `ipc://`.
 pub const DRIVER: DriverEntry = DriverEntry {
     name: "ipc",
     schemes: &["ipc"],
-    characteristics: Characteristics::of(&[
-        Characteristic::NonTimeoutBased,
-        Characteristic::DistributedAcrossThreads,
-        Characteristic::DistributedAcrossProcesses,
-    ]),
+    characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
     runs_on: RunsOn::OwnThread,
     open: driver::open,

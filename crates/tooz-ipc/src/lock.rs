@@ -1,139 +1,148 @@
 //! Locks: a turn in the queue of ours, then the semaphores that exclude Python.
 
-use std::collections::HashMap;
-use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 
 use tooz_core::{
     Acquisition, FencingToken, Hold, Lease, LockName, Locks, Loss, Mode, OperationId, Release,
-    Result, Session, async_trait,
+    Result, async_trait,
 };
 use tooz_file::queue::{Queue, Ticket};
 use tracing::warn;
 
 use crate::errors::session_lost;
 use crate::gate::{self, Gate, Waited};
-use crate::place::Place;
-use crate::session::IpcSession;
+use crate::namespace::Namespace;
+use crate::state::{Grant, Grants, State};
 
-/// A lock that a session holds.
+/// The locks of a session.
 #[derive(Debug)]
-pub(crate) struct LockHold {
-    id: OperationId,
-    token: FencingToken,
-    lease: Lease,
-    place: Arc<Place>,
-    key: i32,
-    /// None once it was given back. Locked for the whole of that.
-    gate: tokio::sync::Mutex<Option<Gate>>,
-    ticket: Ticket,
-    holds: Arc<Holds>,
-}
+pub(crate) struct IpcLocks(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Locks for IpcSession {
+impl Locks for IpcLocks {
     async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
-        let key = self.place.keys.lock(&acquisition.target)?;
-        let acquisition = acquisition.with_target(key);
-        let hold = LockHold::take(&self.place, self.lease(), &self.holds, acquisition).await?;
-        Ok(hold.map(|hold| hold as Arc<dyn Hold>))
-    }
-
-    async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        break_lock(&self.place, name).await
-    }
-}
-
-impl LockHold {
-    /// Waits for the lock; `None` if the waiting ended before.
-    pub(crate) async fn take(
-        place: &Arc<Place>,
-        session: &Lease,
-        holds: &Arc<Holds>,
-        acquisition: Acquisition<i32>,
-    ) -> Result<Option<Arc<Self>>> {
+        let state = &self.0;
         let over = async {
             tokio::select! {
                 () = acquisition.wait.over() => {}
-                _ = session.lost() => {}
+                _ = state.lease().lost() => {}
             }
         };
-        let (id, key, mode) = (acquisition.id, acquisition.target, acquisition.mode);
-        let taken = take(place, id, key, mode, over).await?;
-        let Some((gate, ticket)) = taken else {
-            return if session.is_held() { Ok(None) } else { Err(session_lost()) };
+        let (id, mode) = (acquisition.id, acquisition.mode);
+        let key = state.namespace.keys.lock(&acquisition.target)?;
+        let Some((gate, ticket)) = take(&state.namespace, id, key, mode, over).await? else {
+            return if state.lease().is_held() { Ok(None) } else { Err(session_lost()) };
         };
-        let hold = Arc::new(Self {
+        let grant = Arc::new(Grant {
             id,
-            token: place.token()?,
-            lease: session.child(),
-            place: place.clone(),
+            token: state.namespace.token()?,
+            lease: state.lease().child(),
             key,
             gate: tokio::sync::Mutex::new(Some(gate)),
             ticket,
-            holds: holds.clone(),
         });
-        if !holds.add(&hold) {
-            hold.give_back(Loss::GivenUp).await?;
+        state.grants.insert(id, grant.clone());
+        let hold =
+            IpcHold { namespace: state.namespace.clone(), grants: state.grants.clone(), grant };
+        // A session that ends from here on releases it itself.
+        if !state.lease().is_held() {
+            hold.end(Loss::GivenUp).await?;
             return Err(session_lost());
         }
+        let hold = Arc::new(hold);
         tokio::spawn(hold.clone().watch());
         Ok(Some(hold))
     }
 
+    async fn break_lock(&self, name: &LockName) -> Result<bool> {
+        break_lock(&self.0.namespace, name).await
+    }
+}
+
+/// A lock that a session holds.
+#[derive(Debug)]
+struct IpcHold {
+    /// Not the session's state: a hold that somebody keeps must not keep the session present.
+    namespace: Arc<Namespace>,
+    grants: Arc<Grants>,
+    grant: Arc<Grant>,
+}
+
+impl IpcHold {
     /// Ends the hold when somebody breaks it or the session ends.
     async fn watch(self: Arc<Self>) {
         let loss = tokio::select! {
-            () = self.ticket.taken_away() => Loss::Taken,
-            loss = self.lease.lost() => loss,
+            () = self.grant.ticket.broken() => Loss::Taken,
+            loss = self.grant.lease.lost() => loss,
         };
-        if let Err(error) = self.give_back(loss).await {
+        if let Err(error) = self.end(loss).await {
             warn!(%error, "a lock that was lost is left to be cleaned up");
         }
     }
 
-    /// Gives it back; whether it was still ours.
-    async fn give_back(&self, loss: Loss) -> Result<Release> {
-        let mut gate = self.gate.lock().await;
-        if self.lease.is_held() {
-            self.lease.lose(loss);
-        }
-        let Some(held) = &*gate else { return Ok(Release::WasLost) };
-        let was_ours = give_back(&self.place, self.key, &self.ticket, held).await?;
-        *gate = None;
-        self.holds.remove(self.id);
-        Ok(if was_ours { Release::Released } else { Release::WasLost })
-    }
-
-    /// Looks whether it is still ours, and loses the lease if not.
-    async fn check(&self) -> Result<bool> {
-        let gate = self.gate.lock().await;
-        let is_ours = match &*gate {
-            Some(gate) => self.ticket.is_in_place() && gate.is_there()?,
-            None => false,
-        };
-        if !is_ours && self.lease.is_held() {
-            self.lease.lose(Loss::Taken);
-        }
-        Ok(self.lease.is_held())
+    async fn end(&self, loss: Loss) -> Result<Release> {
+        let released = end(&self.namespace, &self.grant, loss).await?;
+        self.grants.remove(&self.grant.id);
+        Ok(released)
     }
 }
 
 #[async_trait]
-impl Hold for LockHold {
+impl Hold for IpcHold {
     fn token(&self) -> FencingToken {
-        self.token
+        self.grant.token
     }
 
     fn lease(&self) -> &Lease {
-        &self.lease
+        &self.grant.lease
     }
 
     async fn verify(&self) -> Result<bool> {
-        self.check().await
+        check(&self.grant).await
     }
 
     async fn release(&self) -> Result<Release> {
-        self.give_back(Loss::GivenUp).await
+        self.end(Loss::GivenUp).await
+    }
+}
+
+/// Gives a lock back; whether it was still ours.
+async fn end(namespace: &Namespace, grant: &Grant, loss: Loss) -> Result<Release> {
+    let mut gate = grant.gate.lock().await;
+    grant.lease.lose(loss);
+    let Some(held) = &*gate else { return Ok(Release::WasLost) };
+    let was_ours = release(namespace, grant.key, &grant.ticket, held).await?;
+    *gate = None;
+    Ok(if was_ours { Release::Released } else { Release::WasLost })
+}
+
+/// Looks whether a lock is still ours, and loses the lease if not.
+async fn check(grant: &Grant) -> Result<bool> {
+    let gate = grant.gate.lock().await;
+    let is_ours = match &*gate {
+        Some(gate) => grant.ticket.is_in_place() && gate.is_there()?,
+        None => false,
+    };
+    if !is_ours {
+        grant.lease.lose(Loss::Taken);
+    }
+    Ok(grant.lease.is_held())
+}
+
+/// Loses what Python has broken, which it tells nobody.
+pub(crate) async fn check_all(grants: &Grants) -> Result<()> {
+    for grant in grants.values() {
+        check(&grant).await?;
+    }
+    Ok(())
+}
+
+/// Gives all locks of a session back, whose lease is lost before: none is added from then on.
+pub(crate) async fn release_all(state: &State) {
+    for (_, grant) in state.grants.take_all() {
+        if let Err(error) = end(&state.namespace, &grant, Loss::GivenUp).await {
+            warn!(%error, "a lock is left to be cleaned up");
+        }
     }
 }
 
@@ -145,32 +154,32 @@ enum Passed {
     Bumped,
 }
 
-/// Takes a place in the queue, and at its head the semaphores; `None` if `over` came before.
+/// Takes a namespace in the queue, and at its head the semaphores; `None` if `over` came before.
 pub(crate) async fn take(
-    place: &Place,
+    namespace: &Namespace,
     id: OperationId,
     key: i32,
     mode: Mode,
     over: impl Future<Output = ()>,
 ) -> Result<Option<(Gate, Ticket)>> {
     let mut over = std::pin::pin!(over);
-    let queue = place.queue(key);
+    let queue = namespace.queue(key);
     loop {
-        let mutex = place.mutex(key).await?;
+        let mutex = namespace.mutex(key).await?;
         let ticket = queue.draw(id, mode)?;
         drop(mutex);
         let passed = match queue.turn(&ticket, over.as_mut()).await {
-            Ok(true) => pass(place, &ticket, key, mode, over.as_mut()).await,
+            Ok(true) => pass(namespace, &ticket, key, mode, over.as_mut()).await,
             Ok(false) => Ok(Passed::Over),
             Err(error) => Err(error),
         };
         match passed {
             Ok(Passed::Through(gate)) => return Ok(Some((gate, ticket))),
             Ok(Passed::Bumped) => drop(ticket),
-            Ok(Passed::Over) => return leave(place, &queue, key, ticket).await.map(|()| None),
+            Ok(Passed::Over) => return leave(namespace, &queue, key, ticket).await.map(|()| None),
             Err(error) => {
                 // The first error tells more.
-                let _ = leave(place, &queue, key, ticket).await;
+                let _ = leave(namespace, &queue, key, ticket).await;
                 return Err(error);
             }
         }
@@ -179,7 +188,7 @@ pub(crate) async fn take(
 
 /// At the head of the queue: takes the semaphores, for which only Python can be waited.
 async fn pass(
-    place: &Place,
+    namespace: &Namespace,
     ticket: &Ticket,
     key: i32,
     mode: Mode,
@@ -189,7 +198,7 @@ async fn pass(
     loop {
         // Readers must not leave or be cleaned up while one more joins them.
         let mutex = match mode {
-            Mode::Shared => Some(place.mutex(key).await?),
+            Mode::Shared => Some(namespace.mutex(key).await?),
             Mode::Exclusive => None,
         };
         let mut gate = Gate::try_take(key, mode)?;
@@ -221,20 +230,20 @@ async fn pass(
 
 /// Leaves the queue without having held anything. If a holder died meanwhile and nobody else is
 /// there, what it has left is cleaned up.
-async fn leave(place: &Place, queue: &Queue, key: i32, ticket: Ticket) -> Result<()> {
-    let _mutex = place.mutex(key).await?;
+async fn leave(namespace: &Namespace, queue: &Queue, key: i32, ticket: Ticket) -> Result<()> {
+    let _mutex = namespace.mutex(key).await?;
     drop(ticket);
     if queue.remove_if_empty() { gate::clean(key) } else { Ok(()) }
 }
 
-/// Gives back what was taken; whether it was still ours. The semaphores always before the ticket,
+/// Releases what was taken; whether it was still ours. The semaphores always before the ticket,
 /// because the next of ours acts on them as soon as the ticket is gone.
-async fn give_back(place: &Place, key: i32, ticket: &Ticket, gate: &Gate) -> Result<bool> {
-    let queue = place.queue(key);
+async fn release(namespace: &Namespace, key: i32, ticket: &Ticket, gate: &Gate) -> Result<bool> {
+    let queue = namespace.queue(key);
     if gate.mode() == Mode::Exclusive {
-        return give_back_alone(&queue, ticket, gate);
+        return release_exclusive(&queue, ticket, gate);
     }
-    let _mutex = place.mutex(key).await?;
+    let _mutex = namespace.mutex(key).await?;
     let was_ours = ticket.is_in_place() && gate.is_there()?;
     let others = || -> Result<bool> {
         let own = ticket.operation();
@@ -249,21 +258,21 @@ async fn give_back(place: &Place, key: i32, ticket: &Ticket, gate: &Gate) -> Res
 }
 
 /// The same for an exclusive holder.
-pub(crate) fn give_back_alone(queue: &Queue, ticket: &Ticket, gate: &Gate) -> Result<bool> {
+pub(crate) fn release_exclusive(queue: &Queue, ticket: &Ticket, gate: &Gate) -> Result<bool> {
     let was_ours = ticket.is_in_place() & gate.open()?;
     ticket.leave()?;
     queue.remove_if_empty();
     Ok(was_ours)
 }
 
-/// Takes a lock away from all who hold it; whether anybody did. A *Python* holder is not told.
-async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
-    let key = place.keys.lock(name)?;
-    let queue = place.queue(key);
-    let _mutex = place.mutex(key).await?;
+/// Breaks a lock; whether anybody held it. A *Python* holder is not told.
+async fn break_lock(namespace: &Namespace, name: &LockName) -> Result<bool> {
+    let key = namespace.keys.lock(name)?;
+    let queue = namespace.queue(key);
+    let _mutex = namespace.mutex(key).await?;
     let mut was_held = gate::break_open(key)?;
     for entry in queue.living()?.iter().filter(|entry| entry.is_holding()) {
-        entry.take_away()?;
+        entry.break_ticket()?;
         was_held = true;
     }
     queue.remove_if_empty();
@@ -271,68 +280,16 @@ async fn break_lock(place: &Place, name: &LockName) -> Result<bool> {
 }
 
 /// Removes what dead processes have left of any lock.
-pub(crate) async fn sweep(place: &Place) -> Result<()> {
-    for (key, queue) in place.queues()? {
+pub(crate) async fn sweep(namespace: &Namespace) -> Result<()> {
+    for (key, queue) in namespace.queues()? {
         if queue.has_living()? {
             continue;
         }
-        let _mutex = place.mutex(key).await?;
+        let _mutex = namespace.mutex(key).await?;
         if queue.living()?.is_empty() {
             gate::clean(key)?;
             queue.remove_if_empty();
         }
     }
     Ok(())
-}
-
-/// All locks that a session holds.
-#[derive(Debug, Default)]
-pub(crate) struct Holds(std::sync::Mutex<Held>);
-
-#[derive(Debug, Default)]
-struct Held {
-    closed: bool,
-    holds: HashMap<OperationId, Weak<LockHold>>,
-}
-
-impl Holds {
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        // Nothing panics while it is locked, so it is whole even if poisoned.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the session was still open for it.
-    fn add(&self, hold: &Arc<LockHold>) -> bool {
-        let mut held = self.lock();
-        if !held.closed {
-            held.holds.insert(hold.id, Arc::downgrade(hold));
-        }
-        !held.closed
-    }
-
-    fn remove(&self, id: OperationId) {
-        self.lock().holds.remove(&id);
-    }
-
-    fn all(&self) -> Vec<Arc<LockHold>> {
-        self.lock().holds.values().filter_map(Weak::upgrade).collect()
-    }
-
-    /// Loses what Python has broken, which it tells nobody.
-    pub(crate) async fn check(&self) -> Result<()> {
-        for hold in self.all() {
-            hold.check().await?;
-        }
-        Ok(())
-    }
-
-    /// Gives all back, and takes no more.
-    pub(crate) async fn close(&self) {
-        self.lock().closed = true;
-        for hold in self.all() {
-            if let Err(error) = hold.give_back(Loss::GivenUp).await {
-                warn!(%error, "a lock is left to be cleaned up");
-            }
-        }
-    }
 }

@@ -9,9 +9,9 @@ use tooz_file::ofd;
 use uuid::Uuid;
 
 use crate::errors::failed;
-use crate::place::Place;
+use crate::namespace::Namespace;
 
-/// Which of the mutexes of the place: that of no particular lock.
+/// Which of the mutexes of the namespace: that of no particular lock.
 const MUTEX: i32 = 0;
 
 /// The file of a living session, which is removed when this is dropped.
@@ -22,10 +22,10 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    pub(crate) async fn announce(place: &Place) -> Result<Self> {
-        let path = place.sessions().join(Uuid::new_v4().simple().to_string());
+    pub(crate) async fn announce(namespace: &Namespace) -> Result<Self> {
+        let path = namespace.sessions().join(Uuid::new_v4().simple().to_string());
         // Nobody removes it before it is locked.
-        let _mutex = place.mutex(MUTEX).await?;
+        let _mutex = namespace.mutex(MUTEX).await?;
         let file = File::create_new(&path).map_err(|error| failed("create", &path, error))?;
         let presence = Self { path, locked: file };
         match ofd::try_lock(&presence.locked, Mode::Exclusive) {
@@ -48,8 +48,8 @@ pub(crate) fn count(sessions: &Path) -> io::Result<usize> {
 }
 
 /// Removes the files of dead sessions, and says how many live.
-pub(crate) async fn sweep(place: &Place) -> Result<usize> {
-    let (sessions, _mutex) = (place.sessions(), place.mutex(MUTEX).await?);
+pub(crate) async fn sweep(namespace: &Namespace) -> Result<usize> {
+    let (sessions, _mutex) = (namespace.sessions(), namespace.mutex(MUTEX).await?);
     let swept = || {
         let (living, dead): (Vec<_>, Vec<_>) =
             look(&sessions)?.into_iter().partition(|(_, is_living)| *is_living);

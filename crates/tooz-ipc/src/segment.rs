@@ -123,7 +123,7 @@ fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::unused_key;
+    use crate::keys::unused_key;
     use std::sync::atomic::Ordering::Relaxed;
 
     #[test]

@@ -207,7 +207,7 @@ fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::unused_key;
+    use crate::keys::unused_key;
 
     /// Removes the set at the end of a test, also of one that fails.
     struct Removed(Set);

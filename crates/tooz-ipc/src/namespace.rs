@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::errors::failed;
-use crate::key::Keys;
+use crate::keys::Keys;
 
 /// What `libc` has no constant for.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
@@ -41,7 +41,7 @@ const MUTEX_LIMIT: Duration = Duration::from_secs(5);
 
 /// One namespace, as one session sees it.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Namespace {
     pub(crate) keys: Keys,
     root: PathBuf,
     /// Nanoseconds since 1970 at the time 0 of the monotonic clock.
@@ -54,7 +54,7 @@ pub(crate) struct Mutex {
     _locked: File,
 }
 
-impl Place {
+impl Namespace {
     /// Where a namespace is, whether or not it is there.
     pub(crate) fn root(config: &Config) -> io::Result<PathBuf> {
         let namespace = match config.namespace.as_str() {
@@ -66,12 +66,12 @@ impl Place {
 
     /// Makes what is missing.
     pub(crate) fn open(config: &Config) -> Result<Self> {
-        let root = Self::root(config).map_err(|e| failed("examine", Path::new(NAMESPACE), e))?;
+        let root = Self::root(config).map_err(|e| failed("examine", Path::new(OF_PROCESS), e))?;
         must_be_in_memory(&config.directory)?;
-        let place = Self { keys: Keys::of(&config.namespace), root, epoch: 0 };
-        place.make()?;
-        let epoch = place.read_epoch()?;
-        Ok(Self { epoch, ..place })
+        let namespace = Self { keys: Keys::of(&config.namespace), root, epoch: 0 };
+        namespace.make()?;
+        let epoch = namespace.read_epoch()?;
+        Ok(Self { epoch, ..namespace })
     }
 
     /// Makes the directories that are missing: the only place that does. Any of them may have been
@@ -201,13 +201,13 @@ impl Place {
 }
 
 /// Says which namespace of System V IPC a process is in: those of a container are its own.
-const NAMESPACE: &str = "/proc/self/ns/ipc";
+const OF_PROCESS: &str = "/proc/self/ns/ipc";
 
 /// The directory of this user in this namespace of System V IPC, so that the processes that share
 /// it are those that share semaphores.
 fn user_dir(base: &Path) -> io::Result<PathBuf> {
-    let namespace = fs::metadata(NAMESPACE)?.ino();
-    Ok(base.join(format!("tooz-{}-{namespace}", geteuid())))
+    let shared = fs::metadata(OF_PROCESS)?.ino();
+    Ok(base.join(format!("tooz-{}-{shared}", geteuid())))
 }
 
 /// What is kept must be gone with the next boot, as semaphores are: the monotonic clock begins anew,
@@ -289,14 +289,14 @@ mod tests {
     #[test]
     fn tokens_rise_and_are_the_same_for_all() {
         let dir = in_memory();
-        let one = Place::open(&config(dir.path())).unwrap();
+        let one = Namespace::open(&config(dir.path())).unwrap();
         let before = one.token().unwrap();
-        let two = Place::open(&config(dir.path())).unwrap();
+        let two = Namespace::open(&config(dir.path())).unwrap();
         assert_eq!(one.epoch, two.epoch);
         assert!(two.token().unwrap() > before);
         assert!(before.0 > 1_700_000_000_000_000_000, "counted since 1970");
         fs::write(one.root.join("epoch"), u64::MAX.to_string()).unwrap();
-        let error = Place::open(&config(dir.path())).unwrap().token().unwrap_err();
+        let error = Namespace::open(&config(dir.path())).unwrap().token().unwrap_err();
         assert!(error.to_string().contains("too large"), "{error}");
     }
 
@@ -305,33 +305,33 @@ mod tests {
         let dir = in_memory();
         let user = user_dir(dir.path()).unwrap();
         DirBuilder::new().mode(0o755).create(&user).unwrap();
-        let error = Place::open(&config(dir.path())).unwrap_err();
+        let error = Namespace::open(&config(dir.path())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Authentication);
         fs::remove_dir(&user).unwrap();
         std::os::unix::fs::symlink("/tmp", &user).unwrap();
-        assert!(Place::open(&config(dir.path())).is_err());
+        assert!(Namespace::open(&config(dir.path())).is_err());
     }
 
     #[tokio::test]
     async fn a_directory_that_was_removed_while_in_use_comes_back_for_this_user_alone() {
         let dir = in_memory();
-        let place = Place::open(&config(dir.path())).unwrap();
+        let namespace = Namespace::open(&config(dir.path())).unwrap();
         let user = user_dir(dir.path()).unwrap();
         fs::remove_dir_all(&user).unwrap();
         // Whatever is done with a lock begins with this.
-        drop(place.mutex(1).await.unwrap());
+        drop(namespace.mutex(1).await.unwrap());
         assert_eq!(fs::metadata(&user).unwrap().mode() & 0o777, 0o700);
-        Place::open(&config(dir.path())).unwrap();
+        Namespace::open(&config(dir.path())).unwrap();
         // The queue makes its own directory alone, and says what is missing.
         fs::remove_dir_all(&user).unwrap();
         let id = tooz_core::OperationId::random();
-        assert!(place.queue(1).draw(id, tooz_core::Mode::Exclusive).is_err());
+        assert!(namespace.queue(1).draw(id, tooz_core::Mode::Exclusive).is_err());
         assert!(!user.exists());
     }
 
     #[test]
     fn a_directory_that_outlives_a_boot_is_refused() {
-        let error = Place::open(&config(Path::new("/proc"))).unwrap_err();
+        let error = Namespace::open(&config(Path::new("/proc"))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("such as /dev/shm"), "{error}");
     }
@@ -339,9 +339,9 @@ mod tests {
     #[tokio::test]
     async fn a_mutex_excludes_until_it_is_dropped() {
         let dir = in_memory();
-        let place = Place::open(&config(dir.path())).unwrap();
-        let held = place.mutex(1).await.unwrap();
-        let mut second = std::pin::pin!(place.mutex(1));
+        let namespace = Namespace::open(&config(dir.path())).unwrap();
+        let held = namespace.mutex(1).await.unwrap();
+        let mut second = std::pin::pin!(namespace.mutex(1));
         let soon = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
         assert!(soon.is_err());
         drop(held);

@@ -1,4 +1,4 @@
-//! Where things are in the directory: Python's layout, and ours in `.tooz` beside it.
+//! Where things are in the directory: Python's keys, and ours in `.tooz` beside it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,8 +11,6 @@ use tooz_core::{Error, GroupId, LockName, MemberId, Result};
 use uuid::Uuid;
 
 use crate::access;
-use crate::ofd::is_missing;
-use crate::queue::Queue;
 
 /// Names at the top of the directory that are no locks.
 pub(crate) const RESERVED: [&str; 4] = ["groups", "tmp", ".driver_lock", ".tooz"];
@@ -22,11 +20,11 @@ pub(crate) const TEMPORARY: &str = "tooz-";
 
 /// The paths of one directory.
 #[derive(Clone, Debug)]
-pub(crate) struct Layout {
+pub(crate) struct Keys {
     root: PathBuf,
 }
 
-impl Layout {
+impl Keys {
     pub(crate) fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
@@ -73,10 +71,10 @@ impl Layout {
         self.root.join(".tooz/queues")
     }
 
-    /// The queue of those who wait for that lock or leader's file.
-    pub(crate) fn queue(&self, file: &Path) -> Queue {
+    /// Where those stand who wait for that lock or leader's file.
+    pub(crate) fn queue(&self, file: &Path) -> PathBuf {
         let name = file.strip_prefix(&self.root).unwrap_or(file);
-        Queue::at(self.queues().join(safe_id(name.as_os_str().as_bytes())))
+        self.queues().join(safe_id(name.as_os_str().as_bytes()))
     }
 
     pub(crate) fn temporary(&self) -> PathBuf {
@@ -99,7 +97,7 @@ impl Layout {
         let ours =
             [self.groups(), self.temporary(), self.sessions(), self.leaders(), self.queues()];
         for dir in ours {
-            make_dirs(&self.root, &dir).map_err(|error| (dir, error))?;
+            access::make_dirs(&self.root, &dir).map_err(|error| (dir, error))?;
         }
         Ok(())
     }
@@ -143,47 +141,6 @@ impl Layout {
     }
 }
 
-/// Makes a directory, and those between it and `top` that are missing, but never `top` itself.
-///
-/// Others may make and remove the same at any moment: what is made may be gone again.
-pub(crate) fn make_dirs(top: &Path, dir: &Path) -> io::Result<()> {
-    if dir == top {
-        return Ok(());
-    }
-    let make = || match access::make_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
-    };
-    match (make(), dir.parent()) {
-        (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => {
-            make_dirs(top, above)?;
-            make()
-        }
-        (made, _) => made,
-    }
-}
-
-/// What is in a directory, sorted; nothing if it does not exist.
-pub(crate) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries =
-        fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    let mut paths: Vec<_> = match entries {
-        // It may also be removed between two of its entries.
-        Err(error) if is_missing(&error) => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    paths.sort();
-    Ok(paths)
-}
-
-/// Removes a file, if it is there.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if is_missing(&error) => Ok(()),
-        result => result,
-    }
-}
-
 /// A file name for any id.
 pub(crate) fn safe_id(id: &[u8]) -> String {
     hex(&Sha1::digest(id))
@@ -205,8 +162,8 @@ mod tests {
 
     #[test]
     fn lock_names_cannot_leave_the_directory() {
-        let layout = Layout::new(Path::new("/d"));
-        let path = |name: &[u8]| layout.lock(&LockName::from(name));
+        let keys = Keys::new(Path::new("/d"));
+        let path = |name: &[u8]| keys.lock(&LockName::from(name));
         for (name, expected) in [
             (&b"lock"[..], "/d/lock"),
             (b"a/b/c", "/d/a/b/c"),
