@@ -205,7 +205,7 @@ impl Queue {
                 Receiver::from_file(pipe).map_err(|error| failed("watch", &next.path, error))?;
             tokio::select! {
                 biased;
-                // It is closed, or its ticket was taken away and it was told so in the pipe.
+                // It is closed, or its ticket was broken and it was told so in the pipe.
                 ready = pipe.ready(Interest::READABLE) => {
                     ready.map_err(|error| failed("watch", &next.path, error))?;
                 }
@@ -280,7 +280,7 @@ impl Entry {
         remove(&self.path).map_err(|error| failed("remove", &self.path, error))
     }
 
-    /// Takes the ticket away from its owner, who is told, and so are those who wait for it.
+    /// Breaks the ticket: its owner is told, and so are those who wait for it.
     ///
     /// # Errors
     /// When it cannot be removed or nobody can be told.
@@ -339,7 +339,7 @@ impl Ticket {
         Ok(())
     }
 
-    /// Waits until it is taken away.
+    /// Waits until it is broken.
     pub async fn broken(&self) {
         loop {
             // The owner holds both ends of the pipe, so that it is readable when somebody has
