@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 use tooz_core::{
-    Coordinator, DriverEntry, Events, GroupEvent, Leadership, LockGuard, Mode, Partitioner,
-    Registry, Release, Wait,
+    Coordinator, DriverEntry, ErrorKind, Events, GroupEvent, Leadership, LockGuard, Mode,
+    Partitioner, Registry, Wait,
 };
 
 use super::protocol::Failure;
@@ -133,7 +133,7 @@ impl Worker {
             }
             Unlock { name } => {
                 let guard = known(self.guards.remove(&name))?;
-                value(guard.release().await? == Release::Released)
+                value(was_held(guard.release().await)?)
             }
             Contend { name, folder, seconds, hold, rest } => {
                 value(contend(&coordinator, &name, &folder, seconds, hold, rest).await?)
@@ -181,7 +181,7 @@ impl Worker {
             }
             StandDown { group } => {
                 let term = known(self.terms.remove(&group))?;
-                value(term.stand_down().await? == Release::Released)
+                value(was_held(term.resign().await)?)
             }
             Leader { group } => {
                 value(coordinator.leader(group).await?.map(|leader| leader.to_string()))
@@ -253,7 +253,7 @@ async fn contend(
         last = token;
         sleep(random.between(Duration::ZERO, Duration::from_secs_f64(hold))).await;
         std::fs::remove_file(&inside).map_err(|e| Failure::new("Violation", e))?;
-        if guard.release().await? == Release::WasLost {
+        if !was_held(guard.release().await)? {
             return Err(Failure::new("Violation", "a lock was lost that nobody took"));
         }
         turns += 1;
@@ -269,6 +269,14 @@ fn misspelt(mut request: Value) -> Value {
         }
     }
     request
+}
+
+/// Whether what was released was still ours.
+fn was_held(released: tooz_core::Result<()>) -> tooz_core::Result<bool> {
+    match released {
+        Err(error) if error.kind() == ErrorKind::LockLost => Ok(false),
+        released => released.map(|()| true),
+    }
 }
 
 fn known<T>(what: Option<T>) -> Result<T, Failure> {

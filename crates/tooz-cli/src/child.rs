@@ -34,7 +34,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgid, getpgrp};
 use tokio::signal::unix::{Signal as Heard, SignalKind};
-use tooz::{Loss, Tenure};
+use tooz::{Loss, Ownership};
 
 use crate::output;
 use crate::signals::{Interrupted, Signals};
@@ -64,12 +64,12 @@ pub(crate) enum Ended {
     Lost(Loss),
 }
 
-/// Runs CMD to its end, or until `tenure` is lost: then it gets SIGTERM, and after `grace`
+/// Runs CMD to its end, or until `ownership` is lost: then it gets SIGTERM, and after `grace`
 /// SIGKILL. Signals are passed on to it.
 pub(crate) async fn run(
     command: &[OsString],
     variables: &[(&str, OsString)],
-    tenure: Option<&Tenure>,
+    ownership: Option<&Ownership>,
     grace: Duration,
     signals: &mut Signals,
 ) -> Result<Ended> {
@@ -78,7 +78,7 @@ pub(crate) async fn run(
         tokio::select! {
             status = running.ended() => {
                 // What ended together with the loss may have worked without the lock.
-                let loss = tenure.and_then(Tenure::loss);
+                let loss = ownership.and_then(Ownership::loss);
                 return Ok(loss.map_or(Ended::Exited(status?), Ended::Lost));
             }
             received = signals.next() => {
@@ -87,7 +87,7 @@ pub(crate) async fn run(
                     running.signal(Signal::SIGCONT);
                 }
             }
-            loss = lost(tenure) => {
+            loss = lost(ownership) => {
                 running.stop(grace, signals).await?;
                 return Ok(Ended::Lost(loss));
             }
@@ -95,9 +95,9 @@ pub(crate) async fn run(
     }
 }
 
-async fn lost(tenure: Option<&Tenure>) -> Loss {
-    match tenure {
-        Some(tenure) => tenure.lost().await,
+async fn lost(ownership: Option<&Ownership>) -> Loss {
+    match ownership {
+        Some(ownership) => ownership.lost().await,
         None => std::future::pending().await,
     }
 }

@@ -80,7 +80,7 @@ async fn rule(
             ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
         ];
         let ended = child::run(&args.command, &variables, Some(&*term), args.grace, signals).await;
-        let stood_down = signals.end(term.stand_down()).await?;
+        let stood_down = signals.end(term.resign()).await?;
         match ended? {
             Ended::Exited(code) => {
                 if let Err(error) = stood_down {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tooz::{Coordinator, ErrorKind, LockName, Mode, Release, Wait};
+use tooz::{Coordinator, ErrorKind, LockName, Mode, Wait};
 
 use crate::child::{self, Ended};
 use crate::connect::{self, Target, bytes};
@@ -107,15 +107,16 @@ async fn hold(
         }
         // The backend's word on the time before, unless it came so late that the lock would have
         // been lost anyway: what happened after CMD's end is not CMD's.
-        (Ended::Exited(_), Ok(Release::WasLost))
-            if deadline.is_none_or(|end| Instant::now() < end) =>
+        (Ended::Exited(_), Err(error))
+            if error.kind() == ErrorKind::LockLost
+                && deadline.is_none_or(|end| Instant::now() < end) =>
         {
             let lost = format!("{what} was lost before {:?} ended", args.command[0]);
             output::problem(ErrorKind::LockLost, &lost);
             Ok(LOST)
         }
-        (Ended::Exited(code), Ok(Release::Released)) => Ok(code?),
-        (Ended::Exited(code), Ok(Release::WasLost)) => {
+        (Ended::Exited(code), Ok(())) => Ok(code?),
+        (Ended::Exited(code), Err(error)) if error.kind() == ErrorKind::LockLost => {
             output::note(&format!("{what} was lost after {:?} had ended", args.command[0]));
             Ok(code?)
         }

@@ -48,7 +48,7 @@ async fn print_events(
             stream::follow(events, session, out, |event| print(event, out)).await
         }
         What::Leader => {
-            let leaders = coordinator.observe_leader(group).await?;
+            let leaders = coordinator.watch_leader(group).await?;
             stream::follow(leaders, session, out, |leader| print_leader(leader, out)).await
         }
     }

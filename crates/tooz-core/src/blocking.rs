@@ -26,8 +26,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    GroupEvent, GroupId, LockName, Loss, Member, MemberId, Mode, Release, Result, SessionEvent,
-    Tenure, Wait,
+    GroupEvent, GroupId, LockName, Loss, Member, MemberId, Mode, Ownership, Result, SessionEvent,
+    Wait,
 };
 
 /// Runs a future to its end on the calling thread, with no runtime.
@@ -48,9 +48,9 @@ pub struct Lock(crate::Lock);
 #[must_use = "dropping the guard releases the lock"]
 pub struct LockGuard(crate::LockGuard);
 
-/// [`Leadership`](crate::Leadership), blocking. Dropping it stands down in the background.
+/// [`Leadership`](crate::Leadership), blocking. Dropping it resigns in the background.
 #[derive(Debug)]
-#[must_use = "dropping the leadership stands down"]
+#[must_use = "dropping the leadership resigns it"]
 pub struct Leadership(crate::Leadership);
 
 /// [`Events`](crate::Events) as an iterator that waits for the next event.
@@ -124,8 +124,8 @@ impl Coordinator {
     }
 
     /// Who leads the group, now and after each change.
-    pub fn observe_leader(&self, group: impl Into<GroupId>) -> Result<Events<Option<MemberId>>> {
-        block_on(self.0.observe_leader(group)).map(Events)
+    pub fn watch_leader(&self, group: impl Into<GroupId>) -> Result<Events<Option<MemberId>>> {
+        block_on(self.0.watch_leader(group)).map(Events)
     }
 
     /// The events of the session.
@@ -161,7 +161,7 @@ impl Lock {
     }
 
     /// Acquires it, or gives up after `time`.
-    pub fn acquire_for(&self, time: Duration) -> Result<Option<LockGuard>> {
+    pub fn try_acquire_for(&self, time: Duration) -> Result<Option<LockGuard>> {
         self.acquire_with(Mode::Exclusive, Wait::For(time))
     }
 
@@ -176,7 +176,7 @@ impl Lock {
     }
 
     /// Acquires it together with other shared holders, or gives up after `time`.
-    pub fn acquire_shared_for(&self, time: Duration) -> Result<Option<LockGuard>> {
+    pub fn try_acquire_shared_for(&self, time: Duration) -> Result<Option<LockGuard>> {
         self.acquire_with(Mode::Shared, Wait::For(time))
     }
 
@@ -193,7 +193,7 @@ impl LockGuard {
     }
 
     /// Releases the lock, and waits until that is confirmed or its lease has ended.
-    pub fn release(self) -> Result<Release> {
+    pub fn release(self) -> Result<()> {
         block_on(self.0.release())
     }
 }
@@ -205,23 +205,23 @@ impl Leadership {
     }
 
     /// Ends the term, and waits until that is confirmed or its lease has ended.
-    pub fn stand_down(self) -> Result<Release> {
-        block_on(self.0.stand_down())
+    pub fn resign(self) -> Result<()> {
+        block_on(self.0.resign())
     }
 }
 
 impl Deref for LockGuard {
-    type Target = Tenure;
+    type Target = Ownership;
 
-    fn deref(&self) -> &Tenure {
+    fn deref(&self) -> &Ownership {
         &self.0
     }
 }
 
 impl Deref for Leadership {
-    type Target = Tenure;
+    type Target = Ownership;
 
-    fn deref(&self) -> &Tenure {
+    fn deref(&self) -> &Ownership {
         &self.0
     }
 }

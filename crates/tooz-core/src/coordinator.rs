@@ -10,8 +10,8 @@ use tracing::Instrument;
 
 use crate::engine::Undo;
 use crate::events::channel;
+use crate::ownership::{Ownership, Target};
 use crate::supervisor::{Call, Supervisor};
-use crate::tenure::{Target, Tenure};
 use crate::{
     Capabilities, Characteristics, Error, ErrorKind, Events, Feature, Features, GroupEvent,
     GroupFeed, GroupId, LeaderFeed, Leadership, Lock, LockName, Loss, Member, MemberId, Mode,
@@ -641,7 +641,7 @@ impl Coordinator {
         let group = self.group(group, "campaign")?;
         self.needs(Feature::Elections, "campaign")?;
         let (target, mode) = (Target::Leadership(group), Mode::Exclusive);
-        let term = Tenure::acquire(self.0.clone(), "campaign", target, mode, wait).await?;
+        let term = Ownership::acquire(self.0.clone(), "campaign", target, mode, wait).await?;
         Ok(term.map(Leadership::new))
     }
 
@@ -675,23 +675,23 @@ impl Coordinator {
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
-    /// # let coordinator = tooz_memory::start("docs-observe-leader", "host-1").await?;
+    /// # let coordinator = tooz_memory::start("docs-watch-leader", "host-1").await?;
     /// coordinator.join_group_create("workers", &()).await?;
-    /// let mut leaders = coordinator.observe_leader("workers").await?;
+    /// let mut leaders = coordinator.watch_leader("workers").await?;
     /// assert_eq!(leaders.next().await, Some(None));
     /// let term = coordinator.campaign("workers").await?;
     /// assert_eq!(leaders.next().await, Some(Some("host-1".into())));
     /// # Ok::<(), tooz_core::Error>(())
     /// # }).unwrap();
     /// ```
-    pub async fn observe_leader(
+    pub async fn watch_leader(
         &self,
         group: impl Into<GroupId>,
     ) -> Result<Events<Option<MemberId>>> {
-        let group = self.group(group, "observe_leader")?;
-        self.needs(Feature::Elections, "observe_leader")?;
+        let group = self.group(group, "watch_leader")?;
+        self.needs(Feature::Elections, "watch_leader")?;
         let supervisor = self.supervisor();
-        self.run("observe_leader", async move {
+        self.run("watch_leader", async move {
             let run = supervisor.run()?;
             supervisor
                 .call(&group, |session, group| Ok(session.require_elections()?.leader(group)))
@@ -701,6 +701,14 @@ impl Coordinator {
             Ok(events)
         })
         .await
+    }
+
+    /// [`watch_leader`](Self::watch_leader), by the name that this has elsewhere.
+    pub async fn observe_leader(
+        &self,
+        group: impl Into<GroupId>,
+    ) -> Result<Events<Option<MemberId>>> {
+        self.watch_leader(group).await
     }
 
     pub(crate) async fn break_lock(&self, name: LockName) -> Result<bool> {
@@ -714,12 +722,12 @@ impl Coordinator {
         name: &LockName,
         mode: Mode,
         wait: Wait,
-    ) -> Result<Option<Tenure>> {
+    ) -> Result<Option<Ownership>> {
         if mode == Mode::Shared {
             self.needs(Feature::SharedLocks, "acquire")?;
         }
         let target = Target::Lock(name.clone());
-        Tenure::acquire(self.0.clone(), "acquire", target, mode, wait).await
+        Ownership::acquire(self.0.clone(), "acquire", target, mode, wait).await
     }
 
     fn needs(&self, feature: Feature, operation: &'static str) -> Result<()> {

@@ -2,12 +2,12 @@
 
 use std::ops::Deref;
 
-use crate::tenure::Tenure;
-use crate::{Release, Result};
+use crate::Result;
+use crate::ownership::Ownership;
 
 /// A term as the leader of a group, made by
-/// [`Coordinator::campaign`](crate::Coordinator::campaign). Its methods are those of [`Tenure`];
-/// dropping it stands down in the background.
+/// [`Coordinator::campaign`](crate::Coordinator::campaign). Its methods are those of [`Ownership`];
+/// dropping it resigns in the background.
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
@@ -16,35 +16,40 @@ use crate::{Release, Result};
 /// let term = coordinator.campaign("workers").await?;
 /// let answer = term.run(async { "led" }).await?;
 /// assert_eq!(answer, "led");
-/// term.stand_down().await?;
+/// term.resign().await?;
 /// # Ok::<(), tooz_core::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug)]
-#[must_use = "dropping the leadership stands down"]
-pub struct Leadership(Tenure);
+#[must_use = "dropping the leadership resigns it"]
+pub struct Leadership(Ownership);
 
 impl Leadership {
-    pub(crate) fn new(tenure: Tenure) -> Self {
-        Self(tenure)
+    pub(crate) fn new(ownership: Ownership) -> Self {
+        Self(ownership)
     }
 
     /// Ends the term, and waits until that is confirmed or its lease has ended.
     ///
     /// # Errors
-    /// When the backend could not be told before the lease ended. The term is over by then.
+    /// The same as those of [`LockGuard::release`](crate::LockGuard::release).
     ///
     /// # Cancellation
     /// It goes on without the caller.
-    pub async fn stand_down(self) -> Result<Release> {
-        self.0.give_back("stand_down").await
+    pub async fn resign(self) -> Result<()> {
+        self.0.release("resign").await
+    }
+
+    /// [`resign`](Self::resign), by the original's name.
+    pub async fn stand_down(self) -> Result<()> {
+        self.resign().await
     }
 }
 
 impl Deref for Leadership {
-    type Target = Tenure;
+    type Target = Ownership;
 
-    fn deref(&self) -> &Tenure {
+    fn deref(&self) -> &Ownership {
         &self.0
     }
 }

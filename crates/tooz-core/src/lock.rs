@@ -3,8 +3,8 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::tenure::Tenure;
-use crate::{Coordinator, LockName, Mode, Release, Result};
+use crate::ownership::Ownership;
+use crate::{Coordinator, LockName, Mode, Result};
 
 /// How long to wait for a lock or a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,14 +80,14 @@ impl Lock {
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
-    /// # let coordinator = tooz_memory::start("docs-acquire-for", "host-1").await?;
+    /// # let coordinator = tooz_memory::start("docs-try-acquire-for", "host-1").await?;
     /// let lock = coordinator.lock("inventory")?;
-    /// let guard = lock.acquire_for(std::time::Duration::from_secs(1)).await?;
+    /// let guard = lock.try_acquire_for(std::time::Duration::from_secs(1)).await?;
     /// assert!(guard.is_some());
     /// # Ok::<(), tooz_core::Error>(())
     /// # }).unwrap();
     /// ```
-    pub async fn acquire_for(&self, time: Duration) -> Result<Option<LockGuard>> {
+    pub async fn try_acquire_for(&self, time: Duration) -> Result<Option<LockGuard>> {
         self.acquire_with(Mode::Exclusive, Wait::For(time)).await
     }
 
@@ -113,14 +113,14 @@ impl Lock {
     }
 
     /// Acquires it together with other shared holders, or gives up after `time`.
-    pub async fn acquire_shared_for(&self, time: Duration) -> Result<Option<LockGuard>> {
+    pub async fn try_acquire_shared_for(&self, time: Duration) -> Result<Option<LockGuard>> {
         self.acquire_with(Mode::Shared, Wait::For(time)).await
     }
 
     /// Acquires it in a mode, waiting as told; `None` if the time was over before.
     pub async fn acquire_with(&self, mode: Mode, wait: Wait) -> Result<Option<LockGuard>> {
-        let tenure = self.coordinator.acquire(&self.name, mode, wait).await?;
-        Ok(tenure.map(LockGuard))
+        let ownership = self.coordinator.acquire(&self.name, mode, wait).await?;
+        Ok(ownership.map(LockGuard))
     }
 
     async fn forever(&self, mode: Mode) -> Result<LockGuard> {
@@ -132,11 +132,11 @@ impl Lock {
         }
     }
 
-    /// Takes the lock away from whoever holds it, and says whether anybody did. The holder is told
-    /// as soon as its backend can.
+    /// Breaks the lock: whoever holds it loses it, and is told as soon as the backend can. Says
+    /// whether anybody held it.
     ///
     /// # Errors
-    /// As of the [`Coordinator`].
+    /// Same as those of the [`Coordinator`].
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -153,29 +153,33 @@ impl Lock {
     }
 }
 
-/// A lock that is held. Its methods are those of [`Tenure`]; dropping it releases the lock in the
+/// A lock that is held. Its methods are those of [`Ownership`]; dropping it releases the lock in the
 /// background.
 #[derive(Debug)]
 #[must_use = "dropping the guard releases the lock"]
-pub struct LockGuard(Tenure);
+pub struct LockGuard(Ownership);
 
 impl LockGuard {
     /// Releases the lock, and waits until that is confirmed or its lease has ended.
     ///
     /// # Errors
-    /// When the backend could not be told before the lease ended. The lock is free by then.
+    /// - [`LockLost`](crate::ErrorKind::LockLost) if it was lost before: what was done under it may
+    ///   have overlapped with the work of the next holder.
+    /// - [`NotRunning`](crate::ErrorKind::NotRunning) if the coordinator was stopped, and the grace
+    ///   for its holders was over.
+    /// - Another when the backend could not be told before the lease ended. The lock is free by then.
     ///
     /// # Cancellation
     /// The release goes on without the caller.
-    pub async fn release(self) -> Result<Release> {
-        self.0.give_back("release").await
+    pub async fn release(self) -> Result<()> {
+        self.0.release("release").await
     }
 }
 
 impl Deref for LockGuard {
-    type Target = Tenure;
+    type Target = Ownership;
 
-    fn deref(&self) -> &Tenure {
+    fn deref(&self) -> &Ownership {
         &self.0
     }
 }

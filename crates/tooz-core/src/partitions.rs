@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::partitioner::Partitioner;
 use crate::process::Process;
-use crate::{ErrorKind, HashRing, LockGuard, LockName, Loss, Release, Result, Tenure};
+use crate::{ErrorKind, HashRing, LockGuard, LockName, Loss, Ownership, Result};
 
 /// A fixed number of partitions of a group's work, each worked by one member at a time: made by
 /// [`Partitioner::partitions`].
@@ -50,7 +50,7 @@ type Owned = Mutex<mpsc::UnboundedReceiver<Partition>>;
 
 /// A partition that this member owns, until it is revoked or lost.
 ///
-/// Its methods are those of [`Tenure`]. Stop the work on it when [`revoked`](Self::revoked)
+/// Its methods are those of [`Ownership`]. Stop the work on it when [`revoked`](Self::revoked)
 /// returns, then drop it: the next owner waits for that.
 #[must_use = "dropping the partition lets it go"]
 pub struct Partition {
@@ -104,7 +104,7 @@ impl Partition {
         self.number
     }
 
-    /// Waits until it must be let go.
+    /// Waits until it must be released.
     ///
     /// # Cancellation
     /// Dropping the future is safe. It runs on any runtime.
@@ -116,7 +116,7 @@ impl Partition {
         }
     }
 
-    /// Whether it must be let go. Looks at the clock, asks nobody and never blocks.
+    /// Whether it must be released. Looks at the clock, asks nobody and never blocks.
     pub fn is_revoked(&self) -> Option<Revocation> {
         match self.guard.loss() {
             Some(loss) => Some(Revocation::Lost(loss)),
@@ -124,19 +124,19 @@ impl Partition {
         }
     }
 
-    /// Lets it go, and waits until the next owner can have it.
+    /// Releases it, and waits until the next owner can have it.
     ///
     /// # Errors
-    /// As of [`LockGuard::release`].
-    pub async fn release(self) -> Result<Release> {
+    /// The same as those of [`LockGuard::release`].
+    pub async fn release(self) -> Result<()> {
         self.guard.release().await
     }
 }
 
 impl std::ops::Deref for Partition {
-    type Target = Tenure;
+    type Target = Ownership;
 
-    fn deref(&self) -> &Tenure {
+    fn deref(&self) -> &Ownership {
         &self.guard
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tooz_core::blocking::block_on;
 use tooz_core::{
     Coordinator, Driver, DriverEntry, Error, ErrorKind, Events, GroupEvent, GroupId, Heartbeat,
-    Loss, MemberId, Registry, Release, Result, Session, SessionEvent, Wait, async_trait,
+    Loss, MemberId, Registry, Result, Session, SessionEvent, Wait, async_trait,
 };
 use tooz_memory::World;
 
@@ -36,9 +36,9 @@ fn a_lock_excludes_hands_over_and_its_tokens_rise() {
         let held = a.lock("x").unwrap().acquire().await.unwrap();
         let lock = b.lock("x").unwrap();
         assert!(lock.try_acquire().await.unwrap().is_none());
-        assert!(lock.acquire_for(Duration::from_millis(50)).await.unwrap().is_none());
+        assert!(lock.try_acquire_for(Duration::from_millis(50)).await.unwrap().is_none());
         let first = held.fencing_token();
-        assert_eq!(held.release().await.unwrap(), Release::Released);
+        held.release().await.unwrap();
         let held = lock.acquire().await.unwrap();
         assert!(held.fencing_token() > first);
         assert!(held.verify().await.unwrap());
@@ -71,7 +71,7 @@ fn a_loss_is_reported_by_the_deadline_with_the_backend_silent() {
         assert!(began.elapsed() < TTL, "{:?}", began.elapsed());
         assert_eq!(held.check().unwrap_err().kind(), ErrorKind::LockLost);
         world.resume();
-        assert_eq!(held.release().await.unwrap(), Release::WasLost);
+        assert_eq!(held.release().await.unwrap_err().kind(), ErrorKind::LockLost);
         loop {
             match events.next().await.unwrap() {
                 SessionEvent::Rejoined(_) => break,
@@ -271,7 +271,7 @@ fn a_bounded_wait_is_bounded_without_a_session_too() {
         while !matches!(events.next().await, Some(SessionEvent::Lost(_))) {}
         let began = Instant::now();
         let wait = Duration::from_millis(50);
-        let error = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        let error = a.lock("x").unwrap().try_acquire_for(wait).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connection);
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         world.refuse(false);
@@ -483,7 +483,7 @@ fn a_join_that_hangs_delays_no_other_group() {
         }
         let mut events = a.session_events();
         a.update_capabilities("g", &1).await.unwrap();
-        a.campaign("g").await.unwrap().stand_down().await.unwrap();
+        a.campaign("g").await.unwrap().resign().await.unwrap();
         a.leave_group("g").await.unwrap();
         a.join_group("g", &2).await.unwrap();
         assert!(!joining.is_finished());
@@ -601,7 +601,7 @@ fn pauses_end_with_the_time_of_who_waits() {
         let failed = a.groups().await.unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Connection);
         let wait = Duration::from_millis(300);
-        let failed = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        let failed = a.lock("x").unwrap().try_acquire_for(wait).await.unwrap_err();
         assert_eq!(failed.kind(), ErrorKind::Connection);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         world.refuse(false);
@@ -618,7 +618,7 @@ fn no_session_says_why_and_how_long() {
         world.expire_session(&MemberId::from("a"));
         while !matches!(events.next().await, Some(SessionEvent::Lost(_))) {}
         let wait = Duration::from_millis(200);
-        let error = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        let error = a.lock("x").unwrap().try_acquire_for(wait).await.unwrap_err();
         let waited: f64 = error.context("seconds").unwrap().parse().unwrap();
         assert!((0.1..3.0).contains(&waited), "{error}");
         let cause = std::error::Error::source(&error).unwrap().to_string();
@@ -637,7 +637,7 @@ fn a_wait_ends_in_time_though_the_backend_says_nothing() {
         a.start().await.unwrap();
         world.pause();
         let (wait, began) = (Duration::from_millis(300), Instant::now());
-        let error = a.lock("x").unwrap().acquire_for(wait).await.unwrap_err();
+        let error = a.lock("x").unwrap().try_acquire_for(wait).await.unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
         assert_eq!(error.context("seconds"), Some("0.3"), "{error}");
@@ -677,16 +677,16 @@ fn no_time_is_too_long() {
         let a = builder.timeout(Duration::MAX).retry(most).build().unwrap();
         a.start().await.unwrap();
         let lock = a.lock("x").unwrap();
-        let held = lock.acquire_for(Duration::MAX).await.unwrap().unwrap();
+        let held = lock.try_acquire_for(Duration::MAX).await.unwrap().unwrap();
         assert!(held.deadline().is_none_or(|deadline| deadline > Instant::now()));
         held.check().unwrap();
         a.join_group_create("g", &()).await.unwrap();
         let term = a.campaign_with("g", Wait::For(Duration::MAX)).await.unwrap().unwrap();
-        assert_eq!(term.stand_down().await.unwrap(), Release::Released);
+        term.resign().await.unwrap();
         World::named("long").drop_replies(1);
         // A pause that does not end is given up with the wait.
         let wait = Duration::from_millis(50);
-        let failed = a.lock("y").unwrap().acquire_for(wait).await;
+        let failed = a.lock("y").unwrap().try_acquire_for(wait).await;
         drop((failed, held));
         a.stop().await.unwrap();
     });
@@ -699,12 +699,12 @@ fn a_release_whose_answer_was_lost_is_a_release() {
         let a = started("release-lost", "a").await;
         let held = a.lock("x").unwrap().acquire().await.unwrap();
         world.drop_replies(2);
-        assert_eq!(held.release().await.unwrap(), Release::Released);
+        held.release().await.unwrap();
         // But not where it was lost before.
         let held = a.lock("x").unwrap().acquire().await.unwrap();
         assert!(a.lock("x").unwrap().break_lock().await.unwrap());
         world.drop_replies(2);
-        assert_eq!(held.release().await.unwrap(), Release::WasLost);
+        assert_eq!(held.release().await.unwrap_err().kind(), ErrorKind::LockLost);
     });
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tooz_core::{
     Capabilities, Coordinator, CoordinatorUrl, ErrorKind, GroupEvent, JoinRequest, Mode, Options,
-    Registry, Release, Result, SessionEvent, Wait,
+    Registry, Result, SessionEvent, Wait,
 };
 use tooz_etcd::inspect::Inspector;
 
@@ -61,7 +61,7 @@ async fn the_next_server_is_asked_when_one_is_dead() -> Result<()> {
     let url = url.replacen("etcd://", "etcd://127.0.0.1:1,", 1);
     let coordinator = start(&url, "a").await?;
     let guard = coordinator.lock("it")?.acquire().await?;
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     coordinator.stop().await
 }
 
@@ -199,7 +199,7 @@ async fn what_is_too_large_is_refused_before_it_is_acquired() -> Result<()> {
                     proxy.lose(false);
                     let release = held.expect("no limit").release();
                     let released = tokio::time::timeout(Duration::from_secs(5), release).await;
-                    assert_eq!(released.expect("it can be released")?, Release::Released);
+                    released.expect("it can be released")?;
                     longest = length;
                 }
                 Err(error) => {

@@ -32,7 +32,9 @@ impl Sections {
     async fn run(self, coordinator: Coordinator, folder: Arc<Path>) {
         while !self.done.load(Relaxed) {
             let lock = coordinator.lock("it").unwrap();
-            let Ok(Some(guard)) = lock.acquire_for(Duration::from_secs(2)).await else { continue };
+            let Ok(Some(guard)) = lock.try_acquire_for(Duration::from_secs(2)).await else {
+                continue;
+            };
             let section = guard.run(async {
                 let mark = folder.join("held");
                 let file = OpenOptions::new().write(true).create_new(true).open(&mark);

@@ -13,7 +13,7 @@ use serde_json::json;
 use tempfile::tempdir;
 use tooz_core::{
     Capabilities, Coordinator, ErrorKind, Events, GroupEvent, GroupId, JoinRequest, Loss, MemberId,
-    Options, Release, SessionEvent, Wait,
+    Options, SessionEvent, Wait,
 };
 
 /// sha1 of `g`, of `a`.
@@ -240,7 +240,7 @@ async fn a_session_that_is_taken_away_is_rebuilt() {
     assert_eq!(member.capabilities.decode::<serde_json::Value>().unwrap(), json!({"weight": 5}));
     assert_eq!(a.leader("g").await.unwrap(), None);
     let first = term.fencing_token();
-    assert_eq!(term.stand_down().await.unwrap(), Release::WasLost);
+    assert_eq!(term.resign().await.unwrap_err().kind(), ErrorKind::LockLost);
     let again = soon("term", a.campaign("g")).await.unwrap();
     assert!(again.fencing_token() > first);
 }
@@ -343,7 +343,7 @@ async fn one_leads_at_a_time_and_all_can_see_who() {
     assert_eq!(a.campaign("g").await.unwrap_err().kind(), ErrorKind::MemberNotJoined);
     a.join_group("g", &()).await.unwrap();
     b.join_group("g", &()).await.unwrap();
-    let mut leaders = b.observe_leader("g").await.unwrap();
+    let mut leaders = b.watch_leader("g").await.unwrap();
     let leads = |id: Option<&str>| {
         let id = id.map(MemberId::from);
         move |leader: &Option<MemberId>| (*leader == id).then_some(())
@@ -357,7 +357,7 @@ async fn one_leads_at_a_time_and_all_can_see_who() {
     let candidate = b.clone();
     let candidacy = tokio::spawn(async move { candidate.campaign("g").await.unwrap() });
     let first = term.fencing_token();
-    assert_eq!(term.stand_down().await.unwrap(), Release::Released);
+    term.resign().await.unwrap();
     let term = soon("second term", candidacy).await.unwrap();
     event(&mut leaders, "b leads", leads(Some("b"))).await;
     assert!(term.fencing_token() > first);

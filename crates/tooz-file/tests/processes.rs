@@ -142,7 +142,7 @@ async fn fill_the_disk(dir: &Path) {
     coordinator.join_group("g", &()).await.unwrap();
     let first = coordinator.campaign("g").await.unwrap();
     let token = first.fencing_token();
-    first.stand_down().await.unwrap();
+    first.resign().await.unwrap();
     let filler = dir.join("filler");
     let mut file = File::create(&filler).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
@@ -190,7 +190,7 @@ async fn all_of_a_killed_process_is_gone_at_once() {
     a.join_group("g", &()).await.unwrap();
     let mut events = a.watch_group("g").await.unwrap();
     assert!(soon("snapshot", events.next()).await.is_some());
-    let mut leaders = a.observe_leader("g").await.unwrap();
+    let mut leaders = a.watch_leader("g").await.unwrap();
     let mut child = Process::start(dir.path(), "hold all");
     child.says("held").await;
     let child_leads = |leader: &Option<MemberId>| (*leader == Some("child".into())).then_some(());
@@ -242,7 +242,7 @@ async fn a_stopped_holder_keeps_its_lock_and_learns_that_it_was_broken() {
     child.says("held").await;
     child.stop().await;
     let lock = a.lock("x").unwrap();
-    assert!(lock.acquire_for(Duration::from_millis(100)).await.unwrap().is_none());
+    assert!(lock.try_acquire_for(Duration::from_millis(100)).await.unwrap().is_none());
     assert!(lock.break_lock().await.unwrap());
     let held = soon("lock", lock.acquire()).await.unwrap();
     child.signal(nix::libc::SIGCONT);

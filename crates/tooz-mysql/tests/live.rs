@@ -21,7 +21,7 @@ use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tooz_core::{Coordinator, ErrorKind, LockGuard, Loss, Registry, Release, Result, SessionEvent};
+use tooz_core::{Coordinator, ErrorKind, LockGuard, Loss, Registry, Result, SessionEvent};
 use tooz_mysql::inspect::Inspector;
 
 use crate::proxy::{Fault, Proxy};
@@ -271,7 +271,7 @@ async fn wait_for(coordinator: &Coordinator, other: &Coordinator, name: &str) ->
     let waiting = tokio::spawn(async move { lock.acquire().await });
     // Nothing tells from outside that it waits; if it does not yet, it is free at once.
     sleep(Duration::from_millis(200)).await;
-    assert_eq!(held.release().await?, Release::Released);
+    held.release().await?;
     timeout(SOON, waiting).await.expect("the lock").unwrap()
 }
 
@@ -294,8 +294,8 @@ async fn the_connection_of_a_lock_that_was_waited_for_is_watched_too() -> Result
         let loss = timeout(Duration::from_secs(1), guard.lost()).await;
         assert_eq!(loss.ok(), Some(Loss::SessionEnded));
         kept.check()?;
-        assert_eq!(guard.release().await?, Release::WasLost);
-        assert!(b.lock("it")?.acquire_for(SOON).await?.is_some());
+        assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::LockLost);
+        assert!(b.lock("it")?.try_acquire_for(SOON).await?.is_some());
         a.stop().await?;
         b.stop().await
     })
@@ -338,7 +338,7 @@ async fn a_silent_connection_is_dropped_by_the_server_after_the_deadline() -> Re
         timeout(Duration::from_secs(1), guard.lost()).await.expect("lost at its deadline");
         assert!(Instant::now() + Duration::from_millis(20) >= deadline);
         let b = place.start("b", "namespace=n").await?;
-        assert!(b.lock("it")?.acquire_for(SOON).await?.is_some());
+        assert!(b.lock("it")?.try_acquire_for(SOON).await?.is_some());
         b.stop().await?;
         a.stop().await
     })
@@ -369,7 +369,7 @@ async fn a_reset_is_told_before_the_next_holder_has_done_much() -> Result<()> {
             };
             let (told, held) = tokio::join!(
                 async { timeout(SOON, told).await.expect("the loss is told") },
-                lock.acquire_for(SOON)
+                lock.try_acquire_for(SOON)
             );
             println!("round {round}: told after {told:?}");
             slowest = slowest.max(told);
@@ -425,8 +425,8 @@ async fn locked_tables_end_no_lock_and_no_membership() -> Result<()> {
         let lock = a.lock("later")?;
         let later = tokio::spawn(async move { lock.acquire().await });
         // Nothing that is given back needs the tables.
-        assert_eq!(released.release().await?, Release::Released);
-        assert_eq!(shared_released.release().await?, Release::Released);
+        released.release().await?;
+        shared_released.release().await?;
         // Twice the time after which the server, or we, would have given up what is silent.
         while start.elapsed() < Duration::from_secs(4) {
             for guard in [&kept, &shared, &waited] {
@@ -441,7 +441,7 @@ async fn locked_tables_end_no_lock_and_no_membership() -> Result<()> {
         }
         timeout(SOON, later).await.expect("the lock").unwrap()?.release().await?;
         for guard in [kept, shared, waited] {
-            assert_eq!(guard.release().await?, Release::Released);
+            guard.release().await?;
         }
         assert_eq!(other.members("g").await?.len(), 1);
         let lost = async {
@@ -514,7 +514,12 @@ async fn a_dead_connection_costs_what_it_held_and_no_more() -> Result<()> {
                 // The server frees the membership only after the timeout, so it is taken over.
                 assert!(start.elapsed() < ttl + Duration::from_secs(5));
                 // Held by the dead connection as long as the server knows of it.
-                a.lock(&id[..])?.acquire_for(SOON).await?.expect("free by then").release().await?;
+                a.lock(&id[..])?
+                    .try_acquire_for(SOON)
+                    .await?
+                    .expect("free by then")
+                    .release()
+                    .await?;
                 a.stop().await
             });
         }
@@ -544,7 +549,7 @@ async fn what_is_too_large_for_the_server_is_refused_and_ends_nothing() -> Resul
         a.join_group("g", &"x".repeat(most / 2 - 8_192)).await?;
         assert_eq!(a.members("g").await?.len(), 1);
         guard.check()?;
-        assert_eq!(guard.release().await?, Release::Released);
+        guard.release().await?;
         a.stop().await
     })
     .await
@@ -577,7 +582,7 @@ async fn what_was_not_given_back_is_granted_after_the_delay() -> Result<()> {
             println!("granted after {:?}", start.elapsed());
             assert!(held.check().is_err(), "two holders after {:?}", start.elapsed());
             assert!(start.elapsed() >= Duration::from_secs(2), "the delay");
-            assert_eq!(granted.release().await?, Release::Released);
+            granted.release().await?;
             drop((held, proxy));
             holder.stop().await?;
         }
@@ -592,7 +597,7 @@ async fn what_was_not_given_back_is_granted_after_the_delay() -> Result<()> {
             assert!(next.lock("it")?.try_acquire().await?.is_none());
             sleep(Duration::from_millis(100)).await;
         }
-        let granted = next.lock("it")?.acquire_for(SOON).await?.expect("it is free");
+        let granted = next.lock("it")?.try_acquire_for(SOON).await?.expect("it is free");
         assert!(held.check().is_err());
         println!("granted after {:?}", start.elapsed());
         granted.release().await?;
@@ -628,14 +633,14 @@ async fn a_server_that_may_have_forgotten_grants_nothing_for_a_while() -> Result
         let (proxy, url) = place.behind_proxy().await;
         let holder = build(&format!("{url}?namespace=n&timeout=6{grace}"), "holder")?;
         holder.start().await?;
-        let held = holder.lock("it")?.acquire_for(SOON).await?.expect("it is free");
+        let held = holder.lock("it")?.try_acquire_for(SOON).await?.expect("it is free");
         proxy.inflict(Fault::Deaf);
         server.restart();
         let next = place.start("next", &format!("namespace=n&timeout=6{grace}")).await?;
         let tried = next.lock("it")?.try_acquire().await?;
         assert_eq!(tried.is_none(), waits);
         drop(tried);
-        let granted = next.lock("it")?.acquire_for(SOON).await?.expect("the lock");
+        let granted = next.lock("it")?.try_acquire_for(SOON).await?.expect("the lock");
         if waits {
             assert!(held.check().is_err(), "two holders");
         }
@@ -850,7 +855,7 @@ async fn plain_names_are_those_of_the_original() -> Result<()> {
         assert!(lower.is_some());
         drop((upper, lower));
         let python = place.start("python", "layout=python").await?;
-        let one = python.lock("Case")?.acquire_for(SOON).await?.expect("it is free");
+        let one = python.lock("Case")?.try_acquire_for(SOON).await?.expect("it is free");
         assert!(python.lock("CASE")?.try_acquire().await?.is_none());
         one.release().await?;
         for coordinator in [a, other, python] {
@@ -876,7 +881,7 @@ async fn a_thousand_locks_take_two_connections() -> Result<()> {
         a.heartbeat().await?;
         for guard in guards {
             guard.check()?;
-            assert_eq!(guard.release().await?, Release::Released);
+            guard.release().await?;
         }
         a.stop().await
     })
@@ -898,7 +903,7 @@ async fn the_next_wait_finds_the_connection_of_the_last() -> Result<()> {
             guard.release().await?;
             let guard = timeout(SOON, waiting).await.expect("its turn").unwrap()?;
             least = least.min(start.elapsed());
-            assert_eq!(guard.release().await?, Release::Released);
+            guard.release().await?;
         }
         assert!(least < Duration::from_millis(25), "the fastest wait took {least:?}");
         a.stop().await?;
@@ -929,9 +934,9 @@ async fn fifty_waiters_of_one_lock_take_one_connection_each_coordinator() -> Res
         // Two of the holder; one of the waiter, which has nothing to lose, and one that waits.
         let connections = place.connections().await;
         assert!(connections <= 4, "{connections} connections");
-        assert_eq!(guard.release().await?, Release::Released);
+        guard.release().await?;
         while let Some(released) = timeout(SOON, waiters.join_next()).await.expect("the next") {
-            assert_eq!(released.unwrap()?, Release::Released);
+            released.unwrap()?;
         }
         let order = order.lock().unwrap().clone();
         assert_eq!(order.len(), 50);
@@ -955,11 +960,11 @@ async fn abandoned_waits_leave_no_session_and_no_lock() -> Result<()> {
                     if shared { lock.acquire_shared().await } else { lock.acquire().await }
                 };
                 assert!(timeout(Duration::from_millis(delay), wait).await.is_err(), "it was held");
-                assert_eq!(guard.release().await?, Release::Released);
+                guard.release().await?;
             }
         }
-        let guard = a.lock("it")?.acquire_for(SOON).await?;
-        assert_eq!(guard.expect("it is free").release().await?, Release::Released);
+        let guard = a.lock("it")?.try_acquire_for(SOON).await?;
+        guard.expect("it is free").release().await?;
         a.stop().await?;
         b.stop().await
         // `everywhere` looks for what is left: a lock is a session's, and there is none.
@@ -989,7 +994,7 @@ async fn waiting_shared_and_exclusive_holders_of_many_processes_never_meet() -> 
                     guard.check()?;
                     assert!(if shared { w == 0 } else { r == 0 && w == 1 }, "{r} and {w} together");
                     own.fetch_sub(1, Relaxed);
-                    assert_eq!(guard.release().await?, Release::Released);
+                    guard.release().await?;
                 }
                 coordinator.stop().await
             });
@@ -1030,7 +1035,7 @@ async fn a_shared_holder_registers_again_after_a_conflict() -> Result<()> {
         row.ask("ROLLBACK").await?;
         writer.ask(&format!("DO RELEASE_LOCK('{own}')")).await?;
         let guard = timeout(SOON, acquiring).await.expect("the lock").unwrap()?;
-        assert_eq!(guard.release().await?, Release::Released);
+        guard.release().await?;
         drop((row, writer));
         a.stop().await
     })

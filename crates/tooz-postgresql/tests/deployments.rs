@@ -306,7 +306,7 @@ async fn a_role_without_rights_is_told_what_an_administrator_has_to_do() -> Resu
     a.join_group_create("g", &()).await?;
     let term = a.campaign("g").await?;
     a.lock("it")?.acquire().await?.release().await?;
-    term.stand_down().await?;
+    term.resign().await?;
     a.stop().await?;
     admin.run("UPDATE mine.tooz_version SET version = 2").await;
     let error = refused().await;
@@ -385,7 +385,7 @@ async fn what_is_too_long_is_refused_before_anything_is_sent() -> Result<()> {
     let a = start(&shared("timeout=20"), &"m".repeat(1_000)).await?;
     let longest = "g".repeat(1_000);
     a.join_group_create(&*longest, &()).await?;
-    a.campaign(&*longest).await?.stand_down().await?;
+    a.campaign(&*longest).await?.resign().await?;
     a.lock("l".repeat(1_000_000))?.acquire().await?.release().await?;
     a.update_capabilities(&*longest, &"x".repeat(16 * 1024 * 1024 - 16)).await?;
     assert_eq!(a.members_with_capabilities(&*longest).await?.len(), 1);

@@ -38,7 +38,7 @@ async fn excludes(
     proxy.silence();
     forget(server, &proxy);
     let begin = Instant::now();
-    let next = rival.lock("it")?.acquire_for(20 * SECOND).await?.expect("free in the end");
+    let next = rival.lock("it")?.try_acquire_for(20 * SECOND).await?.expect("free in the end");
     println!("the next holder after {:?}", begin.elapsed());
     assert!(guard.check().is_err(), "both hold it");
     assert!(guard.fencing_token() < next.fencing_token());
@@ -101,7 +101,7 @@ async fn a_standby_that_became_the_primary_grants_nothing_before_the_last_holder
     standby.psql("postgres", "SELECT pg_promote()");
     let url = url.replace(&primary.port.to_string(), &standby.port.to_string());
     let rival = start(&url, "b").await?;
-    let next = rival.lock("it")?.acquire_for(20 * SECOND).await?.expect("free in the end");
+    let next = rival.lock("it")?.try_acquire_for(20 * SECOND).await?.expect("free in the end");
     assert!(guard.check().is_err(), "both hold it");
     next.release().await?;
     rival.stop().await
@@ -122,7 +122,7 @@ async fn a_new_schema_and_a_server_that_is_old_enough_grant_at_once() -> Result<
         [("", false), ("&restart_grace=0", true), ("&restart_grace=0.1", true)]
     {
         let a = start(&format!("{url}{options}"), "a").await?;
-        let guard = a.lock("it")?.acquire_for(2 * SECOND).await?;
+        let guard = a.lock("it")?.try_acquire_for(2 * SECOND).await?;
         assert_eq!(guard.is_some(), granted, "{options}");
         a.stop().await?;
     }
@@ -151,8 +151,8 @@ async fn a_lock_whose_holder_did_not_give_it_back_is_delayed() -> Result<()> {
     held.release().await?;
     waiting.await.unwrap()?.release().await?;
     a.join_group_create("g", &()).await?;
-    a.campaign("g").await?.stand_down().await?;
-    a.campaign("g").await?.stand_down().await?;
+    a.campaign("g").await?.resign().await?;
+    a.campaign("g").await?.resign().await?;
     println!("all given back after {:?}", begin.elapsed());
     assert!(begin.elapsed() < 2 * SECOND, "no delay after a release");
 

@@ -212,12 +212,12 @@ async fn the_settings_of_a_role_change_nothing() -> Result<()> {
     assert_eq!(server.psql("postgres", sessions), "4", "the waiters still wait");
     held.check()?;
     held.release().await?;
-    term.stand_down().await?;
+    term.resign().await?;
     let (guard, term) = (waiting.await.unwrap()?, standing.await.unwrap()?);
     assert_eq!(a.members_with_capabilities("g").await?.len(), 2);
     assert_eq!(a.leader("g").await?, Some("b".into()));
     guard.release().await?;
-    term.stand_down().await?;
+    term.resign().await?;
     a.stop().await?;
     b.stop().await?;
 
@@ -259,7 +259,7 @@ async fn databases_of_every_encoding_serve() -> Result<()> {
         assert!(b.lock("\u{6f22}")?.try_acquire().await?.is_none());
         assert!(b.lock("\u{6f22}")?.break_lock().await?);
         drop(guard);
-        term.stand_down().await?;
+        term.resign().await?;
         a.stop().await?;
         b.stop().await?;
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use server::{Peer, Server, if_asked_for, schema_of, start};
 use tokio::time::{sleep, timeout};
-use tooz_core::{Registry, Release, Result, SessionEvent};
+use tooz_core::{Registry, Result, SessionEvent};
 use tooz_postgresql::DRIVER;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -85,7 +85,7 @@ async fn a_locked_table_costs_no_lock_no_term_and_no_member() -> Result<()> {
     // A term can be given up while nobody can write who leads.
     peer.run(&format!("BEGIN; LOCK TABLE {TABLES}")).await;
     let begin = Instant::now();
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     assert!(begin.elapsed() < 2 * SECOND, "{:?}", begin.elapsed());
     peer.run("COMMIT").await;
     let begin = Instant::now();
@@ -93,7 +93,7 @@ async fn a_locked_table_costs_no_lock_no_term_and_no_member() -> Result<()> {
         assert!(begin.elapsed() < 10 * SECOND, "who leads no longer is not said to");
         sleep(SECOND / 20).await;
     }
-    b.campaign("g").await?.stand_down().await?;
+    b.campaign("g").await?.resign().await?;
     a.stop().await?;
     b.stop().await
 }
@@ -118,10 +118,10 @@ async fn a_candidate_that_waits_locks_no_table() -> Result<()> {
     }
     let alter = format!("BEGIN; LOCK TABLE {}.tooz_leader; COMMIT", schema_of(&url));
     timeout(5 * SECOND, peer.run(&alter)).await.expect("nobody locks it");
-    term.stand_down().await?;
+    term.resign().await?;
     let term = timeout(5 * SECOND, waiting).await.unwrap().unwrap()?;
     assert_eq!(a.leader("g").await?, Some("b".into()));
-    term.stand_down().await?;
+    term.resign().await?;
     a.stop().await?;
     b.stop().await
 }

@@ -42,7 +42,7 @@ async fn nobody_holds_a_lock_with_another_over_failovers() -> Result<()> {
         tasks.push(tokio::spawn(async move {
             while !done.load(Relaxed) {
                 let lock = coordinator.lock("it").unwrap();
-                let Ok(Some(guard)) = lock.acquire_for(Duration::from_secs(2)).await else {
+                let Ok(Some(guard)) = lock.try_acquire_for(Duration::from_secs(2)).await else {
                     continue;
                 };
                 let work = guard.run(async {

@@ -18,7 +18,7 @@ use server::proxy::{Proxy, Way};
 use server::{Server, asked_for, build, free_port, number, start};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tooz_core::{ErrorKind, GroupEvent, Loss, MemberId, Release, Result, SessionEvent};
+use tooz_core::{ErrorKind, GroupEvent, Loss, MemberId, Result, SessionEvent};
 use tooz_zookeeper::inspect::Inspector;
 
 macro_rules! if_asked_for {
@@ -173,7 +173,7 @@ async fn a_release_before_a_thousand_waiters_costs_three_requests() -> Result<()
     let (before, begin) = (number(&server, "zk_packets_received"), Instant::now());
     first.release().await?;
     while let Some(released) = waiters.join_next().await {
-        assert_eq!(released.unwrap()?, Release::Released);
+        released.unwrap()?;
     }
     let requests = number(&server, "zk_packets_received") - before;
     let each = begin.elapsed() / u32::try_from(WAITERS).unwrap();
@@ -252,9 +252,8 @@ async fn a_session_that_ends_at_the_server_is_told_and_repaired() -> Result<()> 
     assert!(term.check().is_err() && next.check().is_ok());
     assert_eq!(b.leader("g").await?, Some("b".into()));
     assert_eq!(a.members("g").await?.len(), 2);
-    assert!(
-        lock.release().await? == Release::WasLost && term.stand_down().await? == Release::WasLost
-    );
+    assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::LockLost);
+    assert_eq!(term.resign().await.unwrap_err().kind(), ErrorKind::LockLost);
     assert_eq!(a.leader("g").await?, Some("b".into()), "what was lost took nothing away");
     a.stop().await?;
     b.stop().await
@@ -289,7 +288,7 @@ async fn who_is_cut_off_knows_before_the_next_one_holds() -> Result<()> {
     assert!(lost < held, "lost {:?} after the next one held", lost - held);
     assert!(next.fencing_token() > guard.fencing_token());
     proxy.set(Way::Open);
-    assert_eq!(guard.release().await?, Release::WasLost);
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::LockLost);
     assert!(next.verify().await?);
     a.stop().await?;
     b.stop().await
@@ -329,7 +328,7 @@ async fn a_dead_connection_loses_nothing() -> Result<()> {
             }
             assert_eq!(b.members(&group).await?.len(), 1);
             assert!(b.lock(&lock)?.try_acquire().await?.is_none());
-            assert_eq!(guard.release().await?, Release::Released);
+            guard.release().await?;
             a.stop().await?;
             b.stop().await
         });
@@ -350,7 +349,7 @@ async fn a_short_cut_loses_nothing() -> Result<()> {
     assert_eq!(timeout(SOON, session.next()).await.unwrap(), Some(SessionEvent::Suspended));
     assert_eq!(timeout(SOON, session.next()).await.unwrap(), Some(SessionEvent::Resumed));
     assert!(guard.verify().await?);
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     assert_eq!(a.members("g").await?.len(), 1);
     a.stop().await
 }
@@ -372,7 +371,7 @@ async fn lost_replies_are_resolved() -> Result<()> {
         lost().await.expect("a reply was lost");
         assert!(b.lock("it")?.try_acquire().await?.is_none(), "round {round}");
         lose();
-        assert_eq!(guard.release().await?, Release::Released, "round {round}");
+        guard.release().await?;
         lost().await.expect("a reply was lost");
         let group = format!("g{round}");
         lose();
@@ -398,7 +397,7 @@ async fn lost_replies_are_resolved() -> Result<()> {
         lose();
         assert!(a.lock("it")?.try_acquire().await?.is_none());
         lost().await.expect("a reply was lost");
-        assert_eq!(held.release().await?, Release::Released);
+        held.release().await?;
     }
     let contenders = inspector.residue().await?;
     let contenders: Vec<_> = contenders.iter().filter(|node| node.contains("__lock__")).collect();
@@ -423,7 +422,7 @@ async fn a_restarted_server_finds_everything_as_it_was() -> Result<()> {
     a.update_capabilities("g", &2).await?;
     let event = timeout(SOON, events.next()).await.unwrap();
     assert!(matches!(event, Some(GroupEvent::Updated(_))), "{event:?}");
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     a.stop().await
 }
 
@@ -474,13 +473,13 @@ async fn any_number_of_watched_nodes_survives_a_reconnection() -> Result<()> {
         assert_eq!(timeout(SOON, held[n].lost()).await.expect("told"), Loss::Taken);
     }
     for (theirs, ours) in waiting {
-        assert_eq!(theirs.release().await?, Release::Released);
+        theirs.release().await?;
         let ours = timeout(SOON, ours).await.expect("woken").unwrap()?;
-        assert_eq!(ours.release().await?, Release::Released);
+        ours.release().await?;
     }
     for (n, guard) in held.into_iter().enumerate() {
-        let expected = if [0, 20, 39].contains(&n) { Release::WasLost } else { Release::Released };
-        assert_eq!(guard.release().await?, expected, "{n}");
+        let lost = guard.release().await.is_err_and(|error| error.kind() == ErrorKind::LockLost);
+        assert_eq!(lost, [0, 20, 39].contains(&n), "{n}");
     }
     while let Some(event) = session.try_next() {
         let of_the_cut = matches!(event, SessionEvent::Suspended | SessionEvent::Resumed);
@@ -567,11 +566,11 @@ async fn what_is_too_large_is_refused_before_it_is_sent() -> Result<()> {
     proxy.set(Way::LosingAReply);
     assert!(guard.verify().await?);
     timeout(SOON, proxy.is(Way::Open)).await.expect("a reply was lost");
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     let next = timeout(SOON, next).await.expect("the next holds").unwrap()?;
-    assert_eq!(next.release().await?, Release::Released);
+    next.release().await?;
     assert!(!c.lock(&lock)?.break_lock().await?);
-    term.stand_down().await?;
+    term.resign().await?;
     b.leave_group(&group).await?;
     b.delete_group(&group).await?;
     // The request has 47 bytes beside the path and the data, and these 5 in front.
@@ -648,8 +647,8 @@ async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
     let mut newest = first.fencing_token();
     a.join_group_create("g", &()).await?;
     b.join_group("g", &()).await?;
-    a.campaign("g").await?.stand_down().await?;
-    assert_eq!(first.release().await?, Release::Released);
+    a.campaign("g").await?.resign().await?;
+    first.release().await?;
     server.kill();
     server.set_counters(i32::MAX - 3);
     server.restart();
@@ -676,12 +675,12 @@ async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
         for (place, next) in waiting.into_iter().enumerate() {
             assert!(!next.is_finished(), "round {round}: two holders");
             newest = holder.fencing_token();
-            assert_eq!(holder.release().await?, Release::Released);
+            holder.release().await?;
             holder = timeout(SOON, next).await.expect("the next in the queue").unwrap()?;
             assert!(holder.fencing_token() > newest, "round {round}, {place}");
         }
         newest = holder.fencing_token();
-        assert_eq!(holder.release().await?, Release::Released);
+        holder.release().await?;
 
         let shared = a.lock("it")?.acquire_shared().await?;
         let beside = b.lock("it")?.acquire_shared().await?;
@@ -700,8 +699,8 @@ async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
         }
         assert_eq!(b.leader("g").await?, Some("a".into()), "round {round}");
         assert!(!next.is_finished(), "round {round}: two leaders");
-        term.stand_down().await?;
-        timeout(SOON, next).await.expect("the next leads").unwrap()?.stand_down().await?;
+        term.resign().await?;
+        timeout(SOON, next).await.expect("the next leads").unwrap()?.resign().await?;
     }
     assert!(used_up, "the server gave its last number");
     a.stop().await?;
@@ -779,7 +778,7 @@ async fn a_removed_member_is_told_by_push() -> Result<()> {
     assert_eq!(told, Some(SessionEvent::Removed("g".into())));
     // The queue of the candidates is no member.
     b.join_group("g", &()).await?;
-    b.campaign("g").await?.stand_down().await?;
+    b.campaign("g").await?.resign().await?;
     let error = a.remove_member("g", "leader").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     a.stop().await?;
@@ -792,7 +791,7 @@ async fn a_group_can_be_deleted_after_an_election() -> Result<()> {
     let server = Server::start();
     let a = start(&server.url("timeout=5"), "a").await?;
     a.join_group_create("g", &()).await?;
-    a.campaign("g").await?.stand_down().await?;
+    a.campaign("g").await?.resign().await?;
     assert_eq!(a.members("g").await?, [MemberId::from("a")].into());
     assert_eq!(a.delete_group("g").await.unwrap_err().kind(), ErrorKind::GroupNotEmpty);
     a.leave_group("g").await?;
@@ -824,11 +823,11 @@ async fn the_server_is_left_without_watches() -> Result<()> {
     for _ in 0..10 {
         let mut events = a.watch_group("g").await?;
         timeout(SOON, events.next()).await.unwrap();
-        let mut leaders = a.observe_leader("g").await?;
+        let mut leaders = a.watch_leader("g").await?;
         timeout(SOON, leaders.next()).await.unwrap();
         let guard = a.lock("it")?.acquire().await?;
         assert!(a.lock("it")?.try_acquire().await?.is_none());
-        let waited = a.lock("it")?.acquire_for(Duration::from_millis(50)).await?;
+        let waited = a.lock("it")?.try_acquire_for(Duration::from_millis(50)).await?;
         assert!(waited.is_none());
         guard.release().await?;
     }

@@ -100,7 +100,7 @@ async fn tls_and_logins_work_and_are_needed() -> Result<()> {
     let guard = a.lock("it")?.acquire().await?;
     let b = start(&url, "b").await?;
     assert!(b.lock("it")?.try_acquire().await?.is_none());
-    assert_eq!(guard.release().await?, tooz_core::Release::Released);
+    guard.release().await?;
     // The same without TLS, which this server also takes.
     let plain = format!("zookeeper://me:right@127.0.0.1:{}?timeout=20", secure.server.port);
     let c = start(&plain, "c").await?;

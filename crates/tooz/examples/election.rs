@@ -16,14 +16,14 @@ pub(crate) async fn main() -> tooz::Result<()> {
     let (next, stood_down) = tokio::join!(second.campaign("workers"), async {
         let worked = term.run(async { "led" }).await?;
         println!("{} {worked}", first.member_id());
-        term.stand_down().await
+        term.resign().await
     });
     stood_down?;
     let term = next?;
     println!("{} leads, with the token {}", second.member_id(), term.fencing_token());
     assert_eq!(first.leader("workers").await?.as_ref(), Some(second.member_id()));
 
-    term.stand_down().await?;
+    term.resign().await?;
     second.stop().await?;
     first.stop().await
 }

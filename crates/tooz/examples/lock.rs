@@ -10,7 +10,7 @@ pub(crate) async fn main() -> tooz::Result<()> {
 
     let guard = lock.acquire().await?;
     println!("holding, with the token {}", guard.fencing_token());
-    assert!(lock.acquire_for(Duration::from_millis(10)).await?.is_none(), "locks never nest");
+    assert!(lock.try_acquire_for(Duration::from_millis(10)).await?.is_none(), "locks never nest");
     // At a loss of the lock the work is dropped, and this is an error.
     guard.run(async { println!("do something exclusive") }).await?;
     guard.release().await?;

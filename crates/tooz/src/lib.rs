@@ -75,7 +75,7 @@
 //! # coordinator.join_group_create("workers", &()).await?;
 //! let term = coordinator.campaign("workers").await?;
 //! assert_eq!(coordinator.leader("workers").await?, Some("host-1".into()));
-//! term.stand_down().await?;
+//! term.resign().await?;
 //! # Ok::<(), tooz::Error>(())
 //! # }).unwrap();
 //! ```

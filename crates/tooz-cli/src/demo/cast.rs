@@ -125,7 +125,7 @@ impl Cast {
         coordinator.create_group(&setting.group).await?;
         let view = View {
             members: coordinator.watch_group(&setting.group).await?,
-            leader: coordinator.observe_leader(&setting.group).await?,
+            leader: coordinator.watch_leader(&setting.group).await?,
         };
         let (reporter, reports) = mpsc::unbounded_channel();
         Ok(Self {

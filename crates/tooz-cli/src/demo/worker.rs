@@ -113,7 +113,7 @@ async fn lead(coordinator: &Coordinator, group: &[u8], mut stop: Stop) -> Result
         loss = term.lost() => bail!("the term was lost: {loss}"),
         () = stop.wanted() => {}
     }
-    term.stand_down().await?;
+    term.resign().await?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use crate::{ErrorKind, Hold, Loss, Moment, Outcome, Release, Result};
 
 impl Supervisor {
     /// Gives a lock or a term back: until that is confirmed, or its lease has surely ended.
-    pub(crate) async fn give_back(&self, run: &Run, hold: &dyn Hold) -> Result<Release> {
+    pub(crate) async fn release(&self, run: &Run, hold: &dyn Hold) -> Result<Release> {
         let lease = hold.lease();
         let lost = lease.loss().is_some_and(|loss| loss != Loss::GivenUp);
         lease.lose(Loss::GivenUp);

@@ -123,7 +123,7 @@ impl Supervisor {
                 if run.is_abandoned() {
                     return;
                 }
-                if let Err(error) = supervisor.give_back(&run, &*hold).await {
+                if let Err(error) = supervisor.release(&run, &*hold).await {
                     warn!(%error, "a lock or term could not be given back at the stop");
                 }
             }

@@ -128,7 +128,7 @@ impl Supervisor {
         // Before the terms: a candidate may come to lead meanwhile.
         membership.end_candidacies().await;
         for term in run.terms_in(group) {
-            self.give_back(run, &*term).await?;
+            self.release(run, &*term).await?;
         }
         let left = self
             .call_in(run, group, |session, group| Ok(session.require_groups()?.leave(group)))

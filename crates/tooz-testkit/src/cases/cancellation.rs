@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tooz_core::blocking::block_on;
-use tooz_core::{Coordinator, ErrorKind, Leadership, Lock, Release, Result, Wait};
+use tooz_core::{Coordinator, ErrorKind, Leadership, Lock, Result, Wait};
 
 use super::{AT_ONCE, next_within};
 use crate::Area;
@@ -111,11 +111,11 @@ async fn a_dropped_stop(ctx: &Context) -> Result<()> {
 /// How long somebody else needs to get the lock, which must be under a second in any case.
 async fn others_get(lock: &Lock, cut: Cut) -> Result<Duration> {
     let start = Instant::now();
-    let guard = lock.acquire_for(AT_ONCE).await?;
+    let guard = lock.try_acquire_for(AT_ONCE).await?;
     let time = start.elapsed();
     let guard = guard.unwrap_or_else(|| panic!("after {cut:?} the lock is held by nobody"));
     guard.check()?;
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     Ok(time)
 }
 
@@ -143,7 +143,7 @@ async fn sweep_wait<T>(ctx: &Context, acquire: impl AsyncFn(&Lock) -> Result<T>)
         let cutting = cut.apply(async { acquire(&ours).await.map(drop) }).await?;
         assert!(!cutting.is_completed(), "it was held");
         guard.check()?;
-        assert_eq!(guard.release().await?, Release::Released);
+        guard.release().await?;
         Ok((cutting, others_get(&others, cut).await?))
     })
     .await
@@ -158,7 +158,7 @@ async fn a_dropped_attempt(ctx: &Context) -> Result<()> {
 }
 
 async fn a_dropped_acquire_for(ctx: &Context) -> Result<()> {
-    sweep_acquisition(ctx, async |lock| lock.acquire_for(LONG).await).await
+    sweep_acquisition(ctx, async |lock| lock.try_acquire_for(LONG).await).await
 }
 
 async fn a_dropped_acquire_shared(ctx: &Context) -> Result<()> {
@@ -170,7 +170,7 @@ async fn a_dropped_wait(ctx: &Context) -> Result<()> {
 }
 
 async fn a_dropped_bounded_wait(ctx: &Context) -> Result<()> {
-    sweep_wait(ctx, async |lock| lock.acquire_for(LONG).await).await
+    sweep_wait(ctx, async |lock| lock.try_acquire_for(LONG).await).await
 }
 
 async fn a_dropped_wait_shared(ctx: &Context) -> Result<()> {
@@ -191,7 +191,7 @@ async fn a_wait_dropped_around_its_grant(ctx: &Context) -> Result<()> {
         let guard = held.acquire().await?;
         let mut waiting = Box::pin(async { ours.acquire().await.map(drop) });
         ctx.pending_for(QUEUED, "a lock that is held", &mut waiting).await;
-        assert_eq!(guard.release().await?, Release::Released);
+        guard.release().await?;
         let cutting = cut.apply(waiting).await?;
         Ok((cutting, others_get(&others, cut).await?))
     })
@@ -218,7 +218,7 @@ async fn a_dropped_verify(ctx: &Context) -> Result<()> {
     })
     .await?;
     assert!(guard.verify().await?);
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     Ok(())
 }
 
@@ -231,7 +231,7 @@ async fn a_dropped_break(ctx: &Context) -> Result<()> {
         let cutting = cut.apply(ours.break_lock()).await?;
         if !cut.polls() {
             assert!(guard.verify().await?, "what was never polled breaks nothing");
-            assert_eq!(guard.release().await?, Release::Released);
+            guard.release().await?;
         }
         Ok((cutting, others_get(&others, cut).await?))
     })
@@ -357,7 +357,7 @@ async fn another_leads(coordinator: &Coordinator, cut: Cut) -> Result<Duration> 
     let term = coordinator.campaign_with("g", Wait::For(AT_ONCE)).await?;
     let time = start.elapsed();
     let term = term.unwrap_or_else(|| panic!("after {cut:?} nobody leads"));
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     Ok(time)
 }
 
@@ -377,7 +377,7 @@ async fn a_dropped_candidacy(ctx: &Context) -> Result<()> {
         let cutting = cut.apply(async { a.campaign("g").await.map(drop) }).await?;
         assert!(!cutting.is_completed(), "somebody else leads");
         term.check()?;
-        assert_eq!(term.stand_down().await?, Release::Released);
+        term.resign().await?;
         Ok((cutting, another_leads(&b, cut).await?))
     })
     .await
@@ -389,7 +389,7 @@ async fn a_candidacy_dropped_around_its_election(ctx: &Context) -> Result<()> {
         let term = b.campaign("g").await?;
         let mut waiting = Box::pin(async { a.campaign("g").await.map(drop) });
         ctx.pending_for(QUEUED, "a term of another", &mut waiting).await;
-        assert_eq!(term.stand_down().await?, Release::Released);
+        term.resign().await?;
         let cutting = cut.apply(waiting).await?;
         Ok((cutting, another_leads(&b, cut).await?))
     })
@@ -400,7 +400,7 @@ async fn a_dropped_stand_down(ctx: &Context) -> Result<()> {
     let (a, b) = candidates(ctx).await?;
     sweep(async |cut| {
         let term = a.campaign("g").await?;
-        let cutting = cut.apply(term.stand_down()).await?;
+        let cutting = cut.apply(term.resign()).await?;
         Ok((cutting, another_leads(&b, cut).await?))
     })
     .await
@@ -420,11 +420,11 @@ async fn a_dropped_leader(ctx: &Context) -> Result<()> {
 async fn a_dropped_observation(ctx: &Context) -> Result<()> {
     let (a, _) = candidates(ctx).await?;
     sweep(async |cut| {
-        let cutting = cut.apply(async { a.observe_leader("g").await.map(drop) }).await?;
+        let cutting = cut.apply(async { a.watch_leader("g").await.map(drop) }).await?;
         Ok((cutting, Duration::ZERO))
     })
     .await?;
-    let mut leaders = a.observe_leader("g").await?;
+    let mut leaders = a.watch_leader("g").await?;
     assert_eq!(next_within(ctx, "the present leader", &mut leaders).await, None);
     Ok(())
 }
@@ -452,7 +452,7 @@ impl Kind {
     /// Somebody else gets it, within a second.
     async fn is_free_for(self, coordinator: &Coordinator) -> Result<()> {
         let free = match self {
-            Self::Lock => coordinator.lock("it")?.acquire_for(AT_ONCE).await?.is_some(),
+            Self::Lock => coordinator.lock("it")?.try_acquire_for(AT_ONCE).await?.is_some(),
             Self::Term => {
                 let term: Option<Leadership> =
                     coordinator.campaign_with("g", Wait::For(AT_ONCE)).await?;
@@ -579,6 +579,6 @@ async fn a_wait_dropped_while_its_runtime_shuts_down(ctx: &Context) -> Result<()
         reply.send(())
     });
     ctx.soon("the place of the drop", answer).await.expect("nothing panics there");
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     Kind::Lock.is_free_for(&b).await
 }

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tooz_core::{
-    Coordinator, ErrorKind, Events, Leadership, Loss, MemberId, Release, Result, Wait,
-};
+use tooz_core::{Coordinator, ErrorKind, Events, Leadership, Loss, MemberId, Result, Wait};
 
 use super::{AT_ONCE, fails, next_within};
 use crate::Area;
@@ -60,7 +58,7 @@ async fn a_member_becomes_the_leader(ctx: &Context) -> Result<()> {
     for coordinator in [&a, &b] {
         assert_eq!(coordinator.leader("g").await?, Some("a".into()));
     }
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     for coordinator in [&a, &b] {
         assert_eq!(coordinator.leader("g").await?, None);
     }
@@ -73,7 +71,7 @@ async fn one_leads_at_a_time(ctx: &Context) -> Result<()> {
         let term = attempt(one).await?.expect("nobody leads");
         assert!(attempt(other).await?.is_none(), "somebody leads");
         assert_eq!(other.leader("g").await?.as_ref(), Some(one.member_id()));
-        assert_eq!(term.stand_down().await?, Release::Released);
+        term.resign().await?;
     }
     Ok(())
 }
@@ -84,7 +82,7 @@ async fn a_campaign_waits_for_the_end_of_the_term(ctx: &Context) -> Result<()> {
     let mut waiting = Box::pin(b.campaign("g"));
     ctx.pending_for(Duration::from_millis(100), "a term of another", &mut waiting).await;
     term.check()?;
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     let term = ctx.within(AT_ONCE, "the next term", waiting).await?;
     term.check()?;
     assert_eq!(a.leader("g").await?, Some("b".into()));
@@ -118,7 +116,7 @@ async fn a_term_lasts_as_long_as_its_guard(ctx: &Context) -> Result<()> {
     ctx.pending_for(time, "a term of another", &mut waiting).await;
     term.check()?;
     assert!(term.verify().await?, "the backend agrees");
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     ctx.within(AT_ONCE, "the next term", waiting).await?.check()
 }
 
@@ -139,7 +137,7 @@ async fn campaigns_of_one_member_do_not_nest(ctx: &Context) -> Result<()> {
     let a = member(ctx, "a").await?;
     let term = a.campaign("g").await?;
     assert!(attempt(&a).await?.is_none(), "it leads already");
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     assert!(attempt(&a).await?.is_some(), "it does not lead any more");
     Ok(())
 }
@@ -158,7 +156,7 @@ async fn only_members_campaign(ctx: &Context) -> Result<()> {
 async fn groups_that_do_not_exist_have_no_leader(ctx: &Context) -> Result<()> {
     let a = ctx.start("a").await?;
     fails(ErrorKind::GroupNotCreated, a.leader("g").await);
-    fails(ErrorKind::GroupNotCreated, a.observe_leader("g").await);
+    fails(ErrorKind::GroupNotCreated, a.watch_leader("g").await);
     Ok(())
 }
 
@@ -171,7 +169,7 @@ async fn elections_of_groups_are_independent(ctx: &Context) -> Result<()> {
     let two = b.campaign_with("gg", Wait::Try).await?.expect("nobody leads the other group");
     assert_eq!(a.leader("g").await?, Some("a".into()));
     assert_eq!(a.leader("gg").await?, Some("b".into()));
-    assert_eq!(one.stand_down().await?, Release::Released);
+    one.resign().await?;
     two.check()?;
     assert_eq!(a.leader("gg").await?, Some("b".into()));
     Ok(())
@@ -185,24 +183,24 @@ async fn every_candidate_gets_its_term(ctx: &Context) -> Result<()> {
             let term = candidate.campaign("g").await?;
             let leader = candidate.leader("g").await?;
             assert_eq!(leader.as_ref(), Some(candidate.member_id()), "during its term");
-            term.stand_down().await
+            term.resign().await
         });
     }
     while let Some(release) = ctx.soon("the next of the candidates", candidates.join_next()).await {
-        assert_eq!(release.expect("no panic")?, Release::Released);
+        release.expect("no panic")?;
     }
     Ok(())
 }
 
 async fn the_leader_is_observed(ctx: &Context) -> Result<()> {
     let (a, b) = (member(ctx, "a").await?, ctx.start("b").await?);
-    let mut leaders = b.observe_leader("g").await?;
+    let mut leaders = b.watch_leader("g").await?;
     assert_eq!(next_within(ctx, "the present leader", &mut leaders).await, None);
     let term = a.campaign("g").await?;
     assert_eq!(next_within(ctx, "the new leader", &mut leaders).await, Some("a".into()));
-    let mut late = b.observe_leader("g").await?;
+    let mut late = b.watch_leader("g").await?;
     assert_eq!(next_within(ctx, "the present leader", &mut late).await, Some("a".into()));
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     for leaders in [&mut leaders, &mut late] {
         assert_eq!(next_within(ctx, "the end of the term", leaders).await, None);
     }
@@ -211,13 +209,13 @@ async fn the_leader_is_observed(ctx: &Context) -> Result<()> {
 
 async fn an_observation_sees_every_lasting_change(ctx: &Context) -> Result<()> {
     let (a, b) = (member(ctx, "a").await?, member(ctx, "b").await?);
-    let mut leaders = ctx.start("observer").await?.observe_leader("g").await?;
+    let mut leaders = ctx.start("observer").await?.watch_leader("g").await?;
     observed(ctx, &mut leaders, None).await;
     let term = a.campaign("g").await?;
     observed(ctx, &mut leaders, Some("a")).await;
     let mut next = Box::pin(b.campaign("g"));
     ctx.pending_for(Duration::from_millis(50), "a term of another", &mut next).await;
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     let term = ctx.within(AT_ONCE, "the next term", next).await?;
     observed(ctx, &mut leaders, Some("b")).await;
     drop(term);
@@ -237,7 +235,7 @@ async fn a_leader_that_leaves_stands_down(ctx: &Context) -> Result<()> {
     fails(ErrorKind::LockLost, term.check());
     assert_eq!(term.loss(), Some(Loss::GivenUp), "it stood down by itself");
     ctx.within(AT_ONCE, "the next term", waiting).await?.check()?;
-    assert_eq!(term.stand_down().await?, Release::WasLost);
+    assert_eq!(term.resign().await.unwrap_err().kind(), ErrorKind::LockLost);
     Ok(())
 }
 
@@ -249,9 +247,9 @@ async fn a_candidate_that_leaves_is_no_candidate(ctx: &Context) -> Result<()> {
     ctx.soon("a leave", b.leave_group("g")).await?;
     let ended = ctx.within(AT_ONCE, "the end of a candidacy without membership", waiting).await;
     fails(ErrorKind::MemberNotJoined, ended);
-    let mut leaders = a.observe_leader("g").await?;
+    let mut leaders = a.watch_leader("g").await?;
     observed(ctx, &mut leaders, Some("a")).await;
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     let leader = next_within(ctx, "the end of the term", &mut leaders).await;
     assert_eq!(leader, None, "nobody leads who is no member");
     // Nor does it stand again by joining again.
@@ -265,7 +263,7 @@ async fn a_member_leads_again_after_joining_again(ctx: &Context) -> Result<()> {
     let a = member(ctx, "a").await?;
     for _ in 0..3 {
         let term = attempt(&a).await?.expect("nobody else leads");
-        assert_eq!(term.stand_down().await?, Release::Released);
+        term.resign().await?;
         a.leave_group("g").await?;
         a.join_group("g", &()).await?;
     }
@@ -286,7 +284,7 @@ async fn a_dropped_leader_is_followed(ctx: &Context) -> Result<()> {
 async fn a_new_group_has_no_leader(ctx: &Context) -> Result<()> {
     let a = member(ctx, "a").await?;
     let term = a.campaign("g").await?;
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     a.leave_group("g").await?;
     a.delete_group("g").await?;
     a.create_group("g").await?;

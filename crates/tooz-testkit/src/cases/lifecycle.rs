@@ -112,7 +112,7 @@ async fn a_guard_keeps_its_coordinator_alive(ctx: &Context) -> Result<()> {
     assert!(guard.verify().await?, "held as long as the guard lives");
     assert!(b.lock("it")?.try_acquire().await?.is_none(), "held as long as the guard lives");
     drop(guard);
-    let guard = b.lock("it")?.acquire_for(Duration::from_secs(1)).await?;
+    let guard = b.lock("it")?.try_acquire_for(Duration::from_secs(1)).await?;
     assert!(guard.is_some(), "released with the guard");
     Ok(())
 }
@@ -298,7 +298,7 @@ async fn a_stop_ends_streams(ctx: &Context) -> Result<()> {
     a.create_group("g").await?;
     let mut session = a.session_events();
     let mut events = a.watch_group("g").await?;
-    let mut leaders = a.observe_leader("g").await?;
+    let mut leaders = a.watch_leader("g").await?;
     next_within(ctx, "the snapshot", &mut events).await;
     next_within(ctx, "the present leader", &mut leaders).await;
     a.stop().await?;
@@ -316,7 +316,7 @@ async fn a_dropped_coordinator_gives_everything_back(ctx: &Context) -> Result<()
     drop(a);
     drop(guard);
     let second = Duration::from_secs(1);
-    assert!(b.lock("it")?.acquire_for(second).await?.is_some(), "released within a second");
+    assert!(b.lock("it")?.try_acquire_for(second).await?.is_some(), "released within a second");
     let left = async || Ok(b.members("g").await?.is_empty());
     ctx.until(second, "the group without the dropped coordinator", left).await
 }

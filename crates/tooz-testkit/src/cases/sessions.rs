@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tooz_core::blocking::block_on;
 use tooz_core::{
-    Coordinator, ErrorKind, Events, GroupEvent, GroupId, Heartbeat, LockGuard, Release, Result,
-    SessionEvent,
+    Coordinator, ErrorKind, Events, GroupEvent, GroupId, Heartbeat, LockGuard, Result, SessionEvent,
 };
 
 use super::groups::ids;
@@ -91,7 +90,7 @@ async fn is_lost(ctx: &Context, guard: LockGuard) -> Result<()> {
     ctx.within(AT_ONCE, "the loss of a lock with its session", guard.lost()).await;
     fails(ErrorKind::LockLost, guard.check());
     fails(ErrorKind::LockLost, guard.run(async {}).await);
-    assert_eq!(guard.release().await?, Release::WasLost);
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::LockLost);
     Ok(())
 }
 
@@ -105,7 +104,7 @@ async fn a_lost_session_loses_its_locks(ctx: &Context) -> Result<()> {
     let guard = b.lock("two")?.acquire().await?;
     is_lost(ctx, two).await?;
     assert!(guard.verify().await?, "the late release took nothing from the next holder");
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     assert!(is_free(&a, "two").await?, "the coordinator works on");
     Ok(())
 }
@@ -136,7 +135,7 @@ async fn a_lost_session_loses_its_term(ctx: &Context) -> Result<()> {
     ctx.within(AT_ONCE, "the loss of a term with its session", term.lost()).await;
     fails(ErrorKind::LockLost, term.check());
     let next = ctx.within(REPAIRED, "the next term", waiting).await?;
-    assert_eq!(term.stand_down().await?, Release::WasLost);
+    assert_eq!(term.resign().await.unwrap_err().kind(), ErrorKind::LockLost);
     assert!(next.verify().await?, "the late end took nothing from the next leader");
     assert_eq!(a.leader("g").await?, Some("b".into()));
     Ok(())
@@ -150,7 +149,7 @@ async fn others_keep_what_they_have(ctx: &Context) -> Result<()> {
     guard.check()?;
     assert!(guard.verify().await?);
     assert!(!is_free(&a, "it").await?);
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     Ok(())
 }
 
@@ -162,7 +161,7 @@ async fn a_wait_survives_the_loss_of_its_session(ctx: &Context) -> Result<()> {
     ctx.pending_for(Duration::from_millis(50), "a lock that is held", &mut waiting).await;
     lose_session(ctx, &b, &mut session).await?;
     ctx.pending_for(Duration::from_millis(100), "a lock that is held", &mut waiting).await;
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     let guard = ctx.within(REPAIRED, "the lock after its release", waiting).await?;
     assert!(guard.verify().await?);
     Ok(())
@@ -177,7 +176,7 @@ async fn a_candidacy_survives_the_loss_of_its_session(ctx: &Context) -> Result<(
     let mut waiting = Box::pin(b.campaign("g"));
     ctx.pending_for(Duration::from_millis(50), "a term of another", &mut waiting).await;
     lose_session(ctx, &b, &mut session).await?;
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     let term = ctx.within(REPAIRED, "the next term", waiting).await?;
     assert!(term.verify().await?);
     Ok(())
@@ -269,7 +268,7 @@ async fn watches_go_on(ctx: &Context) -> Result<()> {
 async fn observations_go_on(ctx: &Context) -> Result<()> {
     let (a, b) = (ctx.start("a").await?, ctx.start("b").await?);
     a.join_group_create("g", &()).await?;
-    let (mut leaders, mut session) = (b.observe_leader("g").await?, b.session_events());
+    let (mut leaders, mut session) = (b.watch_leader("g").await?, b.session_events());
     assert_eq!(next_within(ctx, "the present leader", &mut leaders).await, None);
     lose_session(ctx, &b, &mut session).await?;
     let term = a.campaign("g").await?;
@@ -363,7 +362,7 @@ async fn a_heart_by_hand_keeps_what_is_held(ctx: &Context) -> Result<()> {
         guard.check()?;
     }
     assert!(guard.verify().await?);
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     Ok(())
 }
 
@@ -393,7 +392,7 @@ async fn a_heart_that_stands_still_loses_what_is_held(ctx: &Context) -> Result<(
     assert!(lost_at + Duration::from_millis(20) >= deadline, "not lost before its deadline");
     assert!(lost_at - start <= ttl, "lost before the backend gives it away");
     fails(ErrorKind::LockLost, guard.check());
-    assert_eq!(guard.release().await?, Release::WasLost);
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::LockLost);
     assert!(next?.verify().await?, "the late release took nothing from the next holder");
     Ok(())
 }
@@ -461,7 +460,7 @@ async fn a_heart_that_stands_still_waits_for_no_lock(ctx: &Context) -> Result<()
     let mut waiting = Box::pin(lock.acquire());
     ctx.pending_for(Duration::from_millis(50), "a lock that is held", &mut waiting).await;
     hangs(ctx, &mut session).await;
-    assert_eq!(guard.release().await?, Release::Released);
+    guard.release().await?;
     // The loss is told first, and the wait withdrawn then.
     ctx.until(WITHDRAWN, "a lock that nobody waits for", async || is_free(&b, "it").await).await?;
     stays_so(ctx, async || {
@@ -487,7 +486,7 @@ async fn a_heart_that_stands_still_is_no_candidate(ctx: &Context) -> Result<()> 
     let mut waiting = Box::pin(a.campaign("g"));
     ctx.pending_for(Duration::from_millis(50), "a term of another", &mut waiting).await;
     hangs(ctx, &mut session).await;
-    assert_eq!(term.stand_down().await?, Release::Released);
+    term.resign().await?;
     let nobody_leads = async || Ok(b.leader("g").await?.is_none());
     ctx.until(WITHDRAWN, "a group that nobody wants to lead", nobody_leads).await?;
     stays_so(ctx, async || {
@@ -523,10 +522,10 @@ async fn a_blocked_runtime_loses_nothing_silently(ctx: &Context) -> Result<()> {
     if held {
         assert!(guard.verify().await?, "what is said to be held is held at the backend");
         assert!(!is_free(&b, "it").await?, "what is said to be held is free for nobody");
-        assert_eq!(guard.release().await?, Release::Released);
+        guard.release().await?;
     } else {
         ctx.within(AT_ONCE, "the loss that check tells", guard.lost()).await;
-        assert_eq!(guard.release().await?, Release::WasLost);
+        assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::LockLost);
     }
     // A guard that was acquired by one runtime can be used without any.
     let lock = b.lock("it")?;

@@ -92,7 +92,7 @@ impl Worker {
         self.call(Call::Campaign { group: group.into(), time }).await
     }
 
-    /// Gives a lock or a term back: whether it was still its own.
+    /// Releases a lock or a term: whether it was still its own.
     pub(crate) async fn release(&self, name: &str) -> Result<bool, Failure> {
         self.call(Call::Release { name: name.into() }).await
     }

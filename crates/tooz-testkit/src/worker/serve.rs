@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tooz_core::{
-    Coordinator, DriverEntry, Error, Leadership, LockGuard, Mode, Registry, Release, Result,
-    Tenure, Wait,
+    Coordinator, DriverEntry, Error, ErrorKind, Leadership, LockGuard, Mode, Ownership, Registry,
+    Result, Wait,
 };
 
 use super::protocol::{Call, Failure, Pause, Reply, Request};
@@ -76,17 +76,17 @@ enum Held {
 }
 
 impl Held {
-    fn tenure(&self) -> &Tenure {
+    fn ownership(&self) -> &Ownership {
         match self {
             Self::Lock(guard) => guard,
             Self::Term(term) => term,
         }
     }
 
-    async fn give_back(self) -> Result<Release> {
+    async fn release(self) -> Result<()> {
         match self {
             Self::Lock(guard) => guard.release().await,
-            Self::Term(term) => term.stand_down().await,
+            Self::Term(term) => term.resign().await,
         }
     }
 }
@@ -119,10 +119,13 @@ impl State {
             Call::Release { name } => {
                 let held = self.kept().remove(&name).expect("it is kept");
                 let held = Arc::into_inner(held).expect("nothing else uses it");
-                value(held.give_back().await? == Release::Released)
+                value(match held.release().await {
+                    Err(error) if error.kind() == ErrorKind::LockLost => false,
+                    released => released.map(|()| true)?,
+                })
             }
-            Call::Check { name } => value(self.held(&name).tenure().check()?),
-            Call::Verify { name } => value(self.held(&name).tenure().verify().await?),
+            Call::Check { name } => value(self.held(&name).ownership().check()?),
+            Call::Verify { name } => value(self.held(&name).ownership().verify().await?),
             Call::WatchPause { name } => value(watch_pause(&self.held(&name)).await),
             Call::Join { group, capabilities } => {
                 value(self.coordinator().join_group_create(group, &capabilities).await?)
@@ -151,7 +154,7 @@ impl State {
     }
 
     fn keep(&self, name: String, held: Option<Held>) -> Result<Value> {
-        let token = held.as_ref().map(|held| held.tenure().fencing_token().0);
+        let token = held.as_ref().map(|held| held.ownership().fencing_token().0);
         if let Some(held) = held {
             let before = self.kept().insert(name, Arc::new(held));
             assert!(before.is_none(), "one guard of a name at a time");
@@ -165,7 +168,7 @@ async fn watch_pause(held: &Arc<Held>) -> Pause {
     let watch = Watch::start(held.clone());
     // Before the pause, so that nothing but the loss has to happen after it.
     let lost = async {
-        held.tenure().lost().await;
+        held.ownership().lost().await;
         Instant::now()
     };
     let mut lost = std::pin::pin!(lost);
@@ -202,7 +205,7 @@ impl Watch {
             loop {
                 std::thread::sleep(Duration::from_millis(1));
                 let now = Instant::now();
-                let failed = held.tenure().check().is_err();
+                let failed = held.ownership().check().is_err();
                 if now - last > PAUSE {
                     ended.store(true, Relaxed);
                     return (now - last, now, failed);

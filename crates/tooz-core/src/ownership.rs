@@ -36,7 +36,7 @@ const WITHDRAWAL: (Duration, Duration) = (Duration::from_millis(250), Duration::
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
-/// # let coordinator = tooz_memory::start("docs-tenure", "host-1").await?;
+/// # let coordinator = tooz_memory::start("docs-ownership", "host-1").await?;
 /// let guard = coordinator.lock("inventory")?.acquire().await?;
 /// println!("token {}, held until {:?} at least", guard.fencing_token(), guard.deadline());
 /// guard.check()?; // a look at the clock
@@ -44,13 +44,13 @@ const WITHDRAWAL: (Duration, Duration) = (Duration::from_millis(250), Duration::
 /// let answer = guard.run(async { 6 * 7 }).await?; // dropped at the loss
 /// assert_eq!(answer, 42);
 ///
-/// tooz_memory::World::named("docs-tenure").expire_session(coordinator.member_id());
+/// tooz_memory::World::named("docs-ownership").expire_session(coordinator.member_id());
 /// println!("{}", guard.lost().await);
 /// assert!(guard.check().is_err());
 /// # Ok::<(), tooz_core::Error>(())
 /// # }).unwrap();
 /// ```
-pub struct Tenure {
+pub struct Ownership {
     handle: Arc<Handle>,
     run: Arc<Run>,
     hold: Arc<dyn Hold>,
@@ -144,7 +144,7 @@ impl Acquisition<Target> {
                 wait.give_up();
                 if let Ok(Some(hold)) = granted.await {
                     // If it fails, the end of its session ends it.
-                    drop(supervisor.give_back(run, &*hold).await);
+                    drop(supervisor.release(run, &*hold).await);
                 }
                 return Err(candidacy_ended());
             }
@@ -191,7 +191,7 @@ fn candidacy_ended() -> Error {
     Error::new(ErrorKind::MemberNotJoined, "the group was left, which ended the candidacy in it")
 }
 
-impl Tenure {
+impl Ownership {
     /// Acquires on the engine, over as many sessions as it takes.
     pub(crate) async fn acquire(
         handle: Arc<Handle>,
@@ -223,15 +223,16 @@ impl Tenure {
                     Ok(Some(Granted { id, hold, candidacy })) => {
                         let (handle, run) = (handle.clone(), run.clone());
                         let (target, lease) = (acquisition.target.clone(), hold.lease().child());
-                        let tenure = Self { handle, run, hold, lease, id, target, settled: false };
-                        let held = tenure.is_granted(candidacy).await;
+                        let ownership =
+                            Self { handle, run, hold, lease, id, target, settled: false };
+                        let held = ownership.is_granted(candidacy).await;
                         // The wait may have outlived the lease: look before it is granted.
-                        if held.is_ok() && tenure.lease.is_held() {
-                            return Ok(Some(tenure));
+                        if held.is_ok() && ownership.lease.is_held() {
+                            return Ok(Some(ownership));
                         }
                         // Before the caller hears that there is nothing. If it fails, the end of
                         // its session ends it.
-                        drop(tenure.give_back(operation).await);
+                        drop(ownership.release(operation).await);
                         held.err()
                     }
                     // It waited, so what failed before is long ago.
@@ -383,20 +384,27 @@ impl Tenure {
         .await
     }
 
-    pub(crate) async fn give_back(mut self, operation: &'static str) -> Result<Release> {
+    /// Releases it at once, and fails if it was lost before.
+    pub(crate) async fn release(mut self, operation: &'static str) -> Result<()> {
         self.settled = true;
+        let lost_before = self.loss();
         let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
         let (hold, id) = (self.hold.clone(), self.id);
         let (naming, target) = (supervisor.clone(), self.target.clone());
         let engine = supervisor.engine.clone();
         let span = supervisor.span(operation);
-        let given = async move {
-            let release = supervisor.give_back(&run, &*hold).await;
+        let released = async move {
+            let release = supervisor.release(&run, &*hold).await;
             run.forget(id);
             release
         };
-        let given = engine.run(given.instrument(span));
-        given.await.map_err(|e| target.named_in(naming.names(e.during(operation))))
+        let released = engine.run(released.instrument(span)).await;
+        match released.map_err(|e| target.named_in(naming.names(e.during(operation))))? {
+            Release::Released => Ok(()),
+            Release::WasLost => {
+                Err(self.lost_error(lost_before.unwrap_or(Loss::Taken)).during(operation))
+            }
+        }
     }
 
     /// Its holder is told of a stop by a revocation, and not by the loss of it.
@@ -415,7 +423,7 @@ impl Tenure {
     }
 }
 
-impl Drop for Tenure {
+impl Drop for Ownership {
     fn drop(&mut self) {
         if self.settled {
             return;
@@ -424,7 +432,7 @@ impl Drop for Tenure {
         let (hold, id) = (self.hold.clone(), self.id);
         let engine = supervisor.engine.clone();
         engine.spawn(async move {
-            if let Err(error) = supervisor.give_back(&run, &*hold).await {
+            if let Err(error) = supervisor.release(&run, &*hold).await {
                 tracing::debug!(backend = supervisor.entry.name, %error, "not released");
             }
             run.forget(id);
@@ -432,10 +440,10 @@ impl Drop for Tenure {
     }
 }
 
-impl fmt::Debug for Tenure {
+impl fmt::Debug for Ownership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, name) = self.target.shown();
-        f.debug_struct("Tenure")
+        f.debug_struct("Ownership")
             .field(kind, &format_args!("{name}"))
             .field("token", &self.fencing_token().0)
             .field("loss", &self.loss())
