@@ -46,7 +46,7 @@ pub(crate) async fn run(
     if workplace.heartbeat == Heartbeat::Manual {
         tokio::spawn(beat(coordinator.clone()));
     }
-    let workers = coordinator.join_partitioned_group("workers", 1, 32).await?;
+    let workers = coordinator.partitioned_group("workers").join().await?;
     let mut partitions = workers.partitions(PARTITIONS);
     let workplace = Arc::new(workplace);
     let mut work = JoinSet::new();

@@ -187,7 +187,7 @@ impl Worker {
                 value(coordinator.leader(group).await?.map(|leader| leader.to_string()))
             }
             Partition { group, weight } => {
-                let joined = coordinator.join_partitioned_group(&group, weight, PARTITIONS).await?;
+                let joined = coordinator.partitioned_group(&group).weight(weight).join().await?;
                 self.partitioners.insert(group, joined);
                 done()
             }

@@ -28,9 +28,9 @@ pub(crate) struct Args {
     /// What would move if this member left? May be repeated
     #[arg(long, value_name = "MEMBER")]
     without: Vec<OsString>,
-    /// Points for each unit of weight, as in join_partitioned_group
-    #[arg(long, default_value_t = HashRing::DEFAULT_PARTITIONS, value_name = "N")]
-    partitions: u32,
+    /// Points for each unit of weight, the same for all who place
+    #[arg(long, default_value_t = HashRing::DEFAULT_POINTS, value_name = "N")]
+    points: u32,
     /// The hash function, by Python's name
     #[arg(long, default_value_t = Hash::default(), value_name = "NAME")]
     hash: Hash,
@@ -40,7 +40,12 @@ pub(crate) async fn run(target: &Target, args: Args, out: Output) -> Result<u8> 
     let group = GroupId::from(bytes(&args.group));
     let ring = target
         .with(async |coordinator| {
-            let ring = coordinator.partitioner(group, args.partitions, args.hash).await?;
+            let ring = coordinator
+                .partitioned_group(group)
+                .points(args.points)
+                .hash(args.hash)
+                .follow()
+                .await?;
             Ok(ring.ring())
         })
         .await?;

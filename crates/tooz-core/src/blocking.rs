@@ -8,10 +8,8 @@
 //! use tooz_core::{Registry, blocking};
 //!
 //! let registry = Registry::new().with(tooz_memory::DRIVER)?;
-//! let coordinator = blocking::Coordinator::from(
-//!     registry.builder("memory://docs-blocking", "host-1")?.build()?,
-//! );
-//! coordinator.start()?;
+//! let builder = registry.builder("memory://docs-blocking", "host-1")?;
+//! let coordinator = blocking::Coordinator::connect(builder)?;
 //! let guard = coordinator.lock("inventory")?.acquire()?;
 //! guard.check()?;
 //! guard.release()?;
@@ -20,14 +18,15 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::ops::Deref;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::hash_ring::Hash;
 use crate::{
-    GroupEvent, GroupId, LockName, Loss, Member, MemberId, Mode, Ownership, Result, SessionEvent,
-    Wait,
+    Builder, FencingToken, GroupEvent, GroupId, HashRing, LockName, Loss, Member, MemberId, Mode,
+    Result, Revocation, SessionEvent, Wait,
 };
 
 /// Runs a future to its end on the calling thread, with no runtime.
@@ -35,7 +34,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     pollster::block_on(future)
 }
 
-/// [`Coordinator`](crate::Coordinator), blocking. Made from one with `From`.
+/// [`Coordinator`](crate::Coordinator), blocking.
 #[derive(Clone, Debug)]
 pub struct Coordinator(crate::Coordinator);
 
@@ -52,6 +51,24 @@ pub struct LockGuard(crate::LockGuard);
 #[derive(Debug)]
 #[must_use = "dropping the leadership resigns it"]
 pub struct Leadership(crate::Leadership);
+
+/// [`PartitionedGroup`](crate::PartitionedGroup), blocking.
+#[derive(Debug)]
+#[must_use = "it does nothing until join() or follow() is called"]
+pub struct PartitionedGroup(crate::PartitionedGroup);
+
+/// [`Partitioner`](crate::Partitioner), blocking.
+#[derive(Clone, Debug)]
+pub struct Partitioner(crate::Partitioner);
+
+/// [`Partitions`](crate::Partitions), blocking.
+#[derive(Debug)]
+pub struct Partitions(crate::Partitions);
+
+/// [`Partition`](crate::Partition), blocking. Dropping it releases it in the background.
+#[derive(Debug)]
+#[must_use = "dropping the partition releases it"]
+pub struct Partition(crate::Partition);
 
 /// [`Events`](crate::Events) as an iterator that waits for the next event.
 #[derive(Debug)]
@@ -70,7 +87,77 @@ macro_rules! wait_for {
     };
 }
 
+/// Declares what a guard, a leadership and a partition have in common: see
+/// [`Ownership`](crate::Ownership).
+macro_rules! ownership {
+    ($($name:ident),+) => {
+        $(
+            impl $name {
+                /// The token of this acquisition: greater than that of every earlier one.
+                pub fn fencing_token(&self) -> FencingToken {
+                    self.0.fencing_token()
+                }
+
+                /// The moment at which it counts as lost unless a renewal is confirmed before.
+                pub fn deadline(&self) -> Option<Instant> {
+                    self.0.deadline()
+                }
+
+                /// Why it is lost, if it is. Looks at the clock, and does not block.
+                pub fn loss(&self) -> Option<Loss> {
+                    self.0.loss()
+                }
+
+                /// Succeeds while it is held. Looks at the clock, and does not block.
+                ///
+                /// # Errors
+                /// The same as those of [`Ownership::check`](crate::Ownership::check).
+                pub fn check(&self) -> Result<()> {
+                    self.0.check()
+                }
+
+                /// Asks the backend whether it is still ours.
+                ///
+                /// # Errors
+                /// The same as those of [`Ownership::verify`](crate::Ownership::verify).
+                pub fn verify(&self) -> Result<bool> {
+                    block_on(self.0.verify())
+                }
+
+                /// Waits until it is lost.
+                pub fn lost(&self) -> Loss {
+                    block_on(self.0.lost())
+                }
+
+                /// Runs `work` if it is held, and succeeds if it was held to the end. A thread
+                /// cannot be interrupted, so `work` goes on after a loss: let it
+                /// [check](Self::check) between its steps, and send the
+                /// [token](Self::fencing_token) with each write.
+                ///
+                /// # Errors
+                /// The same as those of [`check`](Self::check). What `work` has done stays done.
+                pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+                    self.check()?;
+                    let done = work();
+                    self.check()?;
+                    Ok(done)
+                }
+            }
+        )+
+    };
+}
+
+ownership!(LockGuard, Leadership, Partition);
+
 impl Coordinator {
+    /// Makes the coordinator that a builder describes, and starts it.
+    ///
+    /// # Errors
+    /// The same as those of [`Builder::connect`].
+    pub fn connect(builder: Builder) -> Result<Self> {
+        block_on(builder.connect()).map(Self)
+    }
+
     /// The coordinator itself, for everything that does not block.
     pub fn asynchronous(&self) -> &crate::Coordinator {
         &self.0
@@ -104,18 +191,23 @@ impl Coordinator {
         self.0.lock(name).map(Lock)
     }
 
-    /// Stands for election until it leads.
+    /// Campaigns until it leads.
     pub fn campaign(&self, group: impl Into<GroupId>) -> Result<Leadership> {
         block_on(self.0.campaign(group)).map(Leadership)
     }
 
-    /// Stands for election and waits as told; `None` if the time was over before.
+    /// Campaigns and waits as told; `None` if the time was over before.
     pub fn campaign_with(
         &self,
         group: impl Into<GroupId>,
         wait: Wait,
     ) -> Result<Option<Leadership>> {
         Ok(block_on(self.0.campaign_with(group, wait))?.map(Leadership))
+    }
+
+    /// A group whose members share out objects by a hash ring. Nothing is joined yet.
+    pub fn partitioned_group(&self, group: impl Into<GroupId>) -> PartitionedGroup {
+        PartitionedGroup(self.0.partitioned_group(group))
     }
 
     /// The events of a group.
@@ -187,42 +279,124 @@ impl Lock {
 }
 
 impl LockGuard {
-    /// Waits until it is lost.
-    pub fn wait_lost(&self) -> Loss {
-        block_on(self.0.lost())
-    }
-
     /// Releases the lock, and waits until that is confirmed or its lease has ended.
+    ///
+    /// # Errors
+    /// The same as those of [`LockGuard::release`](crate::LockGuard::release).
     pub fn release(self) -> Result<()> {
         block_on(self.0.release())
     }
 }
 
 impl Leadership {
-    /// Waits until it is lost.
-    pub fn wait_lost(&self) -> Loss {
-        block_on(self.0.lost())
-    }
-
     /// Ends the term, and waits until that is confirmed or its lease has ended.
+    ///
+    /// # Errors
+    /// The same as those of [`Leadership::resign`](crate::Leadership::resign).
     pub fn resign(self) -> Result<()> {
         block_on(self.0.resign())
     }
 }
 
-impl Deref for LockGuard {
-    type Target = Ownership;
+impl PartitionedGroup {
+    /// How much this member takes: see [`weight`](crate::PartitionedGroup::weight).
+    pub fn weight(self, weight: u32) -> Self {
+        Self(self.0.weight(weight))
+    }
 
-    fn deref(&self) -> &Ownership {
-        &self.0
+    /// How many points it has for each unit of weight: see
+    /// [`points`](crate::PartitionedGroup::points).
+    pub fn points(self, points: u32) -> Self {
+        Self(self.0.points(points))
+    }
+
+    /// What places points and objects: see [`hash`](crate::PartitionedGroup::hash).
+    pub fn hash(self, hash: Hash) -> Self {
+        Self(self.0.hash(hash))
+    }
+
+    /// Joins the group, created if it does not exist, and follows it.
+    ///
+    /// # Errors
+    /// The same as those of [`join`](crate::PartitionedGroup::join).
+    pub fn join(self) -> Result<Partitioner> {
+        block_on(self.0.join()).map(Partitioner)
+    }
+
+    /// Follows the group without being one of its members.
+    ///
+    /// # Errors
+    /// The same as those of [`follow`](crate::PartitionedGroup::follow).
+    pub fn follow(self) -> Result<Partitioner> {
+        block_on(self.0.follow()).map(Partitioner)
     }
 }
 
-impl Deref for Leadership {
-    type Target = Ownership;
+impl Partitioner {
+    wait_for! { Partitioner:
+        change_weight(weight: u32) -> ();
+    }
 
-    fn deref(&self) -> &Ownership {
-        &self.0
+    /// The ring as it is now.
+    pub fn ring(&self) -> Arc<HashRing> {
+        self.0.ring()
+    }
+
+    /// Which members have an object, the owner first.
+    pub fn members_for_object(&self, object: impl AsRef<[u8]>, replicas: usize) -> Vec<MemberId> {
+        self.0.members_for_object(object, replicas)
+    }
+
+    /// Whether this member owns an object.
+    pub fn belongs_to_self(&self, object: impl AsRef<[u8]>) -> bool {
+        self.0.belongs_to_self(object)
+    }
+
+    /// The rings to come, after each change of the group.
+    pub fn changes(&self) -> Events<Arc<HashRing>> {
+        Events(self.0.changes())
+    }
+
+    /// A fixed number of partitions, each owned by one member at a time.
+    pub fn partitions(&self, count: u32) -> Partitions {
+        Partitions(self.0.partitions(count))
+    }
+}
+
+impl Partitions {
+    /// Waits for the next partition that has become ours; `None` when the coordinator is stopped.
+    pub fn owned(&mut self) -> Option<Partition> {
+        block_on(self.0.owned()).map(Partition)
+    }
+
+    /// The partition that an object is in.
+    pub fn number_of(&self, object: impl AsRef<[u8]>) -> u32 {
+        self.0.number_of(object)
+    }
+}
+
+impl Partition {
+    /// Its number, from 0.
+    pub fn number(&self) -> u32 {
+        self.0.number()
+    }
+
+    /// Waits until it must be released.
+    pub fn revoked(&self) -> Revocation {
+        block_on(self.0.revoked())
+    }
+
+    /// Whether it must be released. Looks at the clock, and does not block.
+    pub fn is_revoked(&self) -> Option<Revocation> {
+        self.0.is_revoked()
+    }
+
+    /// Releases it, and waits until the next owner can have it.
+    ///
+    /// # Errors
+    /// The same as those of [`LockGuard::release`].
+    pub fn release(self) -> Result<()> {
+        block_on(self.0.release())
     }
 }
 

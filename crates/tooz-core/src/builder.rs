@@ -60,7 +60,7 @@ pub enum Heartbeat {
 /// # Ok::<(), tooz_core::Error>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "a builder does nothing until build() is called"]
+#[must_use = "a builder does nothing until connect() or build() is called"]
 pub struct Builder {
     entry: DriverEntry,
     url: CoordinatorUrl,
@@ -154,6 +154,28 @@ impl Builder {
     pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.push((name.into(), value.into()));
         self
+    }
+
+    /// Makes the coordinator and starts it.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build) and of [`Coordinator::start`].
+    ///
+    /// # Cancellation
+    /// A dropped call stops what it has started.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let registry = tooz_core::Registry::new().with(tooz_memory::DRIVER)?;
+    /// let coordinator = registry.builder("memory://docs-connect", "host-1")?.connect().await?;
+    /// coordinator.stop().await?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn connect(self) -> Result<Coordinator> {
+        let coordinator = self.build()?;
+        coordinator.start().await?;
+        Ok(coordinator)
     }
 
     /// Makes the coordinator. Nothing is connected yet.

@@ -252,8 +252,30 @@ pub enum Release {
 /// It rises within one backend. Another backend under the same name, or one that was restored or
 /// began anew, knows nothing of the tokens before: see
 /// [`Builder::fencing_offset`](crate::Builder::fencing_offset).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct FencingToken(pub u64);
+
+impl From<FencingToken> for u64 {
+    fn from(token: FencingToken) -> Self {
+        token.0
+    }
+}
+
+/// For a column or a field of signed numbers. No token of ours is too large for it: the sum of the
+/// largest [offset](crate::Builder::fencing_offset) and of what a driver counts is below 2⁶³.
+impl TryFrom<FencingToken> for i64 {
+    type Error = Error;
+
+    fn try_from(token: FencingToken) -> Result<Self> {
+        Self::try_from(token.0).map_err(|_| {
+            Error::invalid("the fencing token is too large for a signed number")
+                .with("token", token)
+        })
+    }
+}
 
 impl fmt::Display for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

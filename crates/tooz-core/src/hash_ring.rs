@@ -6,7 +6,7 @@
 //!
 //! # How keys are placed
 //!
-//! Every node puts `partitions × weight` points on a circle: point *r* is the hash of the node's
+//! Every node puts `points × weight` points on a circle: point *r* is the hash of the node's
 //! id repeated *r* + 1 times, read as a big-endian number. A key lies where its own hash points,
 //! and belongs to the node of the first point *after* it, going round at the end. Adding or
 //! removing a node therefore moves only the keys it gains or loses.
@@ -47,9 +47,9 @@ pub use walk::Walk;
 /// A lookup costs one hash of the key and a search in constant expected time. A change of nodes
 /// costs the hashing of the points concerned and one pass over all points, O(n): to add many
 /// nodes, use [`add_all`](Self::add_all). A ring takes about 31 bytes a point
-/// (`partitions × weight` for each node), and up to twice that after it has grown.
+/// (`points × weight` for each node), and up to twice that after it has grown.
 ///
-/// Rings are equal when they place alike: the same hash, partitions, nodes and weights.
+/// Rings are equal when they place alike: the same hash, points, nodes and weights.
 ///
 /// ```
 /// use tooz_core::hash_ring::HashRing;
@@ -67,7 +67,7 @@ pub use walk::Walk;
 /// ```
 #[derive(Clone)]
 pub struct HashRing {
-    partitions: u32,
+    points_per_weight: u32,
     hash: Hash,
     /// Sorted by id, so that the order of indexes is the order of ids.
     nodes: Vec<Node>,
@@ -82,21 +82,21 @@ struct Node {
 
 impl HashRing {
     /// The points of a node per unit of weight, unless told otherwise: 32, as in Python.
-    pub const DEFAULT_PARTITIONS: u32 = 32;
+    pub const DEFAULT_POINTS: u32 = 32;
 
     /// The most points a ring takes: 2²⁴, some 450 MB, and twice that while they are made.
     ///
     /// Weights often come from other members: a wild one is an error, not an exhausted memory.
     pub const MAX_POINTS: u64 = 1 << 24;
 
-    /// An empty ring with 32 partitions that hashes with MD5.
+    /// An empty ring with 32 points for each unit of weight that hashes with MD5.
     pub fn new() -> Self {
-        Self::with(Self::DEFAULT_PARTITIONS, Hash::default())
+        Self::with(Self::DEFAULT_POINTS, Hash::default())
     }
 
-    /// An empty ring that places `partitions` points for each unit of a node's weight.
+    /// An empty ring that places `points` points for each unit of a node's weight.
     ///
-    /// More partitions spread keys more evenly and cost memory. With 0, no node takes any key.
+    /// More points spread keys more evenly and cost memory. With 0, no node takes any key.
     ///
     /// ```
     /// use tooz_core::hash_ring::{Hash, HashRing};
@@ -106,13 +106,13 @@ impl HashRing {
     /// assert_eq!(ring.point_count(), 64);
     /// # Ok::<(), tooz_core::Error>(())
     /// ```
-    pub fn with(partitions: u32, hash: Hash) -> Self {
-        Self { partitions, hash, nodes: Vec::new(), points: Points::default() }
+    pub fn with(points: u32, hash: Hash) -> Self {
+        Self { points_per_weight: points, hash, nodes: Vec::new(), points: Points::default() }
     }
 
     /// The points of a node per unit of weight.
-    pub fn partitions(&self) -> u32 {
-        self.partitions
+    pub fn points_per_weight(&self) -> u32 {
+        self.points_per_weight
     }
 
     /// The hash function.
@@ -257,7 +257,7 @@ impl HashRing {
     }
 
     fn points_of(&self, node: &Node) -> u64 {
-        u64::from(self.partitions) * u64::from(node.weight)
+        u64::from(self.points_per_weight) * u64::from(node.weight)
     }
 
     /// The node that owns `key`, or `None` if no node takes keys. Allocates nothing.
@@ -382,7 +382,9 @@ impl Default for HashRing {
 impl PartialEq for HashRing {
     fn eq(&self, other: &Self) -> bool {
         // The points follow from these.
-        self.partitions == other.partitions && self.hash == other.hash && self.nodes == other.nodes
+        self.points_per_weight == other.points_per_weight
+            && self.hash == other.hash
+            && self.nodes == other.nodes
     }
 }
 
@@ -399,7 +401,7 @@ impl fmt::Debug for HashRing {
         }
 
         f.debug_struct("HashRing")
-            .field("partitions", &self.partitions)
+            .field("points", &self.points_per_weight)
             .field("hash", &self.hash)
             .field("nodes", &Nodes(&self.nodes))
             .finish()

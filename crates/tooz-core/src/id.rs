@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::{Error, Result};
 
 macro_rules! name {
@@ -82,6 +85,31 @@ macro_rules! name {
             }
         }
 
+        impl From<i64> for $name {
+            fn from(number: i64) -> Self {
+                Self::from(number.to_string())
+            }
+        }
+
+        /// A string where the bytes are text, else bytes: what a format writes for a sequence of
+        /// numbers where it has no bytes.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                match self.as_str() {
+                    Some(text) => serializer.serialize_str(text),
+                    None => serializer.serialize_bytes(&self.0),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> std::result::Result<Self, D::Error> {
+                deserializer.deserialize_any(NameVisitor).map(Self)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}", self.0.escape_ascii_unless_utf8())
@@ -112,6 +140,44 @@ name!(
     "lock name"
 );
 
+/// Reads what [`MemberId`] and the like write, and numbers.
+struct NameVisitor;
+
+impl<'de> Visitor<'de> for NameVisitor {
+    type Value = Arc<[u8]>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name: text, bytes or a whole number")
+    }
+
+    fn visit_str<E>(self, text: &str) -> std::result::Result<Self::Value, E> {
+        Ok(text.as_bytes().into())
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> std::result::Result<Self::Value, E> {
+        Ok(bytes.into())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> std::result::Result<Self::Value, E> {
+        Ok(number.to_string().into_bytes().into())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> std::result::Result<Self::Value, E> {
+        Ok(number.to_string().into_bytes().into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(
+        self,
+        mut bytes: A,
+    ) -> std::result::Result<Self::Value, A::Error> {
+        let mut name = Vec::new();
+        while let Some(byte) = bytes.next_element()? {
+            name.push(byte);
+        }
+        Ok(name.into())
+    }
+}
+
 trait Readable {
     fn escape_ascii_unless_utf8(&self) -> std::borrow::Cow<'_, str>;
 }
@@ -136,6 +202,19 @@ mod tests {
         assert_eq!(format!("{:?}", GroupId::from(b"a\xff")), "GroupId(\"a\\xff\")");
         assert_eq!(LockName::from("büro").to_string(), "büro");
         assert_eq!(LockName::from("a\nb").to_string(), "a\\nb");
+    }
+
+    #[test]
+    fn names_pass_through_serde_whatever_their_bytes() {
+        for name in [GroupId::from("büro"), GroupId::from(b"a\xff"), GroupId::from(17)] {
+            let json = serde_json::to_string(&name).unwrap();
+            assert_eq!(serde_json::from_str::<GroupId>(&json).unwrap(), name, "{json}");
+            let packed = rmp_serde::to_vec(&name).unwrap();
+            assert_eq!(rmp_serde::from_slice::<GroupId>(&packed).unwrap(), name);
+        }
+        assert_eq!(serde_json::to_string(&MemberId::from("host-1")).unwrap(), "\"host-1\"");
+        assert_eq!(serde_json::from_str::<MemberId>("17").unwrap(), MemberId::from(17));
+        assert!(serde_json::from_str::<MemberId>("{}").is_err());
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub use lease::{Lease, Loss};
 pub use lock::{Lock, LockGuard, Wait};
 pub use options::Options;
 pub use ownership::Ownership;
-pub use partitioner::Partitioner;
+pub use partitioner::{PartitionedGroup, Partitioner};
 pub use partitions::{Partition, Partitions, Revocation};
 pub use registry::Registry;
 pub use restart_grace::RestartGrace;

@@ -23,7 +23,7 @@ struct Weight {
 }
 
 /// The members of a group as a hash ring that follows the group: made by
-/// [`Coordinator::join_partitioned_group`] or [`Coordinator::partitioner`].
+/// [`PartitionedGroup`].
 ///
 /// The ring is built from a snapshot of the group and the events that follow it, so that no join
 /// can fall between; it follows joins, deaths and changed weights by push. It places objects
@@ -43,7 +43,7 @@ struct Weight {
 /// ```
 /// # tooz_core::blocking::block_on(async {
 /// # let coordinator = tooz_memory::start("docs-partitioner", "host-1").await?;
-/// let workers = coordinator.join_partitioned_group("workers", 1, 32).await?;
+/// let workers = coordinator.partitioned_group("workers").join().await?;
 /// assert!(workers.belongs_to_self("volume-17"));
 /// assert_eq!(workers.members_for_object("volume-17", 2).len(), 1);
 /// coordinator.leave_group("workers").await?;
@@ -57,58 +57,97 @@ pub struct Partitioner {
     ring: watch::Receiver<Arc<HashRing>>,
 }
 
+/// A group whose members share out objects by a hash ring, made by
+/// [`Coordinator::partitioned_group`]: joined, or followed from outside.
+#[derive(Debug)]
+#[must_use = "it does nothing until join() or follow() is called"]
+pub struct PartitionedGroup {
+    coordinator: Coordinator,
+    group: GroupId,
+    weight: u32,
+    points: u32,
+    hash: Hash,
+}
+
 impl Coordinator {
-    /// Joins a group, created if it does not exist, with a weight, and follows it as a hash ring.
+    /// A group whose members share out objects by a hash ring. Nothing is joined yet.
     ///
-    /// A member of weight 2 takes twice the objects of one of weight 1, on average; `partitions`
-    /// is the number of points per unit of weight, 32 unless there is a reason, and must be the
-    /// same for all members. `weight` can be changed later: see
-    /// [`Partitioner::change_weight`].
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-partitioned-group", "host-1").await?;
+    /// let workers = coordinator.partitioned_group("workers").weight(2).join().await?;
+    /// assert!(workers.belongs_to_self("volume-17"));
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn partitioned_group(&self, group: impl Into<GroupId>) -> PartitionedGroup {
+        PartitionedGroup {
+            coordinator: self.clone(),
+            group: group.into(),
+            weight: 1,
+            points: HashRing::DEFAULT_POINTS,
+            hash: Hash::default(),
+        }
+    }
+}
+
+impl PartitionedGroup {
+    /// How much this member takes: with 2 twice as much as with 1, on average. 1 by default, and
+    /// [`Partitioner::MAX_WEIGHT`] at most. It can be
+    /// [changed](Partitioner::change_weight) later.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// How many points a member has on the ring for each unit of its weight: 32 unless there is a
+    /// reason, [`Partitioner::MAX_POINTS`] at most, and the same for all members.
+    pub fn points(mut self, points: u32) -> Self {
+        self.points = points;
+        self
+    }
+
+    /// What places points and objects: MD5 by default, as in Python, and the same for all members.
+    pub fn hash(mut self, hash: Hash) -> Self {
+        self.hash = hash;
+        self
+    }
+
+    /// Joins the group, created if it does not exist, and follows it.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a weight above
-    /// [`Partitioner::MAX_WEIGHT`] or more partitions than [`Partitioner::MAX_PARTITIONS`], before
-    /// any I/O; else as of [`join_group`](Self::join_group).
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a weight or a number of points above its
+    /// limit, before any I/O; else the same as those of [`Coordinator::join_group`].
     ///
     /// # Cancellation
     /// A dropped call leaves the group again.
-    pub async fn join_partitioned_group(
-        &self,
-        group: impl Into<GroupId>,
-        weight: u32,
-        partitions: u32,
-    ) -> Result<Partitioner> {
-        let group = group.into();
-        let weight = Weight::checked(weight).map_err(|e| e.during("join_partitioned_group"))?;
-        check_partitions(partitions).map_err(|e| e.during("join_partitioned_group"))?;
-        let joined = self.join_for_now(group.clone(), &weight).await?;
-        let partitioner = self.partitioner(group, partitions, Hash::default()).await?;
+    pub async fn join(self) -> Result<Partitioner> {
+        let during = |e: Error| e.during("join");
+        let weight = Weight::checked(self.weight).map_err(during)?;
+        check_points(self.points).map_err(during)?;
+        let joined = self.coordinator.join_for_now(self.group.clone(), &weight).await?;
+        let partitioner = self.follow().await?;
         joined.keep();
         Ok(partitioner)
     }
 
-    /// Follows a group as a hash ring, without being one of its members.
+    /// Follows the group without being one of its members.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for more partitions than
-    /// [`Partitioner::MAX_PARTITIONS`]; else as of [`watch_group`](Self::watch_group).
-    pub async fn partitioner(
-        &self,
-        group: impl Into<GroupId>,
-        partitions: u32,
-        hash: Hash,
-    ) -> Result<Partitioner> {
-        let group = group.into();
-        check_partitions(partitions).map_err(|e| e.during("partitioner"))?;
-        let mut events = self.watch_group(group.clone()).await?;
-        let (sender, receiver) = watch::channel(Arc::new(HashRing::with(partitions, hash)));
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for too many points; else the same as those
+    /// of [`Coordinator::watch_group`].
+    pub async fn follow(self) -> Result<Partitioner> {
+        let Self { coordinator, group, points, hash, .. } = self;
+        check_points(points).map_err(|e| e.during("follow"))?;
+        let mut events = coordinator.watch_group(group.clone()).await?;
+        let (sender, receiver) = watch::channel(Arc::new(HashRing::with(points, hash)));
         let mut weights = Weights::default();
         // The first event is the snapshot.
         if let Some(first) = events.next().await {
             weights.apply(first);
         }
         let (built, first_is_built) = oneshot::channel();
-        self.spawn(async move {
+        coordinator.spawn(async move {
             publish(&weights, &sender).await;
             // An error means that the caller is gone, and with it the receiver of the ring.
             let _ = built.send(());
@@ -116,7 +155,7 @@ impl Coordinator {
         });
         // An error means that a panic has ended the task: the ring is as good as it gets.
         drop(first_is_built.await);
-        Ok(Partitioner { coordinator: self.clone(), group, ring: receiver })
+        Ok(Partitioner { coordinator, group, ring: receiver })
     }
 }
 
@@ -130,13 +169,13 @@ impl Weight {
     }
 }
 
-fn check_partitions(partitions: u32) -> Result<()> {
-    let limit = Partitioner::MAX_PARTITIONS;
-    if partitions <= limit {
+fn check_points(points: u32) -> Result<()> {
+    let limit = Partitioner::MAX_POINTS;
+    if points <= limit {
         return Ok(());
     }
-    Err(Error::invalid("there are too many partitions for each unit of weight")
-        .with("partitions", partitions)
+    Err(Error::invalid("there are too many points for each unit of weight")
+        .with("points", points)
         .with("at most", limit))
 }
 
@@ -165,7 +204,7 @@ async fn follow(
 /// Makes the ring of these weights, on a thread where its time holds up no heartbeat.
 async fn publish(weights: &Weights, ring: &watch::Sender<Arc<HashRing>>) {
     let now = ring.borrow().clone();
-    let wanted = weights.effective(now.partitions());
+    let wanted = weights.effective(now.points_per_weight());
     // What changes no placement wakes nobody.
     if now.weights().eq(wanted.iter().map(|(id, weight)| (id, *weight))) {
         return;
@@ -204,8 +243,8 @@ impl Weights {
     ///
     /// Where the points are more than a ring takes, all weights are halved, rounded up, until they
     /// fit; if not even weights of 1 fit, the first members in the order of their ids do.
-    fn effective(&self, partitions: u32) -> BTreeMap<MemberId, u32> {
-        let points = |weight: u32| (u64::from(partitions) * u64::from(weight)).max(1);
+    fn effective(&self, per_weight: u32) -> BTreeMap<MemberId, u32> {
+        let points = |weight: u32| (u64::from(per_weight) * u64::from(weight)).max(1);
         let mut weights = self.0.clone();
         for weight in weights.values_mut() {
             *weight = (*weight).min(Partitioner::MAX_WEIGHT);
@@ -254,7 +293,7 @@ impl Partitioner {
     pub const MAX_WEIGHT: u32 = 10_000;
 
     /// The most points for each unit of weight.
-    pub const MAX_PARTITIONS: u32 = 1 << 16;
+    pub const MAX_POINTS: u32 = 1 << 16;
 
     /// The ring as it is now. It does not change; ask again for a newer one.
     pub fn ring(&self) -> Arc<HashRing> {
@@ -361,9 +400,9 @@ mod tests {
         }
     }
 
-    fn effective<const N: usize>(weights: [(&str, u32); N], partitions: u32) -> Vec<u32> {
+    fn effective<const N: usize>(weights: [(&str, u32); N], per_weight: u32) -> Vec<u32> {
         let weights = weights.map(|(id, weight)| (id.into(), weight)).into();
-        Weights(weights).effective(partitions).into_values().collect()
+        Weights(weights).effective(per_weight).into_values().collect()
     }
 
     #[test]
@@ -376,7 +415,7 @@ mod tests {
         assert_eq!(reduced, [MOST / 2, MOST / 2, MOST / 2, 1]);
         // 256 members with 65,536 points each fill a ring.
         let many = (0..300).map(|n| (format!("{n:03}").as_str().into(), 3)).collect();
-        let kept = Weights(many).effective(Partitioner::MAX_PARTITIONS);
+        let kept = Weights(many).effective(Partitioner::MAX_POINTS);
         assert_eq!((kept.len(), kept.values().max()), (256, Some(&1)));
         assert!(kept.contains_key(&MemberId::from("255")));
     }

@@ -27,7 +27,7 @@ use crate::{ErrorKind, HashRing, LockGuard, LockName, Loss, Ownership, Result};
 /// ```
 /// # tooz_core::blocking::block_on(async {
 /// # let coordinator = tooz_memory::start("docs-partitions", "host-1").await?;
-/// let workers = coordinator.join_partitioned_group("workers", 1, 32).await?;
+/// let workers = coordinator.partitioned_group("workers").join().await?;
 /// let mut partitions = workers.partitions(8);
 /// while let Some(partition) = partitions.owned().await {
 ///     println!("partition {}, token {}", partition.number(), partition.fencing_token());

@@ -88,7 +88,7 @@ fn placement_is_that_of_python() {
 #[test]
 fn the_defaults_are_those_of_python() {
     let ring = HashRing::new();
-    assert_eq!((ring.partitions(), ring.hash()), (32, Hash::Md5));
+    assert_eq!((ring.points_per_weight(), ring.hash()), (32, Hash::Md5));
 }
 
 #[test]

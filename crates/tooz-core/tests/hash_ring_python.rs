@@ -139,7 +139,7 @@ fn random_id(random: &mut Random, text: bool) -> MemberId {
 /// fails.
 fn collides(ring: &HashRing) -> bool {
     let all: u64 = ring.weights().map(|(_, weight)| u64::from(weight)).sum();
-    (ring.point_count() as u64) < all * u64::from(ring.partitions())
+    (ring.point_count() as u64) < all * u64::from(ring.points_per_weight())
 }
 
 /// A random ring and how Python is to make it, or `None` if it runs into a collision on the way.
@@ -242,7 +242,7 @@ fn random_rings_place_as_python_does() {
         };
         let asked: Vec<_> = (0..5).map(|_| random_lookup(&mut random, &ring, text)).collect();
         let case = Case {
-            partitions: ring.partitions(),
+            partitions: ring.points_per_weight(),
             hash: ring.hash(),
             text,
             changes,

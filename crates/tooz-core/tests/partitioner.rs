@@ -24,8 +24,8 @@ fn members_agree_and_weights_follow() {
     block_on(async {
         let a = start("partitioner", "a").await.unwrap();
         let b = start("partitioner", "b").await.unwrap();
-        let one = a.join_partitioned_group("g", 1, 32).await.unwrap();
-        let two = b.join_partitioned_group("g", 1, 32).await.unwrap();
+        let one = a.partitioned_group("g").join().await.unwrap();
+        let two = b.partitioned_group("g").join().await.unwrap();
         settled(&one, &["a", "b"]).await;
         assert_eq!(one.ring(), two.ring());
         for object in 0..100 {
@@ -56,12 +56,12 @@ fn a_wild_weight_makes_no_ring_differ() {
         const MOST: u32 = Partitioner::MAX_WEIGHT;
         let start = |member| start("wild-weights", member);
         let a = start("a").await.unwrap();
-        let early = a.join_partitioned_group("g", 1, 32).await.unwrap();
+        let early = a.partitioned_group("g").join().await.unwrap();
         let wild = start("wild").await.unwrap();
         wild.join_group("g", &weighing(600_000)).await.unwrap();
         settled(&early, &["a", "wild"]).await;
         let b = start("b").await.unwrap();
-        let late = b.join_partitioned_group("g", 1, 32).await.unwrap();
+        let late = b.partitioned_group("g").join().await.unwrap();
         settled(&early, &["a", "b", "wild"]).await;
         assert_eq!(early.ring(), late.ring(), "who came before and who came after agree");
         assert_eq!(early.ring().weight("wild"), Some(MOST));
@@ -71,11 +71,11 @@ fn a_wild_weight_makes_no_ring_differ() {
         while rings.next().await.unwrap().weight("wild") != Some(2) {}
         wild.stop().await.unwrap();
         settled(&early, &["a", "b"]).await;
-        let last = b.partitioner("g", 32, tooz_core::hash_ring::Hash::Md5).await.unwrap();
+        let last = b.partitioned_group("g").follow().await.unwrap();
         assert_eq!(early.ring(), last.ring());
         for error in [
-            a.join_partitioned_group("h", MOST + 1, 32).await.unwrap_err(),
-            a.join_partitioned_group("h", 1, Partitioner::MAX_PARTITIONS + 1).await.unwrap_err(),
+            a.partitioned_group("h").weight(MOST + 1).join().await.unwrap_err(),
+            a.partitioned_group("h").points(Partitioner::MAX_POINTS + 1).join().await.unwrap_err(),
             early.change_weight(MOST + 1).await.unwrap_err(),
         ] {
             assert_eq!(error.kind(), tooz_core::ErrorKind::InvalidInput);
@@ -97,7 +97,7 @@ fn making_a_large_ring_holds_up_no_heartbeat() {
         heavy.join_group_create("g", &weighing(10_000)).await.unwrap();
         let began = std::time::Instant::now();
         // Half a million points: several TTLs in a debug build, if not in a release build.
-        let ring = watcher.partitioner("g", 50, tooz_core::hash_ring::Hash::Md5).await.unwrap();
+        let ring = watcher.partitioned_group("g").points(50).follow().await.unwrap();
         assert_eq!(ring.ring().weight("heavy"), Some(10_000));
         guard.check().unwrap_or_else(|error| panic!("{error}, after {:?}", began.elapsed()));
     });
@@ -116,12 +116,12 @@ async fn take(partitions: &mut Partitions, count: usize) -> Vec<tooz_core::Parti
 fn a_partition_is_handed_over_only_when_it_was_let_go() {
     block_on(async {
         let a = start("hand-off", "a").await.unwrap();
-        let one = a.join_partitioned_group("g", 1, 32).await.unwrap();
+        let one = a.partitioned_group("g").join().await.unwrap();
         let mut ours = one.partitions(8);
         let held = take(&mut ours, 8).await;
 
         let b = start("hand-off", "b").await.unwrap();
-        let two = b.join_partitioned_group("g", 1, 32).await.unwrap();
+        let two = b.partitioned_group("g").join().await.unwrap();
         let mut theirs = two.partitions(8);
         settled(&one, &["a", "b"]).await;
         let moved = (0..8).filter(|n: &u32| two.belongs_to_self(n.to_string())).count();
@@ -162,7 +162,7 @@ fn a_partition_is_handed_over_only_when_it_was_let_go() {
 fn an_ended_hand_off_lets_everything_go() {
     block_on(async {
         let a = start("hand-off-end", "a").await.unwrap();
-        let workers = a.join_partitioned_group("g", 1, 32).await.unwrap();
+        let workers = a.partitioned_group("g").join().await.unwrap();
         let mut partitions = workers.partitions(4);
         let held = take(&mut partitions, 1).await;
         drop(partitions);

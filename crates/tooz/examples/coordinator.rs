@@ -2,8 +2,7 @@
 
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn main() -> tooz::Result<()> {
-    let coordinator = tooz::get_coordinator("zake://", "host-1")?;
-    coordinator.start().await?;
+    let coordinator = tooz::connect("zake://", "host-1").await?;
     println!("{} is started", coordinator.member_id());
     coordinator.stop().await
 }

@@ -9,8 +9,8 @@ pub(crate) async fn main() -> tooz::Result<()> {
     // A short time to live, so that the beats come quickly enough to watch.
     let coordinator = tooz::builder("zake://manual?timeout=0.6", "host-1")?
         .heartbeat(Heartbeat::Manual)
-        .build()?;
-    coordinator.start().await?;
+        .connect()
+        .await?;
     for beat in 1..=3 {
         let next = coordinator.heartbeat().await?;
         println!("beat {beat}; the next is due in {next:?}");

@@ -5,10 +5,8 @@ use tooz::GroupEvent;
 
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn main() -> tooz::Result<()> {
-    let first = tooz::get_coordinator("zake://group", "host-1")?;
-    let second = tooz::get_coordinator("zake://group", "host-2")?;
-    first.start().await?;
-    second.start().await?;
+    let first = tooz::connect("zake://group", "host-1").await?;
+    let second = tooz::connect("zake://group", "host-2").await?;
 
     first.join_group_create("workers", &json!({"cores": 8})).await?;
     let mut events = first.watch_group("workers").await?;

@@ -1,11 +1,10 @@
-//! Holds a lock while working, and gives it back.
+//! Holds a lock while working, and releases it.
 
 use std::time::Duration;
 
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn main() -> tooz::Result<()> {
-    let coordinator = tooz::get_coordinator("zake://lock", "host-1")?;
-    coordinator.start().await?;
+    let coordinator = tooz::connect("zake://lock", "host-1").await?;
     let lock = coordinator.lock("foobar")?;
 
     let guard = lock.acquire().await?;

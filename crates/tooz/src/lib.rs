@@ -13,8 +13,7 @@
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
-//! let coordinator = tooz::get_coordinator("zake://", "host-1")?; // parsed, not connected
-//! coordinator.start().await?;
+//! let coordinator = tooz::connect("zake://", "host-1").await?;
 //! coordinator.stop().await?;
 //! # Ok::<(), tooz::Error>(())
 //! # }).unwrap();
@@ -29,8 +28,7 @@
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
-//! # let coordinator = tooz::get_coordinator("memory://docs-lock", "host-1")?;
-//! # coordinator.start().await?;
+//! # let coordinator = tooz::connect("memory://docs-lock", "host-1").await?;
 //! let guard = coordinator.lock("volume-17")?.acquire().await?;
 //! let token = guard.fencing_token();
 //! // Err, and the work dropped, at the moment at which the lock is lost.
@@ -49,8 +47,7 @@
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
-//! # let coordinator = tooz::get_coordinator("memory://docs-group", "host-1")?;
-//! # coordinator.start().await?;
+//! # let coordinator = tooz::connect("memory://docs-group", "host-1").await?;
 //! coordinator.join_group_create("workers", &serde_json::json!({"weight": 2})).await?;
 //! let mut events = coordinator.watch_group("workers").await?;
 //! match events.next().await {
@@ -70,8 +67,7 @@
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
-//! # let coordinator = tooz::get_coordinator("memory://docs-election", "host-1")?;
-//! # coordinator.start().await?;
+//! # let coordinator = tooz::connect("memory://docs-election", "host-1").await?;
 //! # coordinator.join_group_create("workers", &()).await?;
 //! let term = coordinator.campaign("workers").await?;
 //! assert_eq!(coordinator.leader("workers").await?, Some("host-1".into()));
@@ -88,9 +84,8 @@
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
-//! # let coordinator = tooz::get_coordinator("memory://docs-partitioning", "host-1")?;
-//! # coordinator.start().await?;
-//! let workers = coordinator.join_partitioned_group("workers", 1, 32).await?;
+//! # let coordinator = tooz::connect("memory://docs-partitioning", "host-1").await?;
+//! let workers = coordinator.partitioned_group("workers").join().await?;
 //! assert!(workers.belongs_to_self("volume-17")); // nobody else is there
 //! # Ok::<(), tooz::Error>(())
 //! # }).unwrap();
@@ -104,8 +99,7 @@
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
 //! let coordinator =
-//!     tooz::builder("zake://", "host-1")?.heartbeat(tooz::Heartbeat::Manual).build()?;
-//! coordinator.start().await?;
+//!     tooz::builder("zake://", "host-1")?.heartbeat(tooz::Heartbeat::Manual).connect().await?;
 //! let next = coordinator.heartbeat().await?; // call it again that much later
 //! # assert!(!next.is_zero());
 //! coordinator.stop().await?;
@@ -155,9 +149,51 @@
 //! The futures run on any runtime, and every one of them can be dropped at any await point.
 //! [`blocking`] is for code without async.
 
-// All of the core, so that nothing of it can be missing here.
 #[doc(inline)]
-pub use tooz_core::*;
+pub use tooz_core::{
+    Builder, Capabilities, Characteristic, Characteristics, Coordinator, CoordinatorUrl,
+    DriverEntry, Error, ErrorKind, Events, Feature, Features, FencingToken, GroupEvent, GroupId,
+    HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, Loss, Member, MemberId, Mode,
+    Outcome, Ownership, Partition, PartitionedGroup, Partitioner, Partitions, Registry, Result,
+    RetryPolicy, Revocation, Secret, SessionEvent, Wait, hash_ring,
+};
+
+/// The same API for code without async.
+///
+#[cfg_attr(feature = "memory", doc = "```")]
+#[cfg_attr(not(feature = "memory"), doc = "```ignore")]
+/// let coordinator = tooz::blocking::connect("memory://docs-blocking", "host-1")?;
+/// let guard = coordinator.lock("inventory")?.acquire()?;
+/// guard.run(|| println!("token {}", guard.fencing_token()))?;
+/// guard.release()?;
+/// coordinator.stop()?;
+/// # Ok::<(), tooz::Error>(())
+/// ```
+pub mod blocking {
+    #[doc(inline)]
+    pub use tooz_core::blocking::*;
+
+    /// [`connect`](crate::connect), blocking.
+    ///
+    /// # Errors
+    /// The same as those of [`connect`](crate::connect).
+    pub fn connect(url: &str, member: impl Into<crate::MemberId>) -> crate::Result<Coordinator> {
+        Coordinator::connect(crate::builder(url, member)?)
+    }
+}
+
+/// What the author of a driver needs, and nobody else: the contract, the leases by which ownership
+/// is judged, and the parts that drivers are built from.
+///
+/// A driver crate depends on `tooz-core` alone, where all of this is, too.
+pub mod driver {
+    #[doc(inline)]
+    pub use tooz_core::driver::*;
+    #[doc(inline)]
+    pub use tooz_core::{
+        GroupFeed, LeaderFeed, Lease, Moment, Options, RestartGrace, async_trait, kit,
+    };
+}
 
 /// The one list of drivers. It makes the re-exports, the registry, and what is said of a scheme
 /// whose feature is off.
@@ -221,8 +257,28 @@ drivers! {
     zookeeper = tooz_zookeeper, "zookeeper", ["zookeeper", "kazoo"];
 }
 
+/// Connects to the backend that `url` names, as `member`. See [`builder`] for more to choose.
+///
+#[cfg_attr(feature = "memory", doc = "```")]
+#[cfg_attr(not(feature = "memory"), doc = "```ignore")]
+/// # tooz::blocking::block_on(async {
+/// let coordinator = tooz::connect("memory://docs-connect", "host-1").await?;
+/// coordinator.stop().await?;
+/// # Ok::<(), tooz::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Errors
+/// Those of [`get_coordinator`] and of [`Coordinator::start`].
+///
+/// # Cancellation
+/// A dropped call stops what it has started.
+pub async fn connect(url: &str, member: impl Into<MemberId>) -> Result<Coordinator> {
+    builder(url, member)?.connect().await
+}
+
 /// Makes the coordinator of `member` over the backend that `url` names. Nothing is connected
-/// until [`Coordinator::start`]. See [`builder`] for more to choose.
+/// until [`Coordinator::start`]: [`connect`] does both.
 ///
 /// ```
 /// let error = tooz::get_coordinator("redsi://localhost", "host-1").unwrap_err();
@@ -253,7 +309,7 @@ pub fn get_coordinator(url: &str, member: impl Into<MemberId>) -> Result<Coordin
 /// ```
 ///
 /// # Errors
-/// As of [`get_coordinator`], options aside: [`Builder::build`] looks at them.
+/// The same as those of [`get_coordinator`], options aside: [`Builder::build`] looks at them.
 pub fn builder(url: &str, member: impl Into<MemberId>) -> Result<Builder> {
     registry().builder(url, member)
 }

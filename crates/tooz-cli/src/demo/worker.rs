@@ -79,7 +79,7 @@ pub(crate) async fn work(target: &Target, args: WorkerArgs) -> Result<u8> {
 
 async fn live(coordinator: &Coordinator, args: &WorkerArgs, stop: Stop) -> Result<()> {
     let group = bytes(&args.group);
-    let workers = coordinator.join_partitioned_group(group, 1, 32).await?;
+    let workers = coordinator.partitioned_group(group).join().await?;
     report(&Report::Joined)?;
     tokio::try_join!(
         share_jobs(&workers, coordinator.member_id(), stop.clone()),

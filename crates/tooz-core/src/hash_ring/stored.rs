@@ -1,4 +1,4 @@
-//! Rings through `serde`: partitions, hash, nodes and weights. The points are made anew.
+//! Rings through `serde`: points, hash, nodes and weights. The points are made anew.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::MemberId;
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    partitions: u32,
+    points: u32,
     hash: Hash,
     nodes: Vec<StoredNode>,
 }
@@ -28,15 +28,15 @@ impl Serialize for HashRing {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let nodes = self.weights();
         let nodes = nodes.map(|(id, weight)| StoredNode { id: StoredId(id.clone()), weight });
-        let (partitions, hash) = (self.partitions, self.hash);
-        Stored { partitions, hash, nodes: nodes.collect() }.serialize(serializer)
+        let (points, hash) = (self.points_per_weight, self.hash);
+        Stored { points, hash, nodes: nodes.collect() }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for HashRing {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let stored = Stored::deserialize(deserializer)?;
-        let mut ring = HashRing::with(stored.partitions, stored.hash);
+        let mut ring = HashRing::with(stored.points, stored.hash);
         let nodes = stored.nodes.into_iter().map(|node| (node.id.0, node.weight));
         ring.add_all(nodes).map_err(D::Error::custom)?;
         Ok(ring)

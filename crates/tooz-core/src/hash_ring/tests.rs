@@ -32,7 +32,7 @@ fn an_empty_ring_owns_nothing() {
 
 #[test]
 fn the_points_of_a_node() {
-    // The vector of the reference: node "a" with two partitions.
+    // The vector of the reference: node "a" with two points.
     let mut ring = HashRing::with(2, Hash::Md5);
     ring.add("a").unwrap();
     let points: Vec<_> = ring.points().map(|(position, _)| position).collect();
@@ -261,7 +261,7 @@ fn serde_keeps_the_placement() {
     ring.add_all([("a", 1), ("b", 0)]).unwrap();
     ring.add_with_weight(b"\xff\x00", 2).unwrap();
     let json = serde_json::to_string(&ring).unwrap();
-    let expected = r#"{"partitions":16,"hash":"sha3_256","nodes":["#.to_owned()
+    let expected = r#"{"points":16,"hash":"sha3_256","nodes":["#.to_owned()
         + r#"{"id":"a","weight":1},{"id":"b","weight":0},{"id":[255,0],"weight":2}]}"#;
     assert_eq!(json, expected);
     let read: HashRing = serde_json::from_str(&json).unwrap();
@@ -270,15 +270,15 @@ fn serde_keeps_the_placement() {
     let packed = rmp_serde::to_vec(&ring).unwrap();
     assert_eq!(rmp_serde::from_slice::<HashRing>(&packed).unwrap(), ring);
 
-    let wild = r#"{"partitions":16,"hash":"md5","nodes":[{"id":"a","weight":4294967295}]}"#;
+    let wild = r#"{"points":16,"hash":"md5","nodes":[{"id":"a","weight":4294967295}]}"#;
     assert!(serde_json::from_str::<HashRing>(wild).is_err());
-    assert!(serde_json::from_str::<HashRing>(r#"{"partitions":1,"hash":"x","nodes":[]}"#).is_err());
+    assert!(serde_json::from_str::<HashRing>(r#"{"points":1,"hash":"x","nodes":[]}"#).is_err());
 }
 
 #[test]
 fn debug_shows_what_defines_the_ring() {
     assert_eq!(
         format!("{:?}", ring([("a", 2)])),
-        "HashRing { partitions: 32, hash: Md5, nodes: {MemberId(\"a\"): 2} }"
+        "HashRing { points: 32, hash: Md5, nodes: {MemberId(\"a\"): 2} }"
     );
 }

@@ -205,7 +205,7 @@ async fn a_stop_waits_for_partitions_that_are_worked_on(ctx: &Context) -> Result
     let (a, b) = (ctx.builder("a")?.stop_grace(UNHURRIED).build()?, ctx.start("b").await?);
     a.start().await?;
     ctx.keep(&a);
-    let mut ours = a.join_partitioned_group("g", 1, 32).await?.partitions(COUNT);
+    let mut ours = a.partitioned_group("g").join().await?.partitions(COUNT);
     let busy = Arc::new([(); COUNT as usize].map(|()| AtomicBool::new(false)));
     let mut workers = JoinSet::new();
     // The last is never asked for, and nobody works on it.
@@ -222,7 +222,7 @@ async fn a_stop_waits_for_partitions_that_are_worked_on(ctx: &Context) -> Result
     }
     tokio::time::sleep(SLICE / 2).await;
     let next = async {
-        let mut theirs = b.join_partitioned_group("g", 1, 32).await?.partitions(COUNT);
+        let mut theirs = b.partitioned_group("g").join().await?.partitions(COUNT);
         for _ in 0..COUNT {
             let owned = ctx.soon("a partition of the next owner", theirs.owned()).await;
             let number = owned.expect("a partition").number();
