@@ -98,25 +98,35 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
     fn characteristics(&self) -> Characteristics;
 
     /// How often [`heartbeat`](Self::heartbeat) must be called; `None` if there is no need.
-    fn heartbeat_interval(&self) -> Option<Duration>;
+    fn heartbeat_interval(&self) -> Option<Duration> {
+        None
+    }
 
     /// Renews everything that this session holds, in one round trip, and the leases with it.
     ///
     /// What turns out to be lost is told through its lease and is no error of the call.
-    async fn heartbeat(&self) -> Result<()>;
+    async fn heartbeat(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Ends the session: the backend forgets at once what depends on it. Idempotent, and best
     /// effort if the backend cannot be reached.
     async fn close(&self) -> Result<()>;
 
     /// Its locks, if the driver has any.
-    fn locks(&self) -> Option<&dyn Locks>;
+    fn locks(&self) -> Option<&dyn Locks> {
+        None
+    }
 
     /// Its groups, if the driver has any.
-    fn groups(&self) -> Option<&dyn Groups>;
+    fn groups(&self) -> Option<&dyn Groups> {
+        None
+    }
 
     /// Its elections, if the driver has any.
-    fn elections(&self) -> Option<&dyn Elections>;
+    fn elections(&self) -> Option<&dyn Elections> {
+        None
+    }
 }
 
 /// For who needs what a driver may lack. Each fails with

@@ -1,74 +1,54 @@
-//! A whole driver: exclusive locks between the coordinators of one process, with fencing tokens.
-//!
-//! The backend is a table of locks in memory. What a real driver sends to a server, this one does
-//! to the table; all else is as it would be.
+//! A whole driver: exclusive locks between the coordinators of one process, with fencing tokens. What
+//! a real driver sends to a server, this one does to a table in memory; all else is as it would be.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tokio::sync::OwnedMutexGuard;
+use tooz_core::kit::{Table, locked};
 use tooz_core::*;
 
 /// What the driver is: everything that can be known without connecting.
 pub const DRIVER: DriverEntry = DriverEntry {
     name: "skeleton",
     schemes: &["skeleton"],
-    // A lock is free when its session ends, and no clock ends a session.
     characteristics: Characteristics::of(&[
-        Characteristic::NonTimeoutBased,
+        Characteristic::NonTimeoutBased, // No clock ends a session.
         Characteristic::DistributedAcrossThreads,
-        Characteristic::Linearizable,
     ]),
     features: Features::of(&[Feature::Locks, Feature::FencingTokens]),
-    // Nothing here blocks, so the engine's own thread will do.
-    runs_on: RunsOn::Engine,
+    runs_on: RunsOn::Engine, // Nothing here blocks, so the engine's own thread will do.
     open: |url, options| {
-        // Reads its options first; what is left then is unknown, and refused.
-        options.finish()?;
-        let name = url.hosts().iter().map(|host| host.name.as_str()).collect();
-        Ok(Arc::new(Skeleton { table: table(name) }))
+        options.finish()?; // It has read none: whatever is given is unknown, and refused.
+        Ok(Arc::new(Skeleton(url.hosts().iter().map(|host| host.name.as_str()).collect())))
     },
 };
 
-/// One lock of the backend: its waiters are served in order, and it counts its acquisitions.
-pub type Cell = Arc<tokio::sync::Mutex<u64>>;
-/// The locks of one URL. They are never removed: their counters must not start again.
-pub type Table = Arc<Mutex<HashMap<LockName, Cell>>>;
+/// The backend: the locks of each URL. A lock serves its waiters in order, and counts them.
+pub static LOCKS: LazyLock<Mutex<HashMap<(String, LockName), Arc<tokio::sync::Mutex<u64>>>>> =
+    LazyLock::new(Mutex::default);
 
-/// What `skeleton://NAME` connects to.
-pub fn table(name: String) -> Table {
-    static TABLES: LazyLock<Mutex<HashMap<String, Table>>> = LazyLock::new(Mutex::default);
-    open(&TABLES).entry(name).or_default().clone()
-}
-
-fn open<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The configured backend.
+/// The configured backend: the URL's name.
 #[derive(Debug)]
-struct Skeleton {
-    table: Table,
-}
+struct Skeleton(String);
 
 #[async_trait]
 impl Driver for Skeleton {
     async fn connect(&self, _member: &MemberId) -> Result<Arc<dyn Session>> {
         // A session that must be renewed has a lease with a time: Lease::timed(ttl, sent).
-        let (table, lease) = (self.table.clone(), Lease::untimed());
-        Ok(Arc::new(SkeletonSession { table, lease, held: Arc::default() }))
+        let (name, lease, grants) = (self.0.clone(), Lease::untimed(), Arc::default());
+        Ok(Arc::new(SkeletonSession { name, lease, grants }))
     }
 }
 
-/// What a session holds at the backend, by the operation that acquired it.
-type Held = Arc<Mutex<HashMap<OperationId, OwnedMutexGuard<u64>>>>;
+/// What a session was granted, by the operation that acquired it.
+type Grants = Arc<Table<OperationId, Arc<OwnedMutexGuard<u64>>>>;
 
 #[derive(Debug)]
 struct SkeletonSession {
-    table: Table,
+    name: String,
     lease: Lease,
-    held: Held,
+    grants: Grants,
 }
 
 #[async_trait]
@@ -79,47 +59,34 @@ impl Session for SkeletonSession {
     fn characteristics(&self) -> Characteristics {
         DRIVER.characteristics
     }
-    fn heartbeat_interval(&self) -> Option<Duration> {
-        None
-    }
-    async fn heartbeat(&self) -> Result<()> {
-        Ok(())
-    }
     async fn close(&self) -> Result<()> {
-        // The backend forgets at once what depends on the session.
-        open(&self.held).clear();
+        self.grants.take_all(); // The backend forgets at once what depends on the session.
         Ok(())
     }
     fn locks(&self) -> Option<&dyn Locks> {
         Some(self)
-    }
-    fn groups(&self) -> Option<&dyn Groups> {
-        None
-    }
-    fn elections(&self) -> Option<&dyn Elections> {
-        None
     }
 }
 
 #[async_trait]
 impl Locks for SkeletonSession {
     async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
-        // Shared locks and breaking are not declared: the engine never asks for them.
-        let cell = open(&self.table).entry(acquisition.target).or_default().clone();
+        let key = (self.name.clone(), acquisition.target);
+        let lock = locked(&LOCKS).entry(key).or_default().clone();
         let mut guard = tokio::select! {
             biased; // The first attempt is made even if the wait is over already.
-            guard = cell.lock_owned() => guard, // Pushed: a release wakes the next in the queue.
+            guard = lock.lock_owned() => guard, // Pushed: a release wakes the next in the queue.
             () = acquisition.wait.over() => return Ok(None), // And out of the queue it is.
         };
         *guard += 1;
-        let token = FencingToken(*guard);
-        open(&self.held).insert(acquisition.id, guard);
         // Lost with the session, and by itself if the backend says so.
-        let (id, lease, held) = (acquisition.id, self.lease.child(), self.held.clone());
-        Ok(Some(Arc::new(SkeletonHold { id, token, lease, held })))
+        let (token, lease) = (FencingToken(*guard), self.lease.child());
+        self.grants.insert(acquisition.id, Arc::new(guard));
+        let (id, grants) = (acquisition.id, self.grants.clone());
+        Ok(Some(Arc::new(SkeletonHold { id, token, lease, grants })))
     }
     async fn break_lock(&self, _: &LockName) -> Result<bool> {
-        Err(Error::not_implemented(Feature::BreakLock))
+        Err(Error::not_implemented(Feature::BreakLock)) // Not declared: it is never asked for.
     }
 }
 
@@ -129,7 +96,7 @@ struct SkeletonHold {
     id: OperationId,
     token: FencingToken,
     lease: Lease,
-    held: Held,
+    grants: Grants,
 }
 
 #[async_trait]
@@ -141,25 +108,19 @@ impl Hold for SkeletonHold {
         &self.lease
     }
     async fn verify(&self) -> Result<bool> {
-        Ok(open(&self.held).contains_key(&self.id))
+        Ok(self.grants.contains(&self.id))
     }
     async fn release(&self) -> Result<Release> {
         // By its own id: whatever else happened to the lock, nobody else's hold is touched.
-        match open(&self.held).remove(&self.id) {
-            Some(_guard) => Ok(Release::Released),
-            None => Ok(Release::WasLost),
-        }
+        let was_ours = self.grants.remove(&self.id).is_some();
+        Ok(if was_ours { Release::Released } else { Release::WasLost })
     }
 }
 
 fn main() -> Result<()> {
     let registry = Registry::new().with(DRIVER)?;
-    let coordinator = registry.builder("skeleton://here", "host-1")?.build()?;
-    blocking::block_on(async {
-        coordinator.start().await?;
-        let guard = coordinator.lock("inventory")?.acquire().await?;
-        println!("held with the token {}", guard.fencing_token());
-        guard.release().await?;
-        coordinator.stop().await
-    })
+    let builder = registry.builder("skeleton://here", "host-1")?;
+    let guard = blocking::Coordinator::connect(builder)?.lock("inventory")?.acquire()?;
+    println!("held with the token {}", guard.fencing_token());
+    guard.release()
 }

@@ -5,10 +5,11 @@
 mod driver_skeleton;
 
 use std::process::ExitCode;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use driver_skeleton::{DRIVER, Table, table};
+use driver_skeleton::{DRIVER, LOCKS};
+use tooz_core::kit::locked;
 use tooz_core::{DriverEntry, Error, MemberId, OperationId, Result, async_trait};
 use tooz_testkit::{Fixture, World};
 
@@ -27,13 +28,13 @@ impl Fixture for Setup {
     }
     async fn world(&self) -> Result<Box<dyn World>> {
         let name = OperationId::random().to_string();
-        Ok(Box::new(SetupWorld { url: format!("skeleton://{name}"), table: table(name) }))
+        Ok(Box::new(SetupWorld { url: format!("skeleton://{name}"), name }))
     }
 }
 
 struct SetupWorld {
     url: String,
-    table: Table,
+    name: String,
 }
 
 #[async_trait]
@@ -45,9 +46,10 @@ impl World for SetupWorld {
         None
     }
     async fn residue(&self) -> Result<Vec<String>> {
-        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = table.iter().filter(|(_, cell)| cell.try_lock().is_err());
-        Ok(held.map(|(name, _)| format!("the lock {name}")).collect())
+        let locks = locked(&LOCKS);
+        let ours = locks.iter().filter(|((url, _), _)| *url == self.name);
+        let held = ours.filter(|(_, lock)| lock.try_lock().is_err());
+        Ok(held.map(|((_, name), _)| format!("the lock {name}")).collect())
     }
     async fn take_session_away(&self, _: &MemberId) -> Result<()> {
         Err(Error::not_implemented("taking a session away"))
