@@ -1,44 +1,19 @@
-//! What is settled before a coordinator is made.
+//! From a URL and settings to a coordinator.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Engine;
+use crate::settings::Settings;
 use crate::supervisor::{Address, Supervisor};
 use crate::{
     Characteristic, Characteristics, Coordinator, CoordinatorUrl, DriverEntry, Error, ErrorKind,
-    Feature, Features, MemberId, Options, Result, RetryPolicy,
+    Feature, Features, Heartbeat, MemberId, Options, Result, RetryPolicy,
 };
-
-/// What a [`Builder`] has settled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    pub(crate) heartbeat: Heartbeat,
-    pub(crate) timeout: Duration,
-    pub(crate) stop_grace: Duration,
-    pub(crate) retry: RetryPolicy,
-    pub(crate) required: Characteristics,
-    pub(crate) rejoin_when_removed: bool,
-    pub(crate) fencing_offset: u64,
-}
 
 /// The sum of it and a token fits the signed 64 bits that a resource's column may have.
 const MAX_OFFSET: u64 = 1 << 62;
 const WHAT_OFFSET: &str = "a whole number from 0 to 4611686018427387904";
-
-/// Who renews what a coordinator holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Heartbeat {
-    /// The engine, on its own thread.
-    #[default]
-    Automatic,
-    /// The application, by [`Coordinator::heartbeat`]: a sign that the application itself lives.
-    ///
-    /// After a loss nothing is taken again (the session, memberships, places in queues) before the
-    /// next heartbeat, so that the others do the work of a member that hangs. Calls that need a
-    /// session wait for it within their time limit.
-    Manual,
-}
 
 /// Settles how a coordinator behaves, before it is made.
 ///

@@ -6,38 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tracing::Instrument;
 
 use crate::engine::Undo;
 use crate::events::channel;
+use crate::handle::Handle;
 use crate::ownership::{Ownership, Target};
-use crate::supervisor::{Call, Supervisor};
+use crate::supervisor::Supervisor;
 use crate::{
     Capabilities, Characteristics, Error, ErrorKind, Events, Feature, Features, GroupEvent,
-    GroupFeed, GroupId, LeaderFeed, Leadership, Lock, LockName, Loss, Member, MemberId, Mode,
-    Result, Wait,
+    GroupFeed, GroupId, LeaderFeed, Leadership, Lock, LockName, Member, MemberId, Mode, Result,
+    SessionEvent, Wait,
 };
-
-/// What happened to a coordinator's session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SessionEvent {
-    /// The connection is in trouble. All is held as far as anyone knows, until the deadlines.
-    Suspended,
-    /// The connection is well again, and the session is the same.
-    Resumed,
-    /// The session is lost, and with it every membership. Locks and terms that depended on it are
-    /// reported lost by their guards. The engine is opening another.
-    Lost(Loss),
-    /// There is a new session: these groups are joined again with their capabilities, watches go
-    /// on, and waiting acquisitions are queued again. Locks and terms are not taken again.
-    Rejoined(Vec<GroupId>),
-    /// Somebody [removed](Coordinator::remove_member) this member from a group, and it does not
-    /// join again: it was built with
-    /// [`rejoin_when_removed(false)`](crate::Builder::rejoin_when_removed). A term in that group
-    /// is given back.
-    Removed(GroupId),
-}
 
 /// A member's way to a backend: locks, groups, elections.
 ///
@@ -66,7 +45,7 @@ pub enum SessionEvent {
 ///
 /// # After a `fork`
 /// The engine's threads and the connections are those of the parent. In the child every call fails
-/// at once with [`ErrorKind::NotRunning`], every guard reports [`Loss::Forked`], and streams end;
+/// at once with [`ErrorKind::NotRunning`], every guard reports [`Loss::Forked`](crate::Loss::Forked), and streams end;
 /// dropping them there does nothing, so what the parent holds stays the parent's. A child makes
 /// and starts a coordinator of its own.
 ///
@@ -78,21 +57,6 @@ pub enum SessionEvent {
 /// Failures that changed nothing are tried again within that time.
 #[derive(Clone)]
 pub struct Coordinator(Arc<Handle>);
-
-/// Counts the handles and guards of a coordinator.
-pub(crate) struct Handle {
-    pub(crate) supervisor: Arc<Supervisor>,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let supervisor = self.supervisor.clone();
-        self.supervisor.engine.spawn(async move {
-            // An error is NotRunning, or a backend that is gone: nothing is left to do.
-            drop(supervisor.stop().await);
-        });
-    }
-}
 
 impl Coordinator {
     pub(crate) fn new(supervisor: Arc<Supervisor>) -> Self {
@@ -146,6 +110,7 @@ impl Coordinator {
     pub async fn start(&self) -> Result<()> {
         let supervisor = self.supervisor();
         let undo = self
+            .0
             .run("start", async move {
                 supervisor.start().await?;
                 Ok(Undo::with(move || {
@@ -172,7 +137,7 @@ impl Coordinator {
     ///   backend still has ends with its timeouts.
     pub async fn stop(&self) -> Result<()> {
         let supervisor = self.supervisor();
-        self.run("stop", async move { supervisor.stop().await }).await
+        self.0.run("stop", async move { supervisor.stop().await }).await
     }
 
     /// Waits until it is stopped: from then on every call fails with [`ErrorKind::NotRunning`].
@@ -218,7 +183,7 @@ impl Coordinator {
     /// ```
     pub async fn heartbeat(&self) -> Result<Duration> {
         let supervisor = self.supervisor();
-        self.run("heartbeat", async move { supervisor.heartbeat().await }).await
+        self.0.run("heartbeat", async move { supervisor.heartbeat().await }).await
     }
 
     /// The events of the session: trouble, loss, repair.
@@ -245,9 +210,9 @@ impl Coordinator {
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for an empty name; [`ErrorKind::NotImplemented`].
     pub fn lock(&self, name: impl Into<LockName>) -> Result<Lock> {
-        self.needs(Feature::Locks, "lock")?;
+        self.0.needs(Feature::Locks, "lock")?;
         let name = name.into().checked().map_err(|e| e.during("lock"))?;
-        Ok(Lock::new(self.clone(), name))
+        Ok(Lock::new(self.0.clone(), name))
     }
 
     /// Creates a group.
@@ -266,10 +231,11 @@ impl Coordinator {
     /// ```
     pub async fn create_group(&self, group: impl Into<GroupId>) -> Result<()> {
         let group = self.group(group, "create_group")?;
-        self.call("create_group", group, |session, group| {
-            Ok(session.require_groups()?.create(group))
-        })
-        .await
+        self.0
+            .call("create_group", group, |session, group| {
+                Ok(session.require_groups()?.create(group))
+            })
+            .await
     }
 
     /// Deletes a group that has no members.
@@ -287,10 +253,11 @@ impl Coordinator {
     /// ```
     pub async fn delete_group(&self, group: impl Into<GroupId>) -> Result<()> {
         let group = self.group(group, "delete_group")?;
-        self.call("delete_group", group, |session, group| {
-            Ok(session.require_groups()?.delete(group))
-        })
-        .await
+        self.0
+            .call("delete_group", group, |session, group| {
+                Ok(session.require_groups()?.delete(group))
+            })
+            .await
     }
 
     /// The groups that exist.
@@ -307,8 +274,8 @@ impl Coordinator {
     /// # }).unwrap();
     /// ```
     pub async fn groups(&self) -> Result<BTreeSet<GroupId>> {
-        self.needs(Feature::Groups, "groups")?;
-        self.call("groups", (), |session, ()| Ok(session.require_groups()?.list())).await
+        self.0.needs(Feature::Groups, "groups")?;
+        self.0.call("groups", (), |session, ()| Ok(session.require_groups()?.list())).await
     }
 
     /// Joins a group. The membership lasts until [`leave_group`](Self::leave_group) or
@@ -370,31 +337,32 @@ impl Coordinator {
     async fn join(&self, group: GroupId, capabilities: Capabilities, create: bool) -> Result<Undo> {
         let group = self.group(group, "join_group")?;
         if !capabilities.is_none() {
-            self.needs(Feature::Capabilities, "join_group")?;
+            self.0.needs(Feature::Capabilities, "join_group")?;
         }
         let supervisor = self.supervisor();
-        self.run("join_group", async move {
-            let run = supervisor.run()?;
-            loop {
-                match supervisor.join(&run, &group, capabilities.clone()).await {
-                    Err(e) if create && e.kind() == ErrorKind::GroupNotCreated => {}
-                    result => break result?,
+        self.0
+            .run("join_group", async move {
+                let run = supervisor.run()?;
+                loop {
+                    match supervisor.join(&run, &group, capabilities.clone()).await {
+                        Err(e) if create && e.kind() == ErrorKind::GroupNotCreated => {}
+                        result => break result?,
+                    }
+                    match supervisor
+                        .call(&group, |session, group| Ok(session.require_groups()?.create(group)))
+                        .await
+                    {
+                        Err(e) if e.kind() == ErrorKind::GroupAlreadyExists => {}
+                        result => result?,
+                    }
                 }
-                match supervisor
-                    .call(&group, |session, group| Ok(session.require_groups()?.create(group)))
-                    .await
-                {
-                    Err(e) if e.kind() == ErrorKind::GroupAlreadyExists => {}
-                    result => result?,
-                }
-            }
-            Ok(Undo::with(move || {
-                let engine = supervisor.engine.clone();
-                // On failure the session's end ends the membership.
-                engine.spawn(async move { drop(supervisor.leave(&run, &group).await) });
-            }))
-        })
-        .await
+                Ok(Undo::with(move || {
+                    let engine = supervisor.engine.clone();
+                    // On failure the session's end ends the membership.
+                    engine.spawn(async move { drop(supervisor.leave(&run, &group).await) });
+                }))
+            })
+            .await
     }
 
     /// Leaves a group, and stands down first if this member leads it. Its campaigns in the group
@@ -416,11 +384,12 @@ impl Coordinator {
     pub async fn leave_group(&self, group: impl Into<GroupId>) -> Result<()> {
         let group = self.group(group, "leave_group")?;
         let supervisor = self.supervisor();
-        self.run("leave_group", async move {
-            let run = supervisor.run()?;
-            supervisor.leave(&run, &group).await
-        })
-        .await
+        self.0
+            .run("leave_group", async move {
+                let run = supervisor.run()?;
+                supervisor.leave(&run, &group).await
+            })
+            .await
     }
 
     /// Replaces what this member publishes about itself.
@@ -443,14 +412,15 @@ impl Coordinator {
         capabilities: &C,
     ) -> Result<()> {
         let group = self.group(group, "update_capabilities")?;
-        self.needs(Feature::Capabilities, "update_capabilities")?;
+        self.0.needs(Feature::Capabilities, "update_capabilities")?;
         let capabilities = Capabilities::encode(capabilities)?;
         let supervisor = self.supervisor();
-        self.run(
-            "update_capabilities",
-            async move { supervisor.update(&group, capabilities).await },
-        )
-        .await
+        self.0
+            .run(
+                "update_capabilities",
+                async move { supervisor.update(&group, capabilities).await },
+            )
+            .await
     }
 
     /// Removes a member from a group, whoever it is: for an operator whose member hangs or must go.
@@ -478,10 +448,11 @@ impl Coordinator {
     ) -> Result<()> {
         let group = self.group(group, "remove_member")?;
         let member = member.into().checked().map_err(|e| e.during("remove_member"))?;
-        self.call("remove_member", (group, member), |session, (group, member)| {
-            Ok(session.require_groups()?.remove_member(group, member))
-        })
-        .await
+        self.0
+            .call("remove_member", (group, member), |session, (group, member)| {
+                Ok(session.require_groups()?.remove_member(group, member))
+            })
+            .await
     }
 
     /// The ids of the living members.
@@ -499,7 +470,8 @@ impl Coordinator {
     /// ```
     pub async fn members(&self, group: impl Into<GroupId>) -> Result<BTreeSet<MemberId>> {
         let group = self.group(group, "members")?;
-        self.call("members", group, |session, group| Ok(session.require_groups()?.members(group)))
+        self.0
+            .call("members", group, |session, group| Ok(session.require_groups()?.members(group)))
             .await
     }
 
@@ -523,10 +495,11 @@ impl Coordinator {
         group: impl Into<GroupId>,
     ) -> Result<Vec<Member>> {
         let group = self.group(group, "members_with_capabilities")?;
-        self.call("members_with_capabilities", group, |session, group| {
-            Ok(session.require_groups()?.members_with_capabilities(group))
-        })
-        .await
+        self.0
+            .call("members_with_capabilities", group, |session, group| {
+                Ok(session.require_groups()?.members_with_capabilities(group))
+            })
+            .await
     }
 
     /// One living member, with what it publishes and what the backend knows of it.
@@ -551,10 +524,11 @@ impl Coordinator {
     ) -> Result<Member> {
         let group = self.group(group, "member")?;
         let member = member.into().checked().map_err(|e| e.during("member"))?;
-        self.call("member", (group, member), |session, (group, member)| {
-            Ok(session.require_groups()?.member(group, member))
-        })
-        .await
+        self.0
+            .call("member", (group, member), |session, (group, member)| {
+                Ok(session.require_groups()?.member(group, member))
+            })
+            .await
     }
 
     /// The events of a group: a snapshot, then what changes, pushed. The stream goes on over lost
@@ -578,18 +552,19 @@ impl Coordinator {
     /// ```
     pub async fn watch_group(&self, group: impl Into<GroupId>) -> Result<Events<GroupEvent>> {
         let group = self.group(group, "watch_group")?;
-        self.needs(Feature::Events, "watch_group")?;
+        self.0.needs(Feature::Events, "watch_group")?;
         let supervisor = self.supervisor();
-        self.run("watch_group", async move {
-            let run = supervisor.run()?;
-            supervisor
-                .call(&group, |session, group| Ok(session.require_groups()?.members(group)))
-                .await?;
-            let (feed, events) = GroupFeed::new();
-            supervisor.feed_group(run, group, feed);
-            Ok(events)
-        })
-        .await
+        self.0
+            .run("watch_group", async move {
+                let run = supervisor.run()?;
+                supervisor
+                    .call(&group, |session, group| Ok(session.require_groups()?.members(group)))
+                    .await?;
+                let (feed, events) = GroupFeed::new();
+                supervisor.feed_group(run, group, feed);
+                Ok(events)
+            })
+            .await
     }
 
     /// Stands for election in a group that this member has joined, until it leads or leaves the
@@ -639,7 +614,7 @@ impl Coordinator {
         wait: Wait,
     ) -> Result<Option<Leadership>> {
         let group = self.group(group, "campaign")?;
-        self.needs(Feature::Elections, "campaign")?;
+        self.0.needs(Feature::Elections, "campaign")?;
         let (target, mode) = (Target::Leadership(group), Mode::Exclusive);
         let term = Ownership::acquire(self.0.clone(), "campaign", target, mode, wait).await?;
         Ok(term.map(Leadership::new))
@@ -662,8 +637,9 @@ impl Coordinator {
     /// ```
     pub async fn leader(&self, group: impl Into<GroupId>) -> Result<Option<MemberId>> {
         let group = self.group(group, "leader")?;
-        self.needs(Feature::Elections, "leader")?;
-        self.call("leader", group, |session, group| Ok(session.require_elections()?.leader(group)))
+        self.0.needs(Feature::Elections, "leader")?;
+        self.0
+            .call("leader", group, |session, group| Ok(session.require_elections()?.leader(group)))
             .await
     }
 
@@ -689,18 +665,19 @@ impl Coordinator {
         group: impl Into<GroupId>,
     ) -> Result<Events<Option<MemberId>>> {
         let group = self.group(group, "watch_leader")?;
-        self.needs(Feature::Elections, "watch_leader")?;
+        self.0.needs(Feature::Elections, "watch_leader")?;
         let supervisor = self.supervisor();
-        self.run("watch_leader", async move {
-            let run = supervisor.run()?;
-            supervisor
-                .call(&group, |session, group| Ok(session.require_elections()?.leader(group)))
-                .await?;
-            let (feed, events) = LeaderFeed::new();
-            supervisor.feed_leader(run, group, feed);
-            Ok(events)
-        })
-        .await
+        self.0
+            .run("watch_leader", async move {
+                let run = supervisor.run()?;
+                supervisor
+                    .call(&group, |session, group| Ok(session.require_elections()?.leader(group)))
+                    .await?;
+                let (feed, events) = LeaderFeed::new();
+                supervisor.feed_leader(run, group, feed);
+                Ok(events)
+            })
+            .await
     }
 
     /// [`watch_leader`](Self::watch_leader), by the name that this has elsewhere.
@@ -711,35 +688,8 @@ impl Coordinator {
         self.watch_leader(group).await
     }
 
-    pub(crate) async fn break_lock(&self, name: LockName) -> Result<bool> {
-        self.needs(Feature::BreakLock, "break_lock")?;
-        self.call("break_lock", name, |session, name| Ok(session.require_locks()?.break_lock(name)))
-            .await
-    }
-
-    pub(crate) async fn acquire(
-        &self,
-        name: &LockName,
-        mode: Mode,
-        wait: Wait,
-    ) -> Result<Option<Ownership>> {
-        if mode == Mode::Shared {
-            self.needs(Feature::SharedLocks, "acquire")?;
-        }
-        let target = Target::Lock(name.clone());
-        Ownership::acquire(self.0.clone(), "acquire", target, mode, wait).await
-    }
-
-    fn needs(&self, feature: Feature, operation: &'static str) -> Result<()> {
-        let entry = &self.0.supervisor.entry;
-        if entry.features.contains(feature) {
-            return Ok(());
-        }
-        Err(Error::not_implemented(feature).during(operation).on(entry.name))
-    }
-
     fn group(&self, group: impl Into<GroupId>, operation: &'static str) -> Result<GroupId> {
-        self.needs(Feature::Groups, operation)?;
+        self.0.needs(Feature::Groups, operation)?;
         group.into().checked().map_err(|e| e.during(operation))
     }
 
@@ -755,31 +705,6 @@ impl Coordinator {
 
     fn supervisor(&self) -> Arc<Supervisor> {
         self.0.supervisor.clone()
-    }
-
-    /// Calls the session on the engine.
-    async fn call<A, T>(&self, operation: &'static str, arguments: A, call: Call<A, T>) -> Result<T>
-    where
-        A: Send + Sync + 'static,
-        T: Send + 'static,
-    {
-        let supervisor = self.supervisor();
-        self.run(operation, async move { supervisor.call(&arguments, call).await }).await
-    }
-
-    /// Runs an operation on the engine.
-    async fn run<T: Send + 'static>(
-        &self,
-        operation: &'static str,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let supervisor = &self.0.supervisor;
-        let span = supervisor.span(operation);
-        supervisor
-            .engine
-            .run(work.instrument(span))
-            .await
-            .map_err(|e| supervisor.names(e.during(operation)))
     }
 }
 

@@ -10,6 +10,7 @@ use futures_core::Stream;
 use tokio::sync::Notify;
 
 use crate::process::Process;
+use crate::{GroupId, Loss};
 
 /// How many events wait for a slow consumer before they are replaced by their sum.
 const CAPACITY: usize = 1024;
@@ -153,6 +154,27 @@ impl<T> fmt::Debug for Events<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Events").field("waiting", &self.0.lock().items.len()).finish()
     }
+}
+
+/// What happened to a coordinator's session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// The connection is in trouble. All is held as far as anyone knows, until the deadlines.
+    Suspended,
+    /// The connection is well again, and the session is the same.
+    Resumed,
+    /// The session is lost, and with it every membership. Locks and terms that depended on it are
+    /// reported lost by their guards. The engine is opening another.
+    Lost(Loss),
+    /// There is a new session: these groups are joined again with their capabilities, watches go
+    /// on, and waiting acquisitions are queued again. Locks and terms are not taken again.
+    Rejoined(Vec<GroupId>),
+    /// Somebody [removed](crate::Coordinator::remove_member) this member from a group, and it does not
+    /// join again: it was built with
+    /// [`rejoin_when_removed(false)`](crate::Builder::rejoin_when_removed). A term in that group
+    /// is given back.
+    Removed(GroupId),
 }
 
 #[cfg(test)]

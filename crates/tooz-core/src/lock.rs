@@ -1,41 +1,33 @@
 //! Locks.
 
+use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ownership::Ownership;
-use crate::{Coordinator, LockName, Mode, Result};
+use crate::handle::Handle;
+use crate::ownership::{Ownership, Target};
+use crate::{Feature, LockName, Mode, Result, Wait};
 
-/// How long to wait for a lock or a term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wait {
-    /// One attempt, without waiting for a holder.
-    Try,
-    /// For that long.
-    For(Duration),
-    /// As long as it takes.
-    Forever,
-}
-
-/// A lock, made by [`Coordinator::lock`].
+/// A lock, made by [`Coordinator::lock`](crate::Coordinator::lock).
 ///
 /// Cheap to clone. Acquisitions never nest: while one is held, another by the same coordinator
 /// waits as one of another process would.
 ///
 /// # Errors
-/// Acquiring fails as the [`Coordinator`] says, never because somebody else holds the lock.
+/// Acquiring fails as the [`Coordinator`](crate::Coordinator) says, never because somebody else holds the lock.
 ///
 /// # Cancellation
 /// A dropped acquisition is withdrawn; if it had been granted by then, it is released.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Lock {
-    coordinator: Coordinator,
+    handle: Arc<Handle>,
     name: LockName,
 }
 
 impl Lock {
-    pub(crate) fn new(coordinator: Coordinator, name: LockName) -> Self {
-        Self { coordinator, name }
+    pub(crate) fn new(handle: Arc<Handle>, name: LockName) -> Self {
+        Self { handle, name }
     }
 
     /// Its name.
@@ -119,8 +111,12 @@ impl Lock {
 
     /// Acquires it in a mode, waiting as told; `None` if the time was over before.
     pub async fn acquire_with(&self, mode: Mode, wait: Wait) -> Result<Option<LockGuard>> {
-        let ownership = self.coordinator.acquire(&self.name, mode, wait).await?;
-        Ok(ownership.map(LockGuard))
+        if mode == Mode::Shared {
+            self.handle.needs(Feature::SharedLocks, "acquire")?;
+        }
+        let target = Target::Lock(self.name.clone());
+        let acquired = Ownership::acquire(self.handle.clone(), "acquire", target, mode, wait);
+        Ok(acquired.await?.map(LockGuard))
     }
 
     async fn forever(&self, mode: Mode) -> Result<LockGuard> {
@@ -136,7 +132,7 @@ impl Lock {
     /// whether anybody held it.
     ///
     /// # Errors
-    /// Same as those of the [`Coordinator`].
+    /// Same as those of the [`Coordinator`](crate::Coordinator).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -149,7 +145,17 @@ impl Lock {
     /// # }).unwrap();
     /// ```
     pub async fn break_lock(&self) -> Result<bool> {
-        self.coordinator.break_lock(self.name.clone()).await
+        self.handle.needs(Feature::BreakLock, "break_lock")?;
+        let broken = self.handle.call("break_lock", self.name.clone(), |session, name| {
+            Ok(session.require_locks()?.break_lock(name))
+        });
+        broken.await
+    }
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

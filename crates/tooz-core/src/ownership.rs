@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use crate::coordinator::Handle;
+use crate::handle::Handle;
 use crate::supervisor::{Held, Run, Supervisor, stopped};
 use crate::{
     Acquisition, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, Loss, Mode,

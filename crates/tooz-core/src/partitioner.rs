@@ -10,7 +10,6 @@ use tracing::warn;
 
 use crate::events::{EventSink, channel};
 use crate::hash_ring::Hash;
-use crate::partitions::Partitions;
 use crate::{
     Capabilities, Coordinator, Error, Events, GroupEvent, GroupId, HashRing, Member, MemberId,
     Result,
@@ -347,12 +346,6 @@ impl Partitioner {
         let (sink, events) = channel();
         self.coordinator.spawn(pass_on(self.ring.clone(), sink));
         events
-    }
-
-    /// A fixed number of partitions, each owned by one member at a time, exclusively. See
-    /// [`Partitions`].
-    pub fn partitions(&self, count: u32) -> Partitions {
-        Partitions::new(self, count)
     }
 
     pub(crate) fn rings(&self) -> watch::Receiver<Arc<HashRing>> {

@@ -72,6 +72,14 @@ pub enum Revocation {
     Lost(Loss),
 }
 
+impl Partitioner {
+    /// A fixed number of partitions, each owned by one member at a time, exclusively. See
+    /// [`Partitions`].
+    pub fn partitions(&self, count: u32) -> Partitions {
+        Partitions::new(self, count)
+    }
+}
+
 impl Partitions {
     pub(crate) fn new(partitioner: &Partitioner, count: u32) -> Self {
         let (sender, owned) = mpsc::unbounded_channel();

@@ -7,9 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Supervisor;
-use crate::builder::Heartbeat;
 use crate::engine::Undo;
-use crate::{ErrorKind, Loss, Moment, Result, Session};
+use crate::{ErrorKind, Heartbeat, Loss, Moment, Result, Session};
 
 /// The heartbeats by hand: signs that the application lives.
 #[derive(Clone, Copy, Default)]

@@ -7,9 +7,8 @@ use tracing::{info, warn};
 
 use super::run::{Link, Run};
 use super::{Phase, Supervisor, many_at_once, not_running};
-use crate::builder::Heartbeat;
 use crate::engine::Undo;
-use crate::{Error, ErrorKind, GroupId, Hold, Loss, Moment, Outcome, Result, Session};
+use crate::{Error, ErrorKind, GroupId, Heartbeat, Hold, Loss, Moment, Outcome, Result, Session};
 
 impl Supervisor {
     pub(crate) async fn start(self: &Arc<Self>) -> Result<()> {

@@ -7,9 +7,9 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::{debug, info, warn};
 
 use super::{Run, SESSION, Supervisor, many_at_once, stopped};
-use crate::coordinator::SessionEvent;
 use crate::{
     Capabilities, Error, ErrorKind, GroupId, JoinRequest, Lease, Loss, Moment, Result, Session,
+    SessionEvent,
 };
 
 /// The memberships of a run. Each is locked for the whole of a join, a leave or a rejoin: those of

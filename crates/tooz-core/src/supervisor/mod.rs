@@ -17,13 +17,12 @@ use tracing::{Span, debug, debug_span};
 
 use self::heart::Beats;
 pub(crate) use self::run::{Held, Run};
-use crate::builder::Settings;
-use crate::coordinator::SessionEvent;
 use crate::engine::Engine;
 use crate::events::EventSink;
+use crate::settings::Settings;
 use crate::{
     Driver, DriverEntry, Error, ErrorKind, GroupFeed, GroupId, MemberId, Moment, Outcome, Result,
-    Session,
+    Session, SessionEvent,
 };
 
 /// What is logged of a session's state, which [`SessionEvent`]s tell too: one who tells of these can

@@ -7,11 +7,9 @@ use tracing::{debug, warn};
 
 use super::run::Run;
 use super::{SESSION, Supervisor};
-use crate::builder::Heartbeat;
-use crate::coordinator::SessionEvent;
 use crate::engine::Undo;
 use crate::events::EventSink;
-use crate::{Error, ErrorKind, Loss, Result, Session};
+use crate::{Error, ErrorKind, Heartbeat, Loss, Result, Session, SessionEvent};
 
 /// How much longer than its time limit an opening may take, a tenth of it within these bounds.
 const WORD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));

@@ -1,0 +1,64 @@
+//! What a coordinator, its locks and its guards share.
+
+use std::sync::Arc;
+
+use tracing::Instrument;
+
+use crate::supervisor::{Call, Supervisor};
+use crate::{Error, Feature, Result};
+
+/// Counts the coordinators and guards that are left: with the last one it is stopped.
+pub(crate) struct Handle {
+    pub(crate) supervisor: Arc<Supervisor>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let supervisor = self.supervisor.clone();
+        self.supervisor.engine.spawn(async move {
+            // An error is NotRunning, or a backend that is gone: nothing is left to do.
+            drop(supervisor.stop().await);
+        });
+    }
+}
+
+impl Handle {
+    /// Fails before any I/O if the driver does not declare a feature.
+    pub(crate) fn needs(&self, feature: Feature, operation: &'static str) -> Result<()> {
+        let entry = &self.supervisor.entry;
+        if entry.features.contains(feature) {
+            return Ok(());
+        }
+        Err(Error::not_implemented(feature).during(operation).on(entry.name))
+    }
+
+    /// Calls the session on the engine.
+    pub(crate) async fn call<A, T>(
+        &self,
+        operation: &'static str,
+        arguments: A,
+        call: Call<A, T>,
+    ) -> Result<T>
+    where
+        A: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let supervisor = self.supervisor.clone();
+        self.run(operation, async move { supervisor.call(&arguments, call).await }).await
+    }
+
+    /// Runs an operation on the engine.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let supervisor = &self.supervisor;
+        let span = supervisor.span(operation);
+        supervisor
+            .engine
+            .run(work.instrument(span))
+            .await
+            .map_err(|e| supervisor.names(e.during(operation)))
+    }
+}

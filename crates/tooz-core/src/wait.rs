@@ -1,0 +1,87 @@
+//! How long an acquisition may wait: what a user says, and what a driver goes by.
+
+use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::Moment;
+
+/// How long to wait for a lock or a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// One attempt, without waiting for a holder.
+    Try,
+    /// For that long.
+    For(Duration),
+    /// As long as it takes.
+    Forever,
+}
+
+/// How long an acquisition waits: until the caller gives up, its time is over, or the session is
+/// lost.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    until: Option<Moment>,
+    given_up: CancellationToken,
+}
+
+impl Waiting {
+    /// No waiting: one attempt.
+    pub fn none() -> Self {
+        Self::until(Some(Moment::now()), CancellationToken::new())
+    }
+
+    /// Waiting for so long, for who calls a driver without the engine.
+    pub fn within(time: Duration) -> Self {
+        Self::until(Some(Moment::now() + time), CancellationToken::new())
+    }
+
+    pub(crate) fn until(until: Option<Moment>, given_up: CancellationToken) -> Self {
+        Self { until, given_up }
+    }
+
+    /// Whether it is over. An acquisition makes its first attempt even so.
+    pub fn is_over(&self) -> bool {
+        self.is_given_up() || self.until.is_some_and(Moment::has_passed)
+    }
+
+    /// Waits until it is over.
+    pub async fn over(&self) {
+        match self.until {
+            None => self.given_up.cancelled().await,
+            Some(until) => tokio::select! {
+                () = self.given_up.cancelled() => {}
+                () = until.wait() => {}
+            },
+        }
+    }
+
+    /// The time left, for backends that wait by themselves; `None` if it has no limit. It may be
+    /// over before: the backend's wait must end then too.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.until.map(Moment::remaining)
+    }
+
+    /// The same, and can be given up alone.
+    pub(crate) fn child(&self) -> Self {
+        Self::until(self.until, self.given_up.child_token())
+    }
+
+    pub(crate) fn give_up(&self) {
+        self.given_up.cancel();
+    }
+
+    /// Gives up when the returned guard is dropped.
+    pub(crate) fn give_up_on_drop(&self) -> DropGuard {
+        self.given_up.clone().drop_guard()
+    }
+
+    pub(crate) async fn given_up(&self) {
+        self.given_up.cancelled().await;
+    }
+
+    /// Whether it was given up, as opposed to its time being over.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.is_cancelled()
+    }
+}
