@@ -24,8 +24,8 @@ const WHAT_OFFSET: &str = "a whole number from 0 to 4611686018427387904";
 /// let builder = registry.builder("memory://docs-builder", "host-1")?;
 /// let coordinator = builder
 ///     .require(Characteristic::Linearizable)
-///     .option("timeout", "5")
-///     .timeout(Duration::from_secs(10))
+///     .time_to_live(Duration::from_secs(5))
+///     .operation_timeout(Duration::from_secs(10))
 ///     .build()?;
 ///
 /// let builder = registry.builder("memory://docs-builder", "host-1")?;
@@ -81,8 +81,32 @@ impl Builder {
 
     /// How long an operation may look for a working session, and how long starting and, after its
     /// [grace](Self::stop_grace), stopping may take. 30 s by default. Waiting for a lock is not bounded by it.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
+        self
+    }
+
+    /// How long the backend keeps a session, a lock, a term or a membership after the last sign of
+    /// life of its owner. By default it is the driver's, 10 to 30 s.
+    ///
+    /// The shorter it is, the sooner others go on after a crash, and the sooner a process that is
+    /// paused, or cut off from its backend, loses what it has. It sets the driver's own options for
+    /// this, whose names differ, and comes before what the URL says. It has no effect where nothing
+    /// ends by time, which is over [`file` and `ipc`](crate::Characteristic::NonTimeoutBased): there
+    /// the kernel frees at once what a dead process had.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tooz_core::Registry;
+    /// # let registry = Registry::new().with(tooz_memory::DRIVER)?;
+    /// let builder = registry.builder("memory://docs-time-to-live", "host-1")?;
+    /// let coordinator = builder.time_to_live(Duration::from_secs(5)).build()?;
+    /// # Ok::<(), tooz_core::Error>(())
+    /// ```
+    pub fn time_to_live(mut self, time: Duration) -> Self {
+        for option in self.entry.time_to_live {
+            self = self.option(*option, time.as_secs_f64().to_string());
+        }
         self
     }
 

@@ -53,7 +53,7 @@ use crate::{
 /// Before it is started and after it is stopped, every method that needs the backend fails with
 /// [`ErrorKind::NotRunning`]. A feature that the driver does not declare fails with
 /// [`ErrorKind::NotImplemented`] before any I/O. With the backend out of reach for the
-/// [timeout](crate::Builder::timeout), the kind is [`ErrorKind::Connection`] or [`ErrorKind::TimedOut`].
+/// [timeout](crate::Builder::operation_timeout), the kind is [`ErrorKind::Connection`] or [`ErrorKind::TimedOut`].
 /// Failures that changed nothing are tried again within that time.
 #[derive(Clone)]
 pub struct Coordinator(Arc<Handle>);

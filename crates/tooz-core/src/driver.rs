@@ -56,6 +56,10 @@ pub struct DriverEntry {
     pub characteristics: Characteristics,
     /// What the driver implements.
     pub features: Features,
+    /// Its options that say for how long the backend keeps what is ours after our last sign of life,
+    /// in seconds: what [`Builder::time_to_live`](crate::Builder::time_to_live) sets. None where
+    /// nothing ends by time.
+    pub time_to_live: &'static [&'static str],
     /// Where its work runs.
     pub runs_on: RunsOn,
     /// Reads the URL and the options, and connects nothing.

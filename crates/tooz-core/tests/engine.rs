@@ -19,7 +19,7 @@ fn coordinator(world: &str, member: &str) -> Coordinator {
     let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
     let url = format!("memory://{world}?timeout={}", TTL.as_secs_f64());
     let builder = registry.builder(&url, member).unwrap();
-    let builder = builder.timeout(Duration::from_secs(5));
+    let builder = builder.operation_timeout(Duration::from_secs(5));
     builder.stop_grace(Duration::from_millis(50)).build().unwrap()
 }
 
@@ -425,7 +425,7 @@ fn a_stop_that_ran_out_of_time_takes_nothing_from_the_next_run() {
         let world = World::named("late-goodbye");
         let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
         let builder = registry.builder("memory://late-goodbye?timeout=2", "a").unwrap();
-        let a = builder.timeout(Duration::from_millis(200)).build().unwrap();
+        let a = builder.operation_timeout(Duration::from_millis(200)).build().unwrap();
         for deaf in [false, true] {
             a.start().await.unwrap();
             for group in ["g", "h"] {
@@ -593,7 +593,7 @@ fn pauses_end_with_the_time_of_who_waits() {
         let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
         let builder = registry.builder("memory://pauses?timeout=30", "a").unwrap();
         let patient = tooz_core::RetryPolicy::new(Duration::from_secs(9), Duration::from_secs(9));
-        let builder = builder.timeout(Duration::from_millis(300));
+        let builder = builder.operation_timeout(Duration::from_millis(300));
         let a = builder.retry(patient).build().unwrap();
         a.start().await.unwrap();
         world.refuse(true);
@@ -674,7 +674,7 @@ fn no_time_is_too_long() {
         let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
         let builder = registry.builder("memory://long?timeout=1.8e19", "a").unwrap();
         let most = tooz_core::RetryPolicy::new(Duration::MAX, Duration::MAX);
-        let a = builder.timeout(Duration::MAX).retry(most).build().unwrap();
+        let a = builder.operation_timeout(Duration::MAX).retry(most).build().unwrap();
         a.start().await.unwrap();
         let lock = a.lock("x").unwrap();
         let held = lock.try_acquire_for(Duration::MAX).await.unwrap().unwrap();
@@ -742,10 +742,25 @@ fn a_start_that_comes_to_nothing_says_why_or_where() {
             ("memory://db1/ever", ErrorKind::Connection, "db1:6379: connection refused"),
             ("memory://db1:6379,db2/never", ErrorKind::TimedOut, "at db1:6379,db2: no answer"),
         ] {
-            let a = registry.builder(url, "a").unwrap().timeout(LIMIT).build().unwrap();
+            let a = registry.builder(url, "a").unwrap().operation_timeout(LIMIT).build().unwrap();
             let error = a.start().await.unwrap_err();
             assert_eq!(error.kind(), kind, "{error}");
             assert!(error.to_string().contains(part), "{error}");
         }
+    });
+}
+
+#[test]
+fn a_time_to_live_comes_before_what_the_url_says() {
+    block_on(async {
+        let registry = Registry::new().with(tooz_memory::DRIVER).unwrap();
+        let url = "memory://a-time-to-live?timeout=60";
+        let builder = registry.builder(url, "a").unwrap();
+        let a = builder.time_to_live(Duration::from_millis(600)).connect().await.unwrap();
+        let guard = a.lock("it").unwrap().acquire().await.unwrap();
+        let left = guard.deadline().unwrap() - std::time::Instant::now();
+        assert!(left <= Duration::from_millis(540), "{left:?}");
+        let error = registry.builder(url, "b").unwrap().time_to_live(Duration::ZERO).build();
+        assert!(error.unwrap_err().to_string().contains("the option timeout must be"));
     });
 }

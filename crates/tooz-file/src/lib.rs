@@ -96,6 +96,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["file"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &[],
     runs_on: RunsOn::OwnThread,
     open: driver::open,
 };

@@ -78,6 +78,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["ipc"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &[],
     runs_on: RunsOn::OwnThread,
     open: driver::open,
 };

@@ -44,6 +44,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["memory", "zake"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["timeout"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

@@ -26,7 +26,8 @@ async fn a_locked_table_costs_no_lock_no_term_and_no_member() -> Result<()> {
     let server = Server::postgresql(&[], |_| {});
     let url = server.url("timeout=2");
     // It does not try again for longer than the test.
-    let a = Registry::new().with(DRIVER)?.builder(&url, "a")?.timeout(2 * SECOND).build()?;
+    let a =
+        Registry::new().with(DRIVER)?.builder(&url, "a")?.operation_timeout(2 * SECOND).build()?;
     a.start().await?;
     let b = start(&url, "b").await?;
     a.join_group_create("g", &7).await?;

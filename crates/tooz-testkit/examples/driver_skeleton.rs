@@ -17,6 +17,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
         Characteristic::DistributedAcrossThreads,
     ]),
     features: Features::of(&[Feature::Locks, Feature::FencingTokens]),
+    time_to_live: &[],
     runs_on: RunsOn::Engine, // Nothing here blocks, so the engine's own thread will do.
     open: |url, options| {
         options.finish()?; // It has read none: whatever is given is unknown, and refused.

@@ -302,7 +302,7 @@ pub fn get_coordinator(url: &str, member: impl Into<MemberId>) -> Result<Coordin
 ///
 /// let coordinator = tooz::builder("memory://docs-builder", "host-1")?
 ///     .require(Characteristic::Linearizable)
-///     .timeout(Duration::from_secs(5))
+///     .operation_timeout(Duration::from_secs(5))
 ///     .build()?;
 /// # drop(coordinator);
 /// # Ok::<(), tooz::Error>(())
