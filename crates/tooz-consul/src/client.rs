@@ -177,7 +177,7 @@ impl Client {
     }
 }
 
-/// Of what only reads.
+/// The error of a request that only reads.
 fn nothing_changed(error: Error) -> Error {
     error.outcome_is(Outcome::NotApplied)
 }

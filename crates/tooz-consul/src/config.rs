@@ -133,8 +133,8 @@ impl Config {
         self.ttl / 3
     }
 
-    /// The time to live of a session that depends on a check, too: it is for the case that the
-    /// agent dies with its machine, and nobody is left to tell that the check was not passed.
+    /// The time to live of a session that depends on a check besides: for the case that the agent
+    /// dies with its machine, and nobody is left to tell that the check was not passed.
     pub(crate) fn fallback_ttl(&self) -> Duration {
         self.ttl.max(SESSION_TTL.0)
     }

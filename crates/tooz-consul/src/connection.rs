@@ -1,8 +1,8 @@
-//! The connections to an agent. All coordinators of a process share them that use the agent alike.
+//! The connections to an agent. All coordinators of a process that use the agent alike share them.
 //!
 //! An agent takes 200 connections from one host by default, from all processes together, and closes
-//! the rest. So a process has few for ordinary requests, which queue for them; some that heartbeats
-//! alone use, so that no burst costs a session; and some for blocking queries.
+//! the rest. So a process has few for ordinary requests, which queue for them; some that only
+//! heartbeats use, so that no burst costs a session; and some for blocking queries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(crate) struct Connections {
     polls: Http,
 }
 
-/// Of all who use the same servers, whatever their tokens and times.
+/// The limits of all that use the same servers, whatever their tokens and times.
 #[derive(Debug)]
 struct Limits {
     requests: Semaphore,

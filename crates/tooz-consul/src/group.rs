@@ -165,8 +165,8 @@ impl Groups for ConsulGroups {
         }
     }
 
-    /// Removes somebody's membership. The member hears of it by its next heartbeat, or by its watch of
-    /// the group.
+    /// Removes somebody's membership. The member learns of it with its next heartbeat, or by its
+    /// watch of the group.
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
         let state = &self.0;
         let (own, key) = (state.keys().group(group)?, state.keys().member(group, member)?);
@@ -272,7 +272,7 @@ fn is_member(state: &State, group: &GroupId) -> bool {
     state.memberships.get(group).is_some_and(|lease| lease.is_held())
 }
 
-/// We turn out to be no member any more.
+/// We turn out to be no longer a member.
 fn lose(state: &State, group: &GroupId) {
     if let Some(lease) = state.memberships.remove(group) {
         lease.lose(Loss::Taken);

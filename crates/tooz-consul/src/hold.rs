@@ -35,17 +35,14 @@ impl Hold for ConsulHold {
     }
 
     async fn release(&self) -> Result<Release> {
-        release(&self.state, &self.grant).await
+        let Self { state, grant } = self;
+        let released = match grant.cohort {
+            None => unlock(state, &grant.owned, Some(grant.token.0)).await?,
+            Some(_) => shared::release(state, &grant.keys, grant.id).await?,
+        };
+        state.remove(grant);
+        Ok(if released { Release::Released } else { Release::WasLost })
     }
-}
-
-pub(crate) async fn release(state: &Arc<State>, grant: &Grant) -> Result<Release> {
-    let released = match grant.cohort {
-        None => unlock(state, &grant.owned, Some(grant.token.0)).await?,
-        Some(_) => shared::release(state, &grant.keys, grant.id).await?,
-    };
-    state.remove(grant);
-    Ok(if released { Release::Released } else { Release::WasLost })
 }
 
 /// Unlocks a key that is still ours; whether it was. `changed` is the index of its last change, if

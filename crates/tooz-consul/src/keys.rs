@@ -19,7 +19,7 @@ pub(crate) struct Keys {
 pub(crate) struct LockKeys {
     /// Locked by the session of the holder.
     pub(crate) key: String,
-    /// There while somebody queues, and changed by everybody who joins the queue.
+    /// There while somebody waits, and changed by everybody who joins the queue.
     pub(crate) marker: String,
     /// What the keys of those in the queue begin with.
     pub(crate) queue: String,
@@ -63,7 +63,7 @@ impl Keys {
         }
     }
 
-    /// What the keys of all who queue begin with.
+    /// What the keys of all who wait begin with.
     pub(crate) fn queues(&self) -> String {
         format!("{}-ext/queue/", self.namespace)
     }

@@ -18,7 +18,7 @@ use crate::watch::KeyWatch;
 /// How long to wait when a key is nobody's and cannot be had, because of the lock-delay.
 const DELAYED: Duration = Duration::from_millis(100);
 
-/// How often those who share a lock are looked at by a waiter: should they have died, nobody tells.
+/// How often a waiter looks at those who share a lock: if they have all died, nobody tells.
 const SHARERS: Duration = Duration::from_secs(1);
 
 /// The locks of a session.

@@ -1,4 +1,5 @@
-//! Blocking queries that all coordinators share that use the servers alike: what changes are heard by.
+//! Blocking queries about what many want to know: all coordinators of a process that use the servers
+//! alike share them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -50,8 +51,8 @@ pub(crate) struct Poller {
 }
 
 impl Poller {
-    /// The one of all coordinators that use the servers alike: for the engine alone, whose runtime
-    /// outlives all.
+    /// The one of all coordinators that use the servers alike: only for the engine, whose runtime
+    /// outlives them all.
     pub(crate) fn shared(access: &Access) -> Result<Arc<Self>> {
         static POLLERS: WeakTable<Access, Poller> = WeakTable::new();
         let client = Client::new(access.clone())?;
@@ -171,7 +172,7 @@ impl Waiters {
 
 /// Waits for a change of anything; where to go on.
 async fn change(client: &Client, index: u64) -> u64 {
-    // What comes before the first slash is all the same, so there is hardly an answer.
+    // All keys are the same up to the first slash, so there is hardly an answer.
     let all = path(&client.connections.access.namespace);
     let request = Request::get(all).query("keys", "").query("separator", "/");
     match client.poll(request, index, wait(), |_| Ok(())).await {

@@ -1,6 +1,6 @@
 //! The queue of those who wait for a lock: a key each, in the order in which they were made.
 //!
-//! Each waits for the one before alone to go, and the first for the lock. The keys belong to the
+//! Each waits only for the one before it to go, and the first for the lock. The keys belong to the
 //! waiters' sessions, so a waiter that dies leaves the queue. A marker tells newcomers that there is
 //! a queue.
 

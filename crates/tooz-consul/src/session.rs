@@ -1,9 +1,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::kit::goodbye;
+use tokio_util::sync::CancellationToken;
+use tooz_core::kit::{InFlight, Table, goodbye};
 use tooz_core::{
-    Characteristics, Elections, Groups, Lease, Locks, Loss, MemberId, Result, Session, async_trait,
+    Characteristics, Elections, Groups, Hold, Lease, Locks, Loss, MemberId, Result, Session,
+    async_trait,
 };
 use tooz_http::Request;
 use tracing::debug;
@@ -13,13 +15,14 @@ use crate::config::{CHARACTERISTICS, Config};
 use crate::election::ConsulElections;
 use crate::group::ConsulGroups;
 use crate::heartbeat;
-use crate::hold;
+use crate::hold::ConsulHold;
 use crate::lock::ConsulLocks;
 use crate::poll::{Poller, pause_after};
 use crate::presence::{self, Presence};
 use crate::state::State;
+use crate::weak_table::WeakTable;
 
-/// How long to wait before servers are asked again about a session that they know and do not show.
+/// How long to wait before asking again about a session that the servers know and do not show.
 const UNSEEN: Duration = Duration::from_secs(5);
 
 /// A session: as long as Consul's own sessions live.
@@ -38,7 +41,20 @@ impl ConsulSession {
         member: MemberId,
     ) -> Result<Self> {
         let (presence, opened) = Presence::open(&poller.client, &config, &member).await?;
-        let state = Arc::new(State::new(config, poller, member, presence, opened));
+        let state = Arc::new(State {
+            lease: Lease::timed(config.ttl, opened),
+            client: poller.client.clone(),
+            heartbeats: poller.client.for_heartbeats(),
+            config,
+            poller,
+            member,
+            presence,
+            grants: Table::default(),
+            memberships: Table::default(),
+            in_flight: InFlight::default(),
+            closed: CancellationToken::new(),
+            local_locks: WeakTable::new(),
+        });
         for session in state.presence.sessions() {
             tokio::spawn(watch_over(state.clone(), session.to_owned()));
         }
@@ -105,7 +121,8 @@ async fn say_goodbye(state: &Arc<State>) -> Result<()> {
             continue;
         }
         grant.lease.lose(Loss::GivenUp);
-        if let Err(error) = hold::release(state, &grant).await {
+        let hold = ConsulHold { state: state.clone(), grant };
+        if let Err(error) = hold.release().await {
             debug!(%error, "a lock is left to its session's end");
         }
     }

@@ -38,7 +38,7 @@ pub(crate) struct State {
     pub(crate) in_flight: InFlight,
     pub(crate) closed: CancellationToken,
     /// By the keys that are contended for: see [`LocalGuard`].
-    local_locks: WeakTable<String, tokio::sync::Mutex<()>>,
+    pub(crate) local_locks: WeakTable<String, tokio::sync::Mutex<()>>,
 }
 
 /// The right to contend for a lock within a session, which Consul takes for one and the same holder.
@@ -69,29 +69,6 @@ pub(crate) struct Grant {
 }
 
 impl State {
-    pub(crate) fn new(
-        config: Arc<Config>,
-        poller: Arc<Poller>,
-        member: MemberId,
-        presence: Presence,
-        opened: Moment,
-    ) -> Self {
-        Self {
-            lease: Lease::timed(config.ttl, opened),
-            client: poller.client.clone(),
-            heartbeats: poller.client.for_heartbeats(),
-            config,
-            poller,
-            member,
-            presence,
-            grants: Table::default(),
-            memberships: Table::default(),
-            in_flight: InFlight::default(),
-            closed: CancellationToken::new(),
-            local_locks: WeakTable::new(),
-        }
-    }
-
     pub(crate) fn keys(&self) -> &Keys {
         &self.config.keys
     }

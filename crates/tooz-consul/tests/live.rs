@@ -407,6 +407,8 @@ async fn many_coordinators_share_their_connections() -> Result<()> {
         guard.check()?;
     }
     assert!(proxy.most_open() <= MOST_CONNECTIONS, "{} connections", proxy.most_open());
+    // A stop waits for those who still work under a lock.
+    drop(guards);
     for coordinator in coordinators {
         coordinator.stop().await?;
     }
