@@ -104,22 +104,17 @@ impl Config {
         let scope =
             [("dc", options.text("dc")), ("ns", text(&mut options, "ns", env, "NAMESPACE"))];
         let scope = scope.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        let (endpoints, tls, files) = servers(url, &mut options, env)?;
-        let mut settings = Settings::new(endpoints)
+        let mut http = servers(url, &mut options, env)?
             .connect_timeout(connect_timeout)
             .response_timeout(response_timeout);
-        if let Some(tls) = tls {
-            settings = settings.tls(tls).tls_files(files);
-        }
         let token = token(&mut options, env)?;
         if let Some((user, password)) = login(url, env)? {
-            settings = settings.basic_auth(&user, &password)?;
+            http = http.basic_auth(&user, &password)?;
         }
         options.finish()?;
         let namespace = keys.namespace().to_owned();
         let heartbeat_timeout = response_timeout.min(heartbeat_timeout(ttl));
-        let access =
-            Access { http: settings, token, scope, namespace, response_timeout, heartbeat_timeout };
+        let access = Access { http, token, scope, namespace, response_timeout, heartbeat_timeout };
         Ok(Self { access, keys, ttl, lock_delay, check })
     }
 
@@ -195,12 +190,8 @@ fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Result<Option<(String, S
     }
 }
 
-/// The servers, and how to speak TLS with them if that is wanted, with the files that say so.
-fn servers(
-    url: &CoordinatorUrl,
-    options: &mut Options,
-    env: Environment<'_>,
-) -> Result<(Vec<Endpoint>, Option<Tls>, TlsFiles)> {
+/// The servers, and how to speak TLS with them if that is wanted.
+fn servers(url: &CoordinatorUrl, options: &mut Options, env: Environment<'_>) -> Result<Settings> {
     let mut https = url.scheme() == "consul+https";
     let endpoint = |host: &Host| Endpoint::new(host.name.clone(), host.port.unwrap_or(PORT));
     let mut endpoints: Vec<_> = url.hosts().iter().map(endpoint).collect();
@@ -242,7 +233,7 @@ fn servers(
     };
     let server_name = text(options, "tls_server_name", env, "TLS_SERVER_NAME");
     if !https {
-        return Ok((endpoints, None, TlsFiles::default()));
+        return Ok(Settings::new(endpoints));
     }
     if truth("CONSUL_HTTP_SSL_VERIFY") == Some(false) {
         return Err(Error::invalid(
@@ -252,7 +243,8 @@ fn servers(
     }
     let (identity, identity_files) = identity.unzip();
     let files = TlsFiles { authorities: authorities_file, identity: identity_files };
-    Ok((endpoints, Some(Tls { authorities, identity, server_name }), files))
+    let tls = Tls { authorities, identity, server_name };
+    Ok(Settings::new(endpoints).tls(tls).tls_files(files))
 }
 
 #[cfg(test)]

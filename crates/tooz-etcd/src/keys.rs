@@ -1,5 +1,7 @@
 //! The keys: locks where the original has them, everything else below a directory of our own.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use tooz_core::{Error, GroupId, LockName, MemberId, OperationId, Result};
@@ -66,27 +68,20 @@ impl Keys {
 
     pub(crate) fn lock(&self, name: &LockName) -> LockKeys {
         let name = base64(name.as_bytes());
-        LockKeys {
-            key: format!("{}/{name}", self.root),
-            queue: format!("{}/l{name}", self.ours("queue")),
-            readers: format!("{}/l{name}", self.ours("readers")),
-        }
+        self.lock_keys(format!("{}/{name}", self.root), &format!("l{name}"))
     }
 
     pub(crate) fn leader(&self, group: &GroupId) -> LockKeys {
-        let name = base64(group.as_bytes());
-        LockKeys {
-            key: format!("{}/g{name}", self.ours("leader")),
-            queue: format!("{}/g{name}", self.ours("queue")),
-            readers: format!("{}/g{name}", self.ours("readers")),
-        }
+        let name = format!("g{}", base64(group.as_bytes()));
+        self.lock_keys(format!("{}/{name}", self.ours("leader")), &name)
     }
 
-    pub(crate) fn session(&self, id: OperationId) -> String {
-        self.session_named(&id.to_string())
+    fn lock_keys(&self, key: String, name: &str) -> LockKeys {
+        let folder = |kind| format!("{}/{name}", self.ours(kind));
+        LockKeys { key, queue: folder("queue"), readers: folder("readers") }
     }
 
-    pub(crate) fn session_named(&self, id: &str) -> String {
+    pub(crate) fn session(&self, id: impl fmt::Display) -> String {
         format!("{}/{id}", self.ours("session"))
     }
 

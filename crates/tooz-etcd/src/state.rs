@@ -87,7 +87,7 @@ impl State {
     /// Makes another session look at what it has: that its own key changes wakes it. Where that
     /// fails, it looks with its next heartbeat.
     pub(crate) async fn wake(&self, session: &str) {
-        if let Err(error) = self.client.touch(&self.keys().session_named(session)).await {
+        if let Err(error) = self.client.touch(&self.keys().session(session)).await {
             debug!(%error, "a session is not told of its loss");
         }
     }
