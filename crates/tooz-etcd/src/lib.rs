@@ -1,6 +1,6 @@
 //! The driver of `tooz` for the v2 HTTP API of etcd: `etcd://`.
 //!
-//! It shares exclusive locks with the Python original's driver for that API, which had no more.
+//! It shares exclusive locks with the Python original's driver for that API, which had nothing else.
 //! Everything is a key with a time to live; a waiter is woken by a long poll.
 //!
 //! The protocol is that of etcd's "Members API v2" documentation: keys with `prevExist`,
