@@ -1,13 +1,24 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
+use tooz_core::{
+    Characteristic, Characteristics, CoordinatorUrl, Error, Host, Options, Result, Secret,
+};
 use tooz_http::{Endpoint, Settings, Tls, TlsFiles};
 
-use crate::agent::Access;
-use crate::api::Api;
 use crate::keys::Keys;
 use crate::token::Token;
+
+/// What Consul ensures.
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+    Characteristic::DistributedAcrossHosts,
+    Characteristic::Linearizable,
+    Characteristic::Sequential,
+    Characteristic::Causal,
+    Characteristic::Serializable,
+]);
 
 const PORT: u16 = 8500;
 
@@ -24,15 +35,27 @@ const LOCK_DELAY: Duration = Duration::from_secs(60);
 /// What the URL, the options and the environment say.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    pub(crate) api: Api,
+    pub(crate) access: Access,
     pub(crate) keys: Keys,
     /// How long a silent coordinator keeps what it has.
     pub(crate) ttl: Duration,
     /// How long what a dead session had is kept from everybody.
     pub(crate) lock_delay: Duration,
     pub(crate) check: Check,
+}
+
+/// What agents are reached by, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Access {
+    pub(crate) http: Settings,
+    pub(crate) token: Option<Token>,
+    /// Datacenter and, with Consul Enterprise, namespace.
+    pub(crate) scope: Vec<(&'static str, String)>,
+    /// What all keys begin with.
+    pub(crate) namespace: String,
     /// How long an answer may take.
     pub(crate) response_timeout: Duration,
+    pub(crate) heartbeat_timeout: Duration,
 }
 
 /// Whether a session depends on a check of the agent.
@@ -73,32 +96,31 @@ impl Config {
             Some("no") => Check::No,
             Some(_) => return Err(Error::invalid("check is yes, no or auto")),
         };
-        let patience = ttl / 3;
-        let response_timeout = options.seconds("timeout", patience)?.min(patience);
-        let connect_timeout = options.seconds("connect_timeout", patience)?.min(patience);
+        let longest = ttl / 3;
+        let response_timeout = options.seconds("timeout", longest)?.min(longest);
+        let connect_timeout = options.seconds("connect_timeout", longest)?.min(longest);
 
         let keys = namespace(&mut options)?;
         let scope =
             [("dc", options.text("dc")), ("ns", text(&mut options, "ns", env, "NAMESPACE"))];
         let scope = scope.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        let (endpoints, tls, files) = servers(url, &mut options, env)?;
-        let mut settings = Settings::new(endpoints)
+        let mut http = servers(url, &mut options, env)?
             .connect_timeout(connect_timeout)
             .response_timeout(response_timeout);
-        if let Some(tls) = tls {
-            settings = settings.tls(tls).tls_files(files);
-        }
         let token = token(&mut options, env)?;
         if let Some((user, password)) = login(url, env)? {
-            settings = settings.basic_auth(&user, &password)?;
+            http = http.basic_auth(&user, &password)?;
         }
         options.finish()?;
         let namespace = keys.namespace().to_owned();
         let heartbeat_timeout = response_timeout.min(heartbeat_timeout(ttl));
-        let access =
-            Access { http: settings, token, scope, namespace, response_timeout, heartbeat_timeout };
-        let api = Api::new(access)?;
-        Ok(Self { api, keys, ttl, lock_delay, check, response_timeout })
+        let access = Access { http, token, scope, namespace, response_timeout, heartbeat_timeout };
+        Ok(Self { access, keys, ttl, lock_delay, check })
+    }
+
+    /// How long a write is repeated of which nobody knows what became of it.
+    pub(crate) fn write_timeout(&self) -> Duration {
+        self.access.response_timeout * 2
     }
 
     /// How often everything is renewed.
@@ -106,8 +128,8 @@ impl Config {
         self.ttl / 3
     }
 
-    /// The time to live of a session that depends on a check, too: it is for the case that the
-    /// agent dies with its machine, and nobody is left to tell that the check was not passed.
+    /// The time to live of a session that depends on a check besides: for the case that the agent
+    /// dies with its machine, and nobody is left to tell that the check was not passed.
     pub(crate) fn fallback_ttl(&self) -> Duration {
         self.ttl.max(SESSION_TTL.0)
     }
@@ -168,12 +190,8 @@ fn login(url: &CoordinatorUrl, env: Environment<'_>) -> Result<Option<(String, S
     }
 }
 
-/// The servers, and how to speak TLS with them if that is wanted, with the files that say so.
-fn servers(
-    url: &CoordinatorUrl,
-    options: &mut Options,
-    env: Environment<'_>,
-) -> Result<(Vec<Endpoint>, Option<Tls>, TlsFiles)> {
+/// The servers, and how to speak TLS with them if that is wanted.
+fn servers(url: &CoordinatorUrl, options: &mut Options, env: Environment<'_>) -> Result<Settings> {
     let mut https = url.scheme() == "consul+https";
     let endpoint = |host: &Host| Endpoint::new(host.name.clone(), host.port.unwrap_or(PORT));
     let mut endpoints: Vec<_> = url.hosts().iter().map(endpoint).collect();
@@ -215,7 +233,7 @@ fn servers(
     };
     let server_name = text(options, "tls_server_name", env, "TLS_SERVER_NAME");
     if !https {
-        return Ok((endpoints, None, TlsFiles::default()));
+        return Ok(Settings::new(endpoints));
     }
     if truth("CONSUL_HTTP_SSL_VERIFY") == Some(false) {
         return Err(Error::invalid(
@@ -225,11 +243,14 @@ fn servers(
     }
     let (identity, identity_files) = identity.unzip();
     let files = TlsFiles { authorities: authorities_file, identity: identity_files };
-    Ok((endpoints, Some(Tls { authorities, identity, server_name }), files))
+    let tls = Tls { authorities, identity, server_name };
+    Ok(Settings::new(endpoints).tls(tls).tls_files(files))
 }
 
 #[cfg(test)]
 mod tests {
+    use tooz_http::Http;
+
     use super::*;
 
     fn read_in(url: &str, environment: &[(&str, &str)]) -> Result<Config> {
@@ -256,7 +277,7 @@ mod tests {
         let config = read("consul://h").unwrap();
         assert_eq!((config.ttl.as_secs(), config.keys.namespace()), (15, "tooz"));
         assert_eq!((config.lock_delay.as_secs(), config.check), (15, Check::Auto));
-        assert_eq!(config.response_timeout.as_secs(), 5);
+        assert_eq!(config.access.response_timeout.as_secs(), 5);
         assert!(format!("{config:?}").contains("port: 8500"), "{config:?}");
     }
 
@@ -303,7 +324,8 @@ mod tests {
             (format!("consul://h?ca_cert={pem}"), &wanted),
         ] {
             // That it is not a certificate is noticed only if it is to be used.
-            let error = read_in(&url, environment).unwrap_err().to_string();
+            let config = read_in(&url, environment).unwrap();
+            let error = Http::new(config.access.http).unwrap_err().to_string();
             assert!(error.contains("PEM"), "{error}");
         }
         let careless = [("CONSUL_HTTP_SSL_VERIFY", "false")];

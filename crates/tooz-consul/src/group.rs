@@ -1,32 +1,38 @@
 //! Groups: a key each, and below it a key for each member, which belongs to the member's session.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{
-    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
+    Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Loss, Member,
     MemberId, Moment, OperationId, Result, async_trait,
 };
 use tooz_http::Request;
 
-use crate::api::odd_answer;
 use crate::keys::path;
-use crate::poll::{KeyWatch, TreeWatch};
-use crate::session::{ConsulSession, Life};
+use crate::state::State;
 use crate::transaction::{Entry, Op, Outcome};
+use crate::watch::{KeyWatch, TreeWatch};
+
+/// The groups of a session.
+#[derive(Debug)]
+pub(crate) struct ConsulGroups(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Groups for ConsulSession {
+impl Groups for ConsulGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        let own = life.keys().group(group)?;
+        let state = &self.0;
+        let own = state.keys().group(group)?;
         // Flags mean nothing to anybody else, and tell our group from another's after a lost reply.
         let [a, b, c, d, ..] = *OperationId::random().as_bytes();
         let flags = u64::from(u32::from_be_bytes([a, b, c, d]));
         let ops = [Op::check_absent(&own), Op::set(&own, b"").flags(flags)];
-        match life.transact(&ops).await? {
+        match state.transact(&ops).await? {
             (Outcome::Done(_), _) => Ok(()),
-            (_, true) if life.api().get(&own).await?.is_some_and(|entry| entry.flags == flags) => {
+            (_, true)
+                if state.client.get(&own).await?.is_some_and(|entry| entry.flags == flags) =>
+            {
                 Ok(())
             }
             _ => Err(Error::group_already_exists(group)),
@@ -34,16 +40,16 @@ impl Groups for ConsulSession {
     }
 
     async fn delete(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        let keys = life.keys();
+        let state = &self.0;
+        let keys = state.keys();
         let (own, lock) = (keys.group(group)?, keys.group_lock(group)?);
-        let limit = Moment::now() + life.config.response_timeout * 2;
+        let limit = Moment::now() + state.config.write_timeout();
         let mut again = false;
         loop {
             // In one look: whoever joins after it changes the group's lock.
-            let Outcome::Done(done) = life.api().read(&[Op::tree(&own), Op::tree(&lock)]).await?
+            let Outcome::Done(done) = state.client.read(&[Op::tree(&own), Op::tree(&lock)]).await?
             else {
-                return Err(odd_answer());
+                return Err(Error::unexpected_answer());
             };
             if done.entry(&own).is_none() {
                 return if again { Ok(()) } else { Err(Error::group_not_created(group)) };
@@ -53,14 +59,14 @@ impl Groups for ConsulSession {
             }
             let unchanged = match done.entry(&lock) {
                 Some(entry) if entry.session.is_some() => {
-                    group_lock_is_free(life, &lock, limit).await?;
+                    group_lock_is_free(state, &lock, limit).await?;
                     continue;
                 }
                 Some(entry) => Op::check_index(&lock, entry.changed),
                 None => Op::check_absent(&lock),
             };
             let ops = [unchanged, Op::get(&own), Op::delete_tree(&own), Op::delete(&lock)];
-            match life.transact(&ops).await? {
+            match state.transact(&ops).await? {
                 (Outcome::Done(_), _) => return Ok(()),
                 (Outcome::Refused(_), repeated) => again |= repeated,
             }
@@ -68,10 +74,9 @@ impl Groups for ConsulSession {
     }
 
     async fn list(&self) -> Result<BTreeSet<GroupId>> {
-        let life = &self.0;
-        let prefix = life.keys().groups();
+        let prefix = self.0.keys().groups();
         let request = Request::get(path(&prefix)).query("keys", "").query("separator", "/");
-        let response = life.api().call(request.query("consistent", ""), &[404]).await?;
+        let response = self.0.client.call(request.query("consistent", ""), &[404]).await?;
         if response.status() == 404 {
             return Ok(BTreeSet::new());
         }
@@ -87,11 +92,11 @@ impl Groups for ConsulSession {
     /// While somebody joins, it holds the group's lock: what changes the members of a group takes that
     /// lock in passing, within its transaction.
     async fn join(&self, request: JoinRequest) -> Result<Lease> {
-        let life = &self.0;
+        let state = &self.0;
         let JoinRequest { group, capabilities, again, .. } = &request;
-        let keys = life.keys();
+        let keys = state.keys();
         let (lock, own) = (keys.group_lock(group)?, keys.group(group)?);
-        let (ours, session) = (keys.member(group, &life.member)?, &life.presence.members);
+        let (ours, session) = (keys.member(group, &state.member)?, &state.presence.members);
         let member = if *again { Op::delete(&ours) } else { Op::check_absent(&ours) };
         let ops = [
             Op::lock(&lock, b"", session),
@@ -100,44 +105,44 @@ impl Groups for ConsulSession {
             Op::lock(&ours, capabilities.as_msgpack(), session),
             Op::unlock(&lock, b"", session),
         ];
-        let limit = Moment::now() + life.config.response_timeout * 2;
+        let limit = Moment::now() + state.config.write_timeout();
         loop {
-            let (outcome, repeated) = life.transact(&ops).await?;
+            let (outcome, repeated) = state.transact(&ops).await?;
             match outcome {
-                Outcome::Done(_) => return Ok(life.add_membership(group)),
+                Outcome::Done(_) => return Ok(joined(state, group)),
                 Outcome::Refused(refusal) if refusal.has(1) => {
                     return Err(Error::group_not_created(group));
                 }
                 Outcome::Refused(refusal) if refusal.has(2) => {
                     // The reply may have been lost of the attempt that counted.
                     let is_ours = repeated
-                        && !life.is_member(group)
-                        && life.api().get(&ours).await?.is_some_and(|entry| entry.is_of(session));
+                        && !is_member(state, group)
+                        && state.client.get(&ours).await?.is_some_and(|entry| entry.is_of(session));
                     if is_ours {
-                        return Ok(life.add_membership(group));
+                        return Ok(joined(state, group));
                     }
-                    return Err(Error::member_already_exists(group, &life.member));
+                    return Err(Error::member_already_exists(group, &state.member));
                 }
-                Outcome::Refused(_) => group_lock_is_free(life, &lock, limit).await?,
+                Outcome::Refused(_) => group_lock_is_free(state, &lock, limit).await?,
             }
         }
     }
 
     async fn leave(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
+        let state = &self.0;
+        let (own, ours) = (state.keys().group(group)?, state.keys().member(group, &state.member)?);
         let ops =
-            [Op::get(&own), Op::check_session(&ours, &life.presence.members), Op::delete(&ours)];
-        let (outcome, repeated) = life.transact(&ops).await?;
+            [Op::get(&own), Op::check_session(&ours, &state.presence.members), Op::delete(&ours)];
+        let (outcome, repeated) = state.transact(&ops).await?;
         match outcome {
             Outcome::Refused(refusal) if refusal.has(0) => {
                 return Err(Error::group_not_created(group));
             }
-            Outcome::Refused(_) if !repeated => return Err(not_joined(life, group)),
+            Outcome::Refused(_) if !repeated => return Err(not_joined(state, group)),
             // Gone by an attempt whose reply was lost.
             _ => {}
         }
-        life.remove_membership(group);
+        state.memberships.remove(group);
         Ok(())
     }
 
@@ -146,30 +151,32 @@ impl Groups for ConsulSession {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        let life = &self.0;
-        let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
+        let state = &self.0;
+        let (own, ours) = (state.keys().group(group)?, state.keys().member(group, &state.member)?);
         let ops = [
             Op::get(&own),
-            Op::check_session(&ours, &life.presence.members),
+            Op::check_session(&ours, &state.presence.members),
             Op::set(&ours, capabilities.as_msgpack()),
         ];
-        match life.transact(&ops).await?.0 {
+        match state.transact(&ops).await?.0 {
             Outcome::Done(_) => Ok(()),
             Outcome::Refused(refusal) if refusal.has(0) => Err(Error::group_not_created(group)),
-            Outcome::Refused(_) => Err(not_joined(life, group)),
+            Outcome::Refused(_) => Err(not_joined(state, group)),
         }
     }
 
-    /// Removes somebody's membership. The member hears of it by its next heartbeat, or by its watch of
-    /// the group.
+    /// Removes somebody's membership. The member learns of it with its next heartbeat, or by its
+    /// watch of the group.
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        let life = &self.0;
-        let (own, key) = (life.keys().group(group)?, life.keys().member(group, member)?);
+        let state = &self.0;
+        let (own, key) = (state.keys().group(group)?, state.keys().member(group, member)?);
         // The membership that an attempt may have removed whose reply was lost.
         let mut aimed = None;
         loop {
-            let entry = match life.api().read(&[Op::get(&own), Op::get(&key)]).await? {
-                Outcome::Done(done) => done.entry(&key).cloned().ok_or_else(odd_answer)?,
+            let entry = match state.client.read(&[Op::get(&own), Op::get(&key)]).await? {
+                Outcome::Done(done) => {
+                    done.entry(&key).cloned().ok_or_else(Error::unexpected_answer)?
+                }
                 Outcome::Refused(_) if aimed.is_some() => return Ok(()),
                 Outcome::Refused(refusal) if refusal.has(0) => {
                     return Err(Error::group_not_created(group));
@@ -181,7 +188,7 @@ impl Groups for ConsulSession {
                 return Ok(());
             }
             let ops = [Op::check_index(&key, entry.changed), Op::delete(&key)];
-            match life.transact(&ops).await? {
+            match state.transact(&ops).await? {
                 (Outcome::Done(_), _) => return Ok(()),
                 (Outcome::Refused(_), repeated) => {
                     aimed = aimed.or(repeated.then_some(entry.created))
@@ -191,20 +198,26 @@ impl Groups for ConsulSession {
     }
 
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+        let members = self.members_with_capabilities(group).await?;
+        Ok(members.into_iter().map(|member| member.id).collect())
     }
 
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        members(&self.0, group).await
+        let own = self.0.keys().group(group)?;
+        let entries = self.0.client.tree(&own).await?;
+        if !entries.iter().any(|entry| entry.key == own) {
+            return Err(Error::group_not_created(group));
+        }
+        Ok(members_of(&own, &entries))
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        let life = &self.0;
-        let (own, key) = (life.keys().group(group)?, life.keys().member(group, member)?);
-        match life.api().read(&[Op::get(&own), Op::get(&key)]).await? {
+        let state = &self.0;
+        let (own, key) = (state.keys().group(group)?, state.keys().member(group, member)?);
+        match state.client.read(&[Op::get(&own), Op::get(&key)]).await? {
             Outcome::Done(done) => {
                 let found = done.entry(&key).and_then(|entry| member_of(&own, entry));
-                found.ok_or_else(odd_answer)
+                found.ok_or_else(Error::unexpected_answer)
             }
             Outcome::Refused(refusal) if refusal.has(0) => Err(Error::group_not_created(group)),
             Outcome::Refused(_) => Err(Error::member_not_joined(group, member)),
@@ -212,25 +225,25 @@ impl Groups for ConsulSession {
     }
 
     async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        let life = &self.0;
-        let (own, ours) = (life.keys().group(group)?, life.keys().member(group, &life.member)?);
-        let mut watch = TreeWatch::new(life.api(), &own);
+        let state = &self.0;
+        let (own, ours) = (state.keys().group(group)?, state.keys().member(group, &state.member)?);
+        let mut watch = TreeWatch::new(&state.poller, &own);
         loop {
             let entries = watch.next().await?;
-            let is_ours = |entry: &Entry| entry.key == ours && entry.is_of(&life.presence.members);
-            let is_missing = life.is_member(group) && !entries.iter().any(is_ours);
+            let is_ours = |entry: &Entry| entry.key == ours && entry.is_of(&state.presence.members);
+            let is_missing = is_member(state, group) && !entries.iter().any(is_ours);
             feed.snapshot(members_of(&own, entries));
             // The look may be older than our joining, so it takes another one to know.
-            if is_missing && !life.api().get(&ours).await?.is_some_and(|entry| is_ours(&entry)) {
-                life.lose_membership(group);
+            if is_missing && !state.client.get(&ours).await?.is_some_and(|entry| is_ours(&entry)) {
+                lose(state, group);
             }
         }
     }
 }
 
 /// Waits until no peer of another kind changes the group.
-async fn group_lock_is_free(life: &Life, lock: &str, limit: Moment) -> Result<()> {
-    let mut watch = KeyWatch::new(life.api(), lock);
+async fn group_lock_is_free(state: &State, lock: &str, limit: Moment) -> Result<()> {
+    let mut watch = KeyWatch::new(&state.poller, lock);
     loop {
         if limit.has_passed() {
             return Err(
@@ -248,21 +261,28 @@ async fn group_lock_is_free(life: &Life, lock: &str, limit: Moment) -> Result<()
     }
 }
 
-/// That we are no member. If we were, it is lost, which may not have been told yet.
-fn not_joined(life: &Life, group: &GroupId) -> Error {
-    life.lose_membership(group);
-    Error::member_not_joined(group, &life.member)
+/// We are a member from now on.
+fn joined(state: &State, group: &GroupId) -> Lease {
+    let lease = state.lease.child();
+    state.memberships.insert(group.clone(), lease.clone());
+    lease
 }
 
-// ---- Reading.
+fn is_member(state: &State, group: &GroupId) -> bool {
+    state.memberships.get(group).is_some_and(|lease| lease.is_held())
+}
 
-pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
-    let own = life.keys().group(group)?;
-    let entries = life.api().tree(&own).await?;
-    if !entries.iter().any(|entry| entry.key == own) {
-        return Err(Error::group_not_created(group));
+/// We turn out to be no longer a member.
+fn lose(state: &State, group: &GroupId) {
+    if let Some(lease) = state.memberships.remove(group) {
+        lease.lose(Loss::Taken);
     }
-    Ok(members_of(&own, &entries))
+}
+
+/// The error that we are no member. If we were, that is lost, which may not have been told yet.
+fn not_joined(state: &State, group: &GroupId) -> Error {
+    lose(state, group);
+    Error::member_not_joined(group, &state.member)
 }
 
 fn members_of(own: &str, entries: &[Entry]) -> Vec<Member> {

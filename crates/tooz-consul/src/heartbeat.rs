@@ -1,70 +1,43 @@
 //! The renewal of everything: the check, the sessions, and a look at all that is held, in requests
 //! that are sent together.
 
-use std::sync::Arc;
+use tooz_core::{Loss, Moment, Result};
 
-use tooz_core::{ErrorKind, Hold, Lease, Loss, Moment, Result};
+use crate::shared;
+use crate::state::{OwnedKey, State};
 
-use crate::lock::{Claim, ConsulHold};
-use crate::session::Life;
+pub(crate) async fn renew(state: &State) -> Result<()> {
+    let (grants, mut memberships) = (state.grants.values(), Vec::new());
+    for (group, lease) in state.memberships.entries() {
+        let key = state.keys().member(&group, &state.member)?;
+        let session = state.presence.members.clone();
+        memberships.push((OwnedKey { key, session, value: None }, lease));
+    }
+    let owned = grants.iter().map(|grant| &grant.owned);
+    let owned = owned.chain(memberships.iter().map(|(owned, _)| owned));
+    let keys: Vec<_> = owned.map(|owned| owned.key.as_str()).collect();
 
-/// Something that is ours as long as its key says so.
-struct Held {
-    claim: Claim,
-    what: What,
-}
-
-enum What {
-    Lock(Arc<ConsulHold>),
-    Membership(Lease),
-}
-
-pub(crate) async fn renew(life: &Life) -> Result<()> {
-    let held = everything(life)?;
     let sent = Moment::now();
-    let cohorts = crate::shared::renew_all(life);
-    let looks = look(life, &held);
-    let (renewed, cohorts, looks) = tokio::join!(life.presence.renew(&life.heart), cohorts, looks);
-    if renewed.as_ref().is_err_and(|error| error.kind() == ErrorKind::SessionLost) {
-        return Err(life.forgotten());
+    let (renewed, cohorts, found) = tokio::join!(
+        state.presence.renew(&state.heartbeats),
+        shared::renew_cohorts(state, &grants),
+        state.heartbeats.get_each(&keys),
+    );
+    if let Ok(false) = renewed {
+        return Err(state.session_lost());
     }
     // What is gone is told even if the rest failed.
-    let gone = looks?;
-    for held in gone {
-        match &held.what {
-            What::Lock(hold) => {
-                hold.lease().lose(Loss::Taken);
-                hold.is_gone();
-            }
-            What::Membership(lease) => lease.lose(Loss::Taken),
-        }
+    let found = found?;
+    let is_gone = |owned: &OwnedKey| !owned.is_ours(found.get(&owned.key));
+    for grant in grants.iter().filter(|grant| is_gone(&grant.owned)) {
+        state.lose(grant);
     }
-    life.forget_lost_memberships();
+    for (_, lease) in memberships.iter().filter(|(owned, _)| is_gone(owned)) {
+        lease.lose(Loss::Taken);
+    }
+    state.memberships.retain(|_, lease| lease.is_held());
     renewed?;
     cohorts?;
-    life.lease.renewed(sent);
+    state.lease.renewed(sent);
     Ok(())
-}
-
-fn everything(life: &Life) -> Result<Vec<Held>> {
-    let mut held: Vec<_> = life
-        .holds()
-        .into_iter()
-        .map(|hold| Held { claim: hold.claim(), what: What::Lock(hold) })
-        .collect();
-    for (group, lease) in life.memberships() {
-        let key = life.keys().member(&group, &life.member)?;
-        let claim = Claim { key, session: life.presence.members.clone(), value: None };
-        held.push(Held { claim, what: What::Membership(lease) });
-    }
-    Ok(held)
-}
-
-/// What of it is ours no more.
-async fn look<'h>(life: &Life, held: &'h [Held]) -> Result<Vec<&'h Held>> {
-    let keys: Vec<_> = held.iter().map(|held| held.claim.key.as_str()).collect();
-    let found = life.heart.get_each(&keys).await?;
-    let is_gone =
-        |held: &&Held| !found.get(&held.claim.key).is_some_and(|entry| held.claim.fits(entry));
-    Ok(held.iter().filter(is_gone).collect())
 }

@@ -1,20 +1,21 @@
 //! A look at a namespace from the servers' side, for tests and for a person in trouble.
 
-use serde::Deserialize;
 use std::collections::HashMap;
 
+use serde::Deserialize;
 use tooz_core::{CoordinatorUrl, MemberId, Options, Result};
 use tooz_http::Request;
 
-use crate::api::SessionInfo;
+use crate::client::{Client, SessionInfo};
 use crate::config::Config;
-use crate::keys::path;
+use crate::keys::{Keys, path};
 use crate::presence;
 
 /// Asks the servers about what coordinators of a URL use.
 #[derive(Debug)]
 pub struct Inspector {
-    config: Config,
+    client: Client,
+    keys: Keys,
 }
 
 #[derive(Deserialize)]
@@ -29,10 +30,11 @@ impl Inspector {
     /// Reads the URL, and connects when something is asked, within a Tokio runtime.
     ///
     /// # Errors
-    /// As of the driver, for a URL that it does not accept.
+    /// The same as the driver's, for a URL that it does not accept.
     pub fn new(url: &str) -> Result<Self> {
         let url: CoordinatorUrl = url.parse()?;
-        Ok(Self { config: Config::read(&url, Options::of(&url))? })
+        let Config { access, keys, .. } = Config::read(&url, Options::of(&url))?;
+        Ok(Self { client: Client::new(access)?, keys })
     }
 
     /// What coordinators have in the namespace beside groups: sessions, checks that are passed,
@@ -46,10 +48,10 @@ impl Inspector {
         for check in self.checks().await? {
             residue.push(format!("check {check}"));
         }
-        let [own, ours] = self.config.keys.all();
-        let mut entries = self.config.api.tree(&own).await?;
-        entries.extend(self.config.api.tree(&ours).await?);
-        let groups = self.config.keys.groups();
+        let [own, ours] = self.keys.all();
+        let mut entries = self.client.tree(&own).await?;
+        entries.extend(self.client.tree(&ours).await?);
+        let groups = self.keys.groups();
         for entry in entries {
             let is_member = entry.key.starts_with(&groups) && !entry.key.ends_with('/');
             if is_member || entry.session.is_some() {
@@ -59,13 +61,13 @@ impl Inspector {
         Ok(residue)
     }
 
-    /// How many acquisitions stand in the queues of the namespace.
+    /// How many acquisitions are in the queues of the namespace.
     ///
     /// # Errors
     /// When the servers cannot be asked.
     pub async fn queued(&self) -> Result<usize> {
-        let places = self.config.api.tree(&self.config.keys.queues()).await?;
-        Ok(places.iter().filter(|place| place.session.is_some()).count())
+        let entries = self.client.tree(&self.keys.queues()).await?;
+        Ok(entries.iter().filter(|entry| entry.session.is_some()).count())
     }
 
     /// The ids of a member's sessions.
@@ -73,7 +75,7 @@ impl Inspector {
     /// # Errors
     /// When the servers cannot be asked.
     pub async fn sessions_of(&self, member: &MemberId) -> Result<Vec<String>> {
-        let name = self.config.keys.session_name(member)?;
+        let name = self.keys.session_name(member)?;
         let sessions = self.sessions().await?;
         Ok(sessions.into_iter().filter(|s| s.name == name).map(|s| s.id).collect())
     }
@@ -85,7 +87,7 @@ impl Inspector {
     pub async fn destroy_sessions(&self, member: &MemberId) -> Result<usize> {
         let sessions = self.sessions_of(member).await?;
         for session in &sessions {
-            presence::destroy(&self.config.api, session).await?;
+            presence::destroy(&self.client, session).await?;
         }
         Ok(sessions.len())
     }
@@ -96,29 +98,29 @@ impl Inspector {
     /// When the servers cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
         for session in self.sessions().await? {
-            presence::destroy(&self.config.api, &session.id).await?;
+            presence::destroy(&self.client, &session.id).await?;
         }
-        for prefix in self.config.keys.all() {
+        for prefix in self.keys.all() {
             let request = Request::delete(path(&prefix)).query("recurse", "").repeatable();
-            self.config.api.call(request, &[]).await?;
+            self.client.call(request, &[]).await?;
         }
         Ok(())
     }
 
     /// The sessions of the namespace.
     async fn sessions(&self) -> Result<Vec<SessionInfo>> {
-        let response = self.config.api.call(Request::get("/v1/session/list"), &[]).await?;
+        let response = self.client.call(Request::get("/v1/session/list"), &[]).await?;
         let mut sessions = response.json::<Vec<SessionInfo>>()?;
-        let prefixes = self.config.keys.all();
+        let prefixes = self.keys.all();
         sessions.retain(|session| prefixes.iter().any(|p| session.name.starts_with(p)));
         Ok(sessions)
     }
 
-    /// The checks of the namespace that are passed. What nobody passes the agent forgets by itself.
+    /// The checks of the namespace that are passed. The agent removes by itself what nobody passes.
     async fn checks(&self) -> Result<Vec<String>> {
-        let response = self.config.api.call(Request::get("/v1/agent/checks"), &[]).await?;
+        let response = self.client.call(Request::get("/v1/agent/checks"), &[]).await?;
         let checks = response.json::<HashMap<String, AgentCheck>>()?;
-        let prefix = format!("{}-", self.config.keys.namespace().replace('/', "-"));
+        let prefix = format!("{}-", self.keys.service_name());
         let ours = checks.into_values().filter(|c| c.id.starts_with(&prefix));
         Ok(ours.filter(|c| c.status == "passing").map(|c| c.id).collect())
     }

@@ -16,10 +16,10 @@ pub(crate) struct Keys {
 
 /// The keys of a lock or of a group's leadership.
 #[derive(Clone, Debug)]
-pub(crate) struct Prize {
-    /// Locked by the session of whoever has it.
+pub(crate) struct LockKeys {
+    /// Locked by the session of the holder.
     pub(crate) key: String,
-    /// There while somebody queues, and changed by everybody who joins the queue.
+    /// There while somebody waits, and changed by everybody who joins the queue.
     pub(crate) marker: String,
     /// What the keys of those in the queue begin with.
     pub(crate) queue: String,
@@ -36,30 +36,26 @@ impl Keys {
         &self.namespace
     }
 
-    pub(crate) fn lock(&self, name: &LockName) -> Result<Prize> {
+    pub(crate) fn lock(&self, name: &LockName) -> Result<LockKeys> {
         fits("a lock's name", name.as_bytes())?;
         let text = name.as_str().filter(|text| text.split('/').all(is_segment));
         let text = text.ok_or_else(|| {
             Error::invalid("a lock's name is printable UTF-8, without empty, . or .. path segments")
                 .with("lock", name)
         })?;
-        Ok(self.prize(format!("{}/locks/{text}", self.namespace), "lock", text))
+        Ok(self.lock_keys(format!("{}/locks/{text}", self.namespace), "lock", text))
     }
 
     /// The leadership of a group whose id is checked.
-    pub(crate) fn leader(&self, group: &GroupId) -> Result<Prize> {
+    pub(crate) fn leader(&self, group: &GroupId) -> Result<LockKeys> {
         let text = group_text(group)?;
-        Ok(self.prize(self.leader_key(text), "leader", text))
+        Ok(self.lock_keys(format!("{}-ext/leaders/{text}", self.namespace), "leader", text))
     }
 
-    fn leader_key(&self, group: &str) -> String {
-        format!("{}-ext/leaders/{group}", self.namespace)
-    }
-
-    fn prize(&self, key: String, kind: &str, name: &str) -> Prize {
+    fn lock_keys(&self, key: String, kind: &str, name: &str) -> LockKeys {
         // Encoded, so that no name is the beginning of another's path.
         let at = |what| format!("{}-ext/{what}/{kind}:{}", self.namespace, encode(name.as_bytes()));
-        Prize {
+        LockKeys {
             key,
             marker: at("queued"),
             queue: format!("{}/", at("queue")),
@@ -67,7 +63,7 @@ impl Keys {
         }
     }
 
-    /// What the keys of all who queue begin with.
+    /// What the keys of all who wait begin with.
     pub(crate) fn queues(&self) -> String {
         format!("{}-ext/queue/", self.namespace)
     }
@@ -101,20 +97,25 @@ impl Keys {
         format!("{}-ext/sharers", self.namespace)
     }
 
+    /// The name of the service that the agent's checks belong to.
+    pub(crate) fn service_name(&self) -> String {
+        self.namespace.replace('/', "-")
+    }
+
     /// The name of a member's sessions.
     pub(crate) fn session_name(&self, member: &MemberId) -> Result<String> {
         Ok(format!("{}/{}", self.namespace, member_text(member)?))
     }
 }
 
-impl Prize {
-    /// The place in the queue of an acquisition.
-    pub(crate) fn place(&self, id: OperationId) -> String {
+impl LockKeys {
+    /// The queue entry of an acquisition.
+    pub(crate) fn queue_entry(&self, id: OperationId) -> String {
         format!("{}{id}", self.queue)
     }
 
-    /// The share of an acquisition.
-    pub(crate) fn share(&self, id: OperationId) -> String {
+    /// The key among the readers of an acquisition.
+    pub(crate) fn reader(&self, id: OperationId) -> String {
         format!("{}{id}", self.readers)
     }
 }
@@ -160,6 +161,19 @@ fn is_printed(c: char) -> bool {
     c == ' ' || !(c.is_control() || c.is_whitespace() || unseen)
 }
 
+/// The value of a lock's key that is ours: the acquisition and who made it.
+pub(crate) fn lock_value(id: OperationId, member: &MemberId) -> Vec<u8> {
+    [format!("{id}:").as_bytes(), member.as_bytes()].concat()
+}
+
+/// Who made the acquisition that the value of a lock's key tells of; `None` for a peer of another
+/// kind.
+pub(crate) fn holder_in(value: &[u8]) -> Option<MemberId> {
+    let (id, member) = value.split_at_checked(33)?;
+    let is_ours = id[..32].iter().all(u8::is_ascii_hexdigit) && id[32] == b':';
+    is_ours.then(|| MemberId::from(member))
+}
+
 /// The path of a key in a URL.
 pub(crate) fn path(key: &str) -> String {
     let segments: Vec<_> = key.split('/').map(|s| encode(s.as_bytes()).to_string()).collect();
@@ -200,5 +214,14 @@ mod tests {
             assert!(keys.session_name(&id.into()).is_err(), "{}", id.escape_ascii());
         }
         assert_eq!(path("tooz/locks/a b?/c"), "/v1/kv/tooz/locks/a%20b%3F/c");
+    }
+
+    #[test]
+    fn a_value_tells_who_has_it() {
+        let id = OperationId::random();
+        assert_eq!(holder_in(&lock_value(id, &"host:1".into())), Some("host:1".into()));
+        for foreign in ["I got it!", "", &format!("{id}"), "0123456789abcdef0123456789abcdef-x"] {
+            assert_eq!(holder_in(foreign.as_bytes()), None, "{foreign}");
+        }
     }
 }

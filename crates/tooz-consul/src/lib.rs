@@ -2,45 +2,46 @@
 //!
 //! It shares locks and groups with the Consul driver of the Python original. What belongs to a
 //! coordinator is locked by its Consul session, which lives as long as a check of the local agent is
-//! passed in time; each step is one transaction, and whoever waits is woken by a blocking query.
+//! passed in time; each step is one transaction, and a waiter is woken by a blocking query.
 //!
 //! `docs/drivers/consul.md` has the options, the guarantees, the costs and the layout.
 
-mod agent;
-mod api;
+mod client;
 mod config;
+mod connection;
 mod driver;
 mod election;
+mod errors;
 mod group;
 mod heartbeat;
+mod hold;
+#[doc(hidden)]
 pub mod inspect;
 mod keys;
 mod lock;
-mod lookout;
+// Blocking queries that all coordinators of a process share: an agent takes few connections.
 mod poll;
+// The sessions at the servers and the check at the agent, by which a coordinator lives.
 mod presence;
 mod queue;
-mod roll;
 mod session;
 mod shared;
+mod state;
+// The token, which may be in a file that somebody changes.
 mod token;
+// Transactions, which are how everything is changed and most is read.
 mod transaction;
+mod watch;
+// What is shared within the process as long as anybody uses it.
+mod weak_table;
 
-use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};
+use tooz_core::{DriverEntry, Features, RunsOn};
 
 /// The driver, for [`Registry::with`](tooz_core::Registry::with).
 pub const DRIVER: DriverEntry = DriverEntry {
     name: "consul",
     schemes: &["consul", "consul+https"],
-    characteristics: Characteristics::of(&[
-        Characteristic::DistributedAcrossThreads,
-        Characteristic::DistributedAcrossProcesses,
-        Characteristic::DistributedAcrossHosts,
-        Characteristic::Linearizable,
-        Characteristic::Sequential,
-        Characteristic::Causal,
-        Characteristic::Serializable,
-    ]),
+    characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
     runs_on: RunsOn::Engine,
     open: driver::open,

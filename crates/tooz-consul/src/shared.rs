@@ -8,30 +8,21 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tooz_core::{ErrorKind, FencingToken, Hold, Loss, OperationId, Result};
+use tooz_core::{Acquisition, OperationId, Result};
 use tracing::debug;
 
-use crate::keys::Prize;
-use crate::lock::{Attempt, ConsulHold, Kind, Step};
+use crate::keys::LockKeys;
 use crate::presence;
 use crate::queue;
-use crate::session::{Life, lock};
+use crate::state::{Grant, State};
 use crate::transaction::{Entry, Op, Outcome};
 
 /// What the value of a key that is shared begins with.
 const COHORT: &[u8] = b"shared:";
 
-/// One of those who share a lock.
-pub(crate) struct Share {
-    pub(crate) cohort: String,
-}
-
-pub(crate) fn is_cohort(value: &[u8]) -> bool {
-    value.starts_with(COHORT)
-}
-
-pub(crate) fn is_shared(entry: &Entry) -> bool {
-    entry.session.is_some() && is_cohort(&entry.value)
+/// The session of those who share a key.
+pub(crate) fn cohort_of(entry: &Entry) -> Option<&String> {
+    entry.session.as_ref().filter(|_| entry.value.starts_with(COHORT))
 }
 
 /// A new value of a key that is shared: servers take no notice of one that is as it was.
@@ -39,98 +30,98 @@ fn change(id: OperationId) -> Vec<u8> {
     [COHORT, id.to_string().as_bytes()].concat()
 }
 
-/// Joins those who share it, or is the first of them: two requests, or three.
-pub(crate) async fn take(life: &Arc<Life>, attempt: &Attempt, first: bool) -> Result<Step> {
-    let prize = &attempt.prize;
-    let mut respects_queue = !first;
+/// Joins those who share it, or is the first of them: two requests, or three. `None` if somebody has
+/// it, or waits for it.
+pub(crate) async fn acquire(
+    state: &Arc<State>,
+    acquisition: &Acquisition<LockKeys>,
+    is_first: bool,
+) -> Result<Option<Arc<Grant>>> {
+    let Acquisition { id, target: keys, wait, .. } = acquisition;
+    let mut respects_queue = !is_first;
     loop {
-        let state = life.api().get(&prize.key).await?;
-        let (cohort, is_new) = match &state {
-            Some(Entry { session: Some(cohort), value, .. }) if is_cohort(value) => {
-                match presence::renew(life.api(), cohort).await {
+        let entry = state.client.get(&keys.key).await?;
+        let (cohort, is_new) = match &entry {
+            Some(entry) if entry.session.is_some() => {
+                let Some(cohort) = cohort_of(entry) else { return Ok(None) };
+                if !presence::renew(&state.client, cohort).await? {
                     // The last of them just went.
-                    Err(error) if error.kind() == ErrorKind::SessionLost => continue,
-                    renewed => renewed?,
+                    continue;
                 }
                 (cohort.clone(), false)
             }
-            Some(Entry { session: Some(_), .. }) => return Ok(Step::Taken),
-            _ => (presence::create_cohort(&life.config).await?, true),
+            _ => (presence::create_cohort(&state.client, &state.config).await?, true),
         };
         let mut ops = Vec::new();
         if is_new {
-            ops.push(Op::lock(&prize.key, &change(attempt.id), &cohort));
+            ops.push(Op::lock(&keys.key, &change(*id), &cohort));
         } else {
-            ops.push(Op::check_session(&prize.key, &cohort));
+            ops.push(Op::check_session(&keys.key, &cohort));
             // The change tells whoever goes that somebody came.
-            ops.push(Op::set(&prize.key, &change(attempt.id)));
+            ops.push(Op::set(&keys.key, &change(*id)));
         }
-        ops.push(Op::lock(&prize.share(attempt.id), b"", &life.presence.members));
-        if first {
-            ops.push(Op::delete(&prize.place(attempt.id)));
+        ops.push(Op::lock(&keys.reader(*id), b"", &state.presence.members));
+        if is_first {
+            ops.push(Op::delete(&keys.queue_entry(*id)));
         }
         let marker = ops.len();
         if respects_queue {
-            ops.push(Op::check_absent(&prize.marker));
+            ops.push(Op::check_absent(&keys.marker));
         }
-        let taken = life.transact(&ops).await;
-        if let Ok((Outcome::Done(done), _)) = &taken {
-            let token = FencingToken(done.index(&prize.key));
-            let kind = Kind::Shared(Share { cohort });
-            return Ok(Step::Granted(ConsulHold::new(life, attempt, token, kind)));
+        let outcome = state.transact(&ops).await;
+        if let Ok((Outcome::Done(done), _)) = &outcome {
+            return Ok(Some(state.grant(acquisition, done.index(&keys.key), Some(cohort))));
         }
         if is_new {
-            disband(life, cohort);
+            end_cohort(state, cohort);
         }
-        let Outcome::Refused(refusal) = taken?.0 else { continue };
+        let Outcome::Refused(refusal) = outcome?.0 else { continue };
         if refusal.has(marker) {
-            if !attempt.waiting.is_over() || !queue::is_empty(life, prize).await? {
-                return Ok(Step::Queued);
+            if !wait.is_over() || !queue::is_empty(state, keys).await? {
+                return Ok(None);
             }
             // A marker that somebody left.
             respects_queue = false;
         } else if is_new && !refusal.has(0) {
-            return Ok(Step::Taken);
-        } else if is_new && life.api().get(&prize.key).await?.is_none_or(|e| e.session.is_none()) {
+            return Ok(None);
+        } else if is_new && state.client.get(&keys.key).await?.is_none_or(|e| e.session.is_none()) {
             // Nobody's, and not to be had: the lock-delay.
-            return Ok(Step::Taken);
+            return Ok(None);
         }
     }
 }
 
 /// Leaves those who share it, and frees it as the last of them; whether it was one of them.
-pub(crate) async fn leave(life: &Arc<Life>, prize: &Prize, id: OperationId) -> Result<bool> {
-    let share = prize.share(id);
+pub(crate) async fn release(state: &Arc<State>, keys: &LockKeys, id: OperationId) -> Result<bool> {
+    let reader = keys.reader(id);
     let (mut again, mut freed) = (false, None);
     loop {
         // In one look: what comes and goes after it changes the lock's key.
-        let state = life.api().read(&[Op::get(&prize.key), Op::tree(&prize.readers)]).await?;
-        let Outcome::Done(done) = state else { return Ok(again) };
-        let is_ours = |entry: &Entry| entry.key == share && entry.is_of(&life.presence.members);
-        let (Some(lock), true) = (done.entry(&prize.key), done.entries.iter().any(is_ours)) else {
+        let found = state.client.read(&[Op::get(&keys.key), Op::tree(&keys.readers)]).await?;
+        let Outcome::Done(done) = found else { return Ok(again) };
+        let is_ours = |entry: &Entry| entry.key == reader && entry.is_of(&state.presence.members);
+        let (Some(lock), true) = (done.entry(&keys.key), done.entries.iter().any(is_ours)) else {
             // By an attempt whose reply was lost, or with its session, perhaps as the last.
             match freed.take().filter(|_| again) {
-                Some(cohort) => disband(life, cohort),
-                None => drop(clear_dead(life, prize).await?),
+                Some(cohort) => end_cohort(state, cohort),
+                None => drop(reap(state, keys).await?),
             }
             return Ok(again);
         };
-        let Some(cohort) = lock.session.clone().filter(|_| is_cohort(&lock.value)) else {
-            return Ok(again);
-        };
+        let Some(cohort) = cohort_of(lock).cloned() else { return Ok(again) };
         let is_last = done.entries.len() == 2;
         let ops = [
-            Op::check_index(&prize.key, lock.changed),
-            Op::delete(&share),
+            Op::check_index(&keys.key, lock.changed),
+            Op::delete(&reader),
             match is_last {
-                true => Op::unlock(&prize.key, cohort.as_bytes(), &cohort),
-                false => Op::set(&prize.key, &change(OperationId::random())),
+                true => Op::unlock(&keys.key, cohort.as_bytes(), &cohort),
+                false => Op::set(&keys.key, &change(OperationId::random())),
             },
         ];
-        let (outcome, repeated) = life.transact(&ops).await?;
+        let (outcome, repeated) = state.transact(&ops).await?;
         if let Outcome::Done(_) = outcome {
             if is_last {
-                disband(life, cohort);
+                end_cohort(state, cohort);
             }
             return Ok(true);
         }
@@ -140,52 +131,44 @@ pub(crate) async fn leave(life: &Arc<Life>, prize: &Prize, id: OperationId) -> R
     }
 }
 
-/// Frees a lock whose sharers have all died; whether it did.
-pub(crate) async fn clear_dead(life: &Arc<Life>, prize: &Prize) -> Result<bool> {
-    let state = life.api().read(&[Op::get(&prize.key), Op::tree(&prize.readers)]).await?;
-    let Outcome::Done(done) = state else { return Ok(false) };
+/// Frees a lock whose readers have all died; whether it did.
+pub(crate) async fn reap(state: &Arc<State>, keys: &LockKeys) -> Result<bool> {
+    let found = state.client.read(&[Op::get(&keys.key), Op::tree(&keys.readers)]).await?;
+    let Outcome::Done(done) = found else { return Ok(false) };
     let [lock] = &done.entries[..] else { return Ok(false) };
-    let Some(cohort) = lock.session.clone().filter(|_| is_cohort(&lock.value)) else {
-        return Ok(false);
-    };
+    let Some(cohort) = cohort_of(lock) else { return Ok(false) };
     let ops = [
         Op::check_index(&lock.key, lock.changed),
-        Op::unlock(&lock.key, cohort.as_bytes(), &cohort),
+        Op::unlock(&lock.key, cohort.as_bytes(), cohort),
     ];
-    let cleared = matches!(life.transact(&ops).await?.0, Outcome::Done(_));
-    if cleared {
-        disband(life, cohort);
+    let is_freed = matches!(state.transact(&ops).await?.0, Outcome::Done(_));
+    if is_freed {
+        end_cohort(state, cohort.clone());
     }
-    Ok(cleared)
+    Ok(is_freed)
 }
 
 /// Ends a cohort's session, which has nothing any more.
-pub(crate) fn disband(life: &Arc<Life>, cohort: String) {
-    let mut disbanding = lock(&life.disbanding);
-    // Those that have ended.
-    while disbanding.try_join_next().is_some() {}
-    let life = life.clone();
-    disbanding.spawn(async move {
-        if let Err(error) = presence::destroy(life.api(), &cohort).await {
+pub(crate) fn end_cohort(state: &State, cohort: String) {
+    let (client, underway) = (state.client.clone(), state.in_flight.begin());
+    tokio::spawn(async move {
+        if let Err(error) = presence::destroy(&client, &cohort).await {
             debug!(%error, "a session is left to expire");
         }
+        drop(underway);
     });
 }
 
-/// Renews the cohorts of all shared locks held. What is lost is told through its lease.
-pub(crate) async fn renew_all(life: &Life) -> Result<()> {
-    let holds = life.holds();
-    let cohorts: HashSet<_> = holds.iter().filter_map(|hold| hold.cohort()).collect();
-    let renewals =
-        cohorts.into_iter().map(async |cohort| match presence::renew(&life.heart, cohort).await {
-            Err(error) if error.kind() == ErrorKind::SessionLost => {
-                for hold in holds.iter().filter(|hold| hold.cohort() == Some(cohort)) {
-                    hold.lease().lose(Loss::Taken);
-                    hold.is_gone();
-                }
-                Ok(())
+/// Renews the cohorts of shared locks. What is lost is told through its lease.
+pub(crate) async fn renew_cohorts(state: &State, grants: &[Arc<Grant>]) -> Result<()> {
+    let cohorts: HashSet<_> = grants.iter().filter_map(|grant| grant.cohort.as_ref()).collect();
+    let renewals = cohorts.into_iter().map(async |cohort| {
+        if !presence::renew(&state.heartbeats, cohort).await? {
+            for grant in grants.iter().filter(|grant| grant.cohort.as_ref() == Some(cohort)) {
+                state.lose(grant);
             }
-            renewed => renewed,
-        });
+        }
+        Ok(())
+    });
     join_all(renewals).await.into_iter().collect()
 }

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use tooz_core::kit::locked;
 use tooz_core::{Error, Result, Secret};
 use tracing::debug;
-
-use crate::agent::lock;
 
 /// Clones share what was read last.
 #[derive(Clone)]
@@ -29,19 +28,19 @@ impl Token {
     }
 
     pub(crate) fn current(&self) -> Secret {
-        lock(&self.0.current).clone()
+        locked(&self.0.current).clone()
     }
 
     /// Reads the file again; whether there is another token now than the one that was refused.
     pub(crate) async fn reread(&self, refused: &Secret) -> bool {
         let Some(path) = self.0.path.clone() else { return false };
         if self.current() != *refused {
-            // Somebody else was refused, too, and has read it.
+            // Somebody else was refused too, and has read it.
             return true;
         }
         // Files may be far away.
         match tokio::task::spawn_blocking(move || read(&path)).await {
-            Ok(Ok(new)) => *lock(&self.0.current) = new,
+            Ok(Ok(new)) => *locked(&self.0.current) = new,
             // What the server said is the better error.
             Ok(Err(error)) => debug!(%error, "the old token stays"),
             Err(error) => debug!(%error, "the old token stays"),

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tooz_core::{Error, ErrorKind};
+use tooz_core::{Error, ErrorKind, Result};
+
+use crate::errors;
 
 /// How many operations a server takes at once.
 pub(crate) const LIMIT: usize = 64;
@@ -163,7 +165,7 @@ pub(crate) struct RawEntry {
 }
 
 impl RawEntry {
-    pub(crate) fn read(self) -> Result<Entry, Error> {
+    pub(crate) fn read(self) -> Result<Entry> {
         let value = STANDARD.decode(self.value.unwrap_or_default()).map_err(|e| {
             Error::new(ErrorKind::Serialization, "the server's answer is not the JSON expected")
                 .caused_by(e)
@@ -222,24 +224,44 @@ impl Refusal {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct RawOutcome {
     #[serde(default)]
-    pub(crate) results: Option<Vec<RawResult>>,
+    results: Option<Vec<RawResult>>,
     #[serde(default)]
-    pub(crate) errors: Option<Vec<RawError>>,
+    errors: Option<Vec<RawError>>,
 }
 
 #[derive(Deserialize)]
-pub(crate) struct RawResult {
+struct RawResult {
     #[serde(rename = "KV")]
-    pub(crate) kv: Option<RawEntry>,
+    kv: Option<RawEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct RawError {
+struct RawError {
     #[serde(default)]
-    pub(crate) op_index: usize,
+    op_index: usize,
     #[serde(default)]
-    pub(crate) what: String,
+    what: String,
+}
+
+impl RawOutcome {
+    pub(crate) fn read(self) -> Result<Outcome> {
+        let failures = self.errors.unwrap_or_default();
+        for failure in &failures {
+            if failure.what.contains("invalid session") {
+                return Err(errors::session_lost());
+            }
+            if errors::is_denied(&failure.what) {
+                return Err(errors::denied(&failure.what));
+            }
+        }
+        if !failures.is_empty() {
+            let failed = failures.iter().map(|failure| failure.op_index).collect();
+            return Ok(Outcome::Refused(Refusal { failed }));
+        }
+        let entries = self.results.unwrap_or_default().into_iter().filter_map(|result| result.kv);
+        Ok(Outcome::Done(Done { entries: entries.map(RawEntry::read).collect::<Result<_>>()? }))
+    }
 }
 
 #[cfg(test)]

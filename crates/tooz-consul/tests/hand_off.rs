@@ -63,7 +63,7 @@ async fn a_hand_off_takes_less_than_three_round_trips_and_consuls_own_time() -> 
         let lock = next.lock("it")?;
         let waiting =
             tokio::spawn(async move { lock.acquire().await.map(|guard| (guard, Instant::now())) });
-        // Until it stands in the queue, and waits.
+        // Until it is in the queue, and waits.
         tokio::time::sleep(Duration::from_millis(30)).await;
         let begin = Instant::now();
         holder.release().await?;

@@ -280,7 +280,7 @@ async fn a_session_without_a_check_lives_by_its_renewals() -> Result<()> {
 }
 
 #[tokio::test]
-async fn shared_holders_that_died_are_cleared_away() -> Result<()> {
+async fn shared_holders_that_died_are_reaped() -> Result<()> {
     let url = fresh(&asked_for!("CONSUL"), "ttl=2&lock_delay=0");
     let (a, b) = (start(&url, "a").await?, start(&url, "b").await?);
     let guard = a.lock("it")?.acquire_shared().await?;
@@ -345,7 +345,7 @@ async fn many_who_wait_need_few_connections() -> Result<()> {
     let inspector = Inspector::new(&url)?;
     let begin = Instant::now();
     while inspector.queued().await? < names.len() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "all stand in their queues");
+        assert!(begin.elapsed() < Duration::from_secs(30), "all are in their queues");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let begin = Instant::now();
@@ -400,13 +400,15 @@ async fn many_coordinators_share_their_connections() -> Result<()> {
         coordinator.join_group("g", &()).await?;
         guards.push(coordinator.lock(format!("lock-{n}"))?.acquire().await?);
     }
-    // A loss is told at once all the same.
+    // A loss is told at once even so.
     Inspector::new(&url)?.destroy_sessions(&"member-7".into()).await?;
     timeout(Duration::from_secs(3), guards[7].lost()).await.expect("told within 3 s");
     for guard in &guards[8..] {
         guard.check()?;
     }
     assert!(proxy.most_open() <= MOST_CONNECTIONS, "{} connections", proxy.most_open());
+    // A stop waits for those who still work under a lock.
+    drop(guards);
     for coordinator in coordinators {
         coordinator.stop().await?;
     }

@@ -1,12 +1,30 @@
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Options, Result};
+use tooz_core::kit::{PemFile, PemFiles, PemOptions};
+use tooz_core::{Characteristic, Characteristics, CoordinatorUrl, Error, Options, Result};
 use tooz_http::{Endpoint, Settings, Tls};
 
 use crate::keys::Keys;
 
+/// What the v2 API ensures.
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+    Characteristic::DistributedAcrossHosts,
+    Characteristic::Linearizable,
+    Characteristic::Sequential,
+    Characteristic::Causal,
+    Characteristic::Serializable,
+]);
+
 const PORT: u16 = 2379;
+
+const PEM: PemOptions = PemOptions {
+    authorities: "ca_cert",
+    certificate: "cert_cert",
+    key: "cert_key",
+    one_file: false,
+};
 
 /// How long a connection may take, and the answer to the first request.
 const LONGEST_OPENING: Duration = Duration::from_secs(5);
@@ -18,7 +36,7 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 pub(crate) struct Config {
     /// All but the certificates: see [`settings`](Self::settings).
     http: Settings,
-    tls: Option<TlsFiles>,
+    tls: Option<PemFiles>,
     /// How many servers there are to ask.
     pub(crate) servers: u32,
     pub(crate) keys: Keys,
@@ -26,14 +44,6 @@ pub(crate) struct Config {
     pub(crate) membership_timeout: Ttl,
     /// The time to live of a lock or a term.
     pub(crate) lock_timeout: Ttl,
-}
-
-/// PEM files with certificates.
-#[derive(Clone, Debug)]
-struct TlsFiles {
-    ca_cert: Option<PathBuf>,
-    cert_cert: Option<PathBuf>,
-    cert_key: Option<PathBuf>,
 }
 
 /// A time to live: what leases count with, and the whole seconds that the server is told, which
@@ -57,19 +67,16 @@ impl Config {
             return Err(Error::invalid("a time to live below 1 s is too short"));
         }
         let tls = match options.text("protocol").as_deref() {
-            None | Some("http") => false,
-            Some("https") => true,
+            None | Some("http") => {
+                // Known, and of no use.
+                for name in [PEM.authorities, PEM.certificate, PEM.key] {
+                    drop(options.text(name));
+                }
+                None
+            }
+            Some("https") => Some(PemFiles::from_options(&mut options, PEM)?),
             Some(_) => return Err(Error::invalid("the protocol is http or https")),
         };
-        let mut path = |name| options.text(name).map(PathBuf::from);
-        let files = TlsFiles {
-            ca_cert: path("ca_cert"),
-            cert_cert: path("cert_cert"),
-            cert_key: path("cert_key"),
-        };
-        if files.cert_cert.is_some() != files.cert_key.is_some() {
-            return Err(Error::invalid("cert_cert and cert_key go together"));
-        }
         if !matches!(url.path(), "" | "/") {
             return Err(Error::invalid("the URL has no path; use ?namespace=NAME"));
         }
@@ -85,11 +92,11 @@ impl Config {
         if endpoints.is_empty() {
             endpoints.push(Endpoint::new("localhost", PORT));
         }
-        let patience = shortest / 3;
+        let longest = shortest / 3;
         let servers = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
         let mut http = Settings::new(endpoints)
-            .connect_timeout(patience.min(LONGEST_OPENING))
-            .response_timeout(patience.min(LONGEST_ANSWER));
+            .connect_timeout(longest.min(LONGEST_OPENING))
+            .response_timeout(longest.min(LONGEST_ANSWER));
         match (url.user(), url.password()) {
             (Some(user), Some(password)) => http = http.basic_auth(user, password)?,
             (None, None) => {}
@@ -100,19 +107,17 @@ impl Config {
             }
         }
         let (membership_timeout, lock_timeout) = (Ttl(membership_timeout), Ttl(lock_timeout));
-        let tls = tls.then_some(files);
-        let config = Self { http, tls, servers, keys, membership_timeout, lock_timeout };
-        // A file that cannot be read is told now.
-        config.settings()?;
-        Ok(config)
+        Ok(Self { http, tls, servers, keys, membership_timeout, lock_timeout })
     }
 
     /// What to connect with. Reads the certificates, which may have been replaced.
     pub(crate) fn settings(&self) -> Result<Settings> {
         let Some(files) = &self.tls else { return Ok(self.http.clone()) };
-        let authorities = read_file("ca_cert", files.ca_cert.as_ref())?;
-        let certificate = read_file("cert_cert", files.cert_cert.as_ref())?;
-        let identity = certificate.zip(read_file("cert_key", files.cert_key.as_ref())?);
+        let authorities = files.authorities.as_ref().map(PemFile::read).transpose()?;
+        let identity = match &files.identity {
+            Some((certificate, key)) => Some((certificate.read()?, key.read()?)),
+            None => None,
+        };
         Ok(self.http.clone().tls(Tls { authorities, identity, server_name: None }))
     }
 
@@ -136,16 +141,6 @@ impl Config {
     pub(crate) fn heartbeat_timeout(&self) -> Duration {
         (self.shortest_ttl() / 6).min(LONGEST_ANSWER)
     }
-}
-
-fn read_file(option: &'static str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>> {
-    let Some(path) = path else { return Ok(None) };
-    std::fs::read(path).map(Some).map_err(|e| {
-        Error::invalid("a certificate or key cannot be read")
-            .with("option", option)
-            .with("path", path.display())
-            .caused_by(e)
-    })
 }
 
 #[cfg(test)]

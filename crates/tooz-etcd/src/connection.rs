@@ -1,8 +1,9 @@
-//! The way to the servers, which is made anew when it has gone silent.
+//! The connections to the servers, which are made anew when they have gone silent.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
+use tooz_core::kit::locked;
 use tooz_core::{Error, ErrorKind, Outcome, Result};
 use tooz_http::{Http, Request, Response};
 use tracing::debug;
@@ -43,8 +44,8 @@ impl Connection {
         let present = self.present();
         let answer = present.http.send(request).await;
         match &answer {
-            // The client uses the connections of before no more, and asks another server next if
-            // there is one; the long polls go on there too.
+            // The client no longer uses the connections of before, and asks another server next
+            // if there is one; the long polls go on there too.
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 self.replace(&present, present.http.clone());
             }
@@ -58,7 +59,7 @@ impl Connection {
     }
 
     /// Sends a request that is answered when something happens. It fails when the connections have
-    /// gone silent, on which it would wait for ever.
+    /// gone silent, over which it would wait for ever.
     pub(crate) async fn poll(&self, request: &Request) -> Result<Response> {
         let present = self.present();
         tokio::select! {
@@ -71,7 +72,7 @@ impl Connection {
     }
 
     fn present(&self) -> Arc<Present> {
-        self.0.present.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.0.present).clone()
     }
 
     /// Makes a new client, with the certificates as they are now; whether it could.
@@ -88,7 +89,7 @@ impl Connection {
 
     /// Unless somebody else has done so.
     fn replace(&self, old: &Arc<Present>, http: Http) {
-        let mut present = self.0.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = locked(&self.0.present);
         if Arc::ptr_eq(&present, old) {
             *present = Present::new(http);
         }

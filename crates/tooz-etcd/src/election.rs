@@ -6,23 +6,27 @@ use tooz_core::{
     Acquisition, Elections, Error, GroupId, Hold, LeaderFeed, MemberId, Result, async_trait,
 };
 
+use crate::client::Watched;
+use crate::errors::{Refusal, unexpected};
 use crate::keys::member_in;
-use crate::lock::{self, Attempt};
-use crate::session::EtcdSession;
-use crate::store::{Refusal, Watched};
+use crate::lock;
+use crate::state::State;
+
+/// The elections of a session.
+#[derive(Debug)]
+pub(crate) struct EtcdElections(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Elections for EtcdSession {
+impl Elections for EtcdElections {
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        let Acquisition { id, target: group, mode, wait: waiting, .. } = acquisition;
-        let prize = self.0.keys().leader(&group);
-        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+        let keys = self.0.keys().leader(&acquisition.target);
+        lock::acquire(&self.0, acquisition.with_target(keys)).await
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        let life = &self.0;
-        let (mark, leader) = (life.keys().mark(group), life.keys().leader(group));
-        let (mark, leader) = tokio::join!(life.store.get(&mark), life.store.get(&leader.key));
+        let (client, keys) = (&self.0.client, self.0.keys());
+        let (mark, leader) = (keys.mark(group), keys.leader(group).key);
+        let (mark, leader) = tokio::join!(client.get(&mark), client.get(&leader));
         if mark?.result.is_err() {
             return Err(Error::group_not_created(group));
         }
@@ -30,19 +34,18 @@ impl Elections for EtcdSession {
     }
 
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        let life = &self.0;
-        let key = life.keys().leader(group).key;
+        let (client, key) = (&self.0.client, self.0.keys().leader(group).key);
         loop {
-            let answer = life.store.get(&key).await?;
+            let answer = client.get(&key).await?;
             let leader = match &answer.result {
                 Ok(event) => member_in(&event.node.value),
                 Err(Refusal::Missing) => None,
-                Err(refusal) => return Err(crate::session::unexpected("a leader's key", *refusal)),
+                Err(refusal) => return Err(unexpected("a leader's key", *refusal)),
             };
             feed.leader(leader);
             let mut since = answer.index;
             // Each event in its turn, so that a short term is seen too.
-            while let Watched::Event(event) = life.store.watch(&key, since, false).await? {
+            while let Watched::Event(event) = client.watch(&key, since, false).await? {
                 since = event.node.modified;
                 feed.leader(if event.is_end() { None } else { member_in(&event.node.value) });
             }

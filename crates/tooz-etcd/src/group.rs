@@ -8,7 +8,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -17,28 +16,27 @@ use tooz_core::{
     MemberId, OperationId, Result, async_trait,
 };
 
+use crate::client::{Event, If, Node, Watched};
+use crate::errors::{Refusal, unexpected};
 use crate::keys::{self, last_part};
-use crate::session::{EtcdSession, Life, Membership, unexpected};
-use crate::store::{Event, If, Node, Refusal, Watched};
+use crate::state::{Membership, State};
+
+/// The groups of a session.
+#[derive(Debug)]
+pub(crate) struct EtcdGroups(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Groups for EtcdSession {
+impl Groups for EtcdGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        check(life, group, &life.member)?;
-        let (key, mark) = (life.keys().mark(group), mark(THERE));
-        let answer = life.store.put(&key, &mark, None, Some(If::Absent)).await?;
+        let state = &self.0;
+        check(state, group, &state.member)?;
+        let (key, mark) = (state.keys().mark(group), mark(THERE));
+        let answer = state.client.put(&key, &mark, None, Some(If::Absent)).await?;
         match answer.result {
             Ok(_) => Ok(()),
             Err(Refusal::Exists) => {
                 // A lost reply to the same request before may have been that it was done.
-                let ours = answer.again
-                    && life
-                        .store
-                        .get(&key)
-                        .await?
-                        .result
-                        .is_ok_and(|event| event.node.value == mark);
+                let ours = answer.again && state.client.has(&key, &mark).await?;
                 if ours { Ok(()) } else { Err(Error::group_already_exists(group)) }
             }
             Err(refusal) => Err(unexpected("a group's mark", refusal)),
@@ -46,30 +44,30 @@ impl Groups for EtcdSession {
     }
 
     async fn delete(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        check(life, group, &life.member)?;
-        let key = life.keys().mark(group);
+        let state = &self.0;
+        check(state, group, &state.member)?;
+        let key = state.keys().mark(group);
         let deleting = mark(DELETING);
         loop {
-            let seen = see(life, group).await?;
+            let seen = see(state, group).await?;
             let Some(before) = seen.mark else { return Err(Error::group_not_created(group)) };
             if !seen.members.is_empty() {
                 return Err(Error::group_not_empty(group));
             }
-            let marked = life.store.put(&key, &deleting, None, Some(If::Value(&before))).await?;
+            let marked = state.client.put(&key, &deleting, None, Some(If::Value(&before))).await?;
             if marked.result.is_err() {
                 continue;
             }
-            if !see(life, group).await?.members.is_empty() {
-                life.store.put(&key, &mark(THERE), None, Some(If::Value(&deleting))).await?;
+            if !see(state, group).await?.members.is_empty() {
+                state.client.put(&key, &mark(THERE), None, Some(If::Value(&deleting))).await?;
                 return Err(Error::group_not_empty(group));
             }
-            let deleted = life.store.delete(&key, Some(If::Value(&deleting))).await?;
+            let deleted = state.client.delete(&key, Some(If::Value(&deleting))).await?;
             if deleted.result.is_ok() || deleted.again {
                 // Directories that stay are in nobody's way.
-                let folder = life.keys().group(group);
-                drop(life.store.delete_empty(&format!("{folder}/member")).await);
-                drop(life.store.delete_empty(&folder).await);
+                let folder = state.keys().group(group);
+                drop(state.client.delete_empty(&format!("{folder}/member")).await);
+                drop(state.client.delete_empty(&folder).await);
                 return Ok(());
             }
             // A join or another deletion came between.
@@ -77,8 +75,8 @@ impl Groups for EtcdSession {
     }
 
     async fn list(&self) -> Result<BTreeSet<GroupId>> {
-        let life = &self.0;
-        let answer = life.store.tree(&life.keys().groups()).await?;
+        let state = &self.0;
+        let answer = state.client.tree(&state.keys().groups()).await?;
         let groups = match answer.result {
             Ok(event) => event.node.nodes,
             Err(Refusal::Missing) => return Ok(BTreeSet::new()),
@@ -90,46 +88,63 @@ impl Groups for EtcdSession {
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Lease> {
-        let life = &self.0;
+        let state = &self.0;
         let JoinRequest { group, capabilities, again, .. } = request;
-        check(life, &group, &life.member)?;
-        let mark = life.keys().mark(&group);
+        check(state, &group, &state.member)?;
+        let mark = state.keys().mark(&group);
         // Looked at before too: a member of no group would be seen by those who watch it.
-        if life.store.get(&mark).await?.result.is_err() {
+        if state.client.get(&mark).await?.result.is_err() {
             return Err(Error::group_not_created(&group));
         }
-        let (key, ttl) = (life.keys().member(&group, &life.member), life.config.membership_timeout);
-        let value = value(life, &capabilities)?;
+        let (key, ttl) =
+            (state.keys().member(&group, &state.member), state.config.membership_timeout);
+        let value = value(state, &capabilities)?;
         // What an earlier session of ours left is replaced.
         let condition = if again { None } else { Some(If::Absent) };
-        let written = life.store.put(&key, &value, Some(ttl), condition).await?;
+        let written = state.client.put(&key, &value, Some(ttl), condition).await?;
         let index = match written.result {
             Ok(event) => event.node.modified,
-            Err(Refusal::Exists) => match life.store.get(&key).await?.result {
+            Err(Refusal::Exists) => match state.client.get(&key).await?.result {
                 // A lost reply to the same request before was that it was done.
-                Ok(event) if written.again && is_of(life, &event.node) => event.node.modified,
-                _ => return Err(Error::member_already_exists(&group, &life.member)),
+                Ok(event) if written.again && state.has_member(&event.node) => event.node.modified,
+                _ => return Err(Error::member_already_exists(&group, &state.member)),
             },
             Err(refusal) => return Err(unexpected("a member", refusal)),
         };
-        if !is_there(life, &group).await? {
-            life.store.delete(&key, Some(If::Index(index))).await?;
+        if !is_there(state, &group).await? {
+            state.client.delete(&key, Some(If::Index(index))).await?;
             return Err(Error::group_not_created(&group));
         }
-        let lease = Lease::timed(ttl.0, written.sent);
-        let membership =
-            Membership { lease: lease.clone(), index: Arc::new(AtomicU64::new(index)) };
-        life.add_membership(&group, membership);
+        let lease = state.lease.timed_child(ttl.0, written.sent);
+        let membership = Membership::new(lease.clone(), index);
+        state.memberships.insert(group.clone(), membership);
         // The goodbye of a session that ended meanwhile may not have seen it.
-        if life.is_over() {
-            drop(leave(life, &group).await);
-            return Err(life.forgotten());
+        if state.closed.is_cancelled() || !state.lease.is_held() {
+            drop(self.leave(&group).await);
+            return Err(state.session_lost());
         }
         Ok(lease)
     }
 
     async fn leave(&self, group: &GroupId) -> Result<()> {
-        leave(&self.0, group).await
+        let state = &self.0;
+        let key = state.keys().member(group, &state.member);
+        // Taken out before the request: the renewal must not take the end for a loss.
+        let Some(membership) = state.memberships.remove(group) else {
+            return not_joined(state, group).await;
+        };
+        loop {
+            let left = state.client.delete(&key, Some(membership.proof())).await?;
+            match left.result {
+                Ok(_) => return Ok(()),
+                Err(Refusal::Differs) if state.still_has(&key, &membership).await? => {}
+                Err(_) if left.again => return Ok(()),
+                Err(_) => {
+                    membership.lease.lose(Loss::Taken);
+                    return not_joined(state, group).await;
+                }
+            }
+        }
     }
 
     async fn update_capabilities(
@@ -137,23 +152,27 @@ impl Groups for EtcdSession {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        let life = &self.0;
-        let (key, ttl) = (life.keys().member(group, &life.member), life.config.membership_timeout);
-        let Some(membership) = life.membership(group) else { return not_joined(life, group).await };
-        let value = value(life, capabilities)?;
+        let state = &self.0;
+        let (key, ttl) =
+            (state.keys().member(group, &state.member), state.config.membership_timeout);
+        let Some(membership) = state.memberships.get(group) else {
+            return not_joined(state, group).await;
+        };
+        let value = value(state, capabilities)?;
         loop {
-            let answer = life.store.put(&key, &value, Some(ttl), Some(membership.proof())).await?;
+            let answer =
+                state.client.put(&key, &value, Some(ttl), Some(membership.proof())).await?;
             match answer.result {
                 Ok(event) => {
-                    membership.index.fetch_max(event.node.modified, Ordering::Relaxed);
+                    membership.changed(event.node.modified);
                     return Ok(());
                 }
                 // Renewed meanwhile; written once more, it is the same.
-                Err(Refusal::Differs) if still_ours(life, &key, &membership).await? => {}
+                Err(Refusal::Differs) if state.still_has(&key, &membership).await? => {}
                 Err(_) => {
                     // Told before the call fails: it may be joined again.
                     membership.lease.lose(Loss::Taken);
-                    return not_joined(life, group).await;
+                    return not_joined(state, group).await;
                 }
             }
         }
@@ -161,17 +180,17 @@ impl Groups for EtcdSession {
 
     /// Removes somebody's membership, and makes that session look.
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        let life = &self.0;
-        check(life, group, member)?;
-        let key = life.keys().member(group, member);
+        let state = &self.0;
+        check(state, group, member)?;
+        let key = state.keys().member(group, member);
         loop {
-            if life.store.get(&life.keys().mark(group)).await?.result.is_err() {
+            if state.client.get(&state.keys().mark(group)).await?.result.is_err() {
                 return Err(Error::group_not_created(group));
             }
-            let Ok(Event { node, .. }) = life.store.get(&key).await?.result else {
+            let Ok(Event { node, .. }) = state.client.get(&key).await?.result else {
                 return Err(Error::member_not_joined(group, member));
             };
-            let removed = life.store.delete(&key, Some(If::Index(node.modified))).await?;
+            let removed = state.client.delete(&key, Some(If::Index(node.modified))).await?;
             match removed.result {
                 // Renewed or updated meanwhile.
                 Err(Refusal::Differs) => {}
@@ -179,7 +198,7 @@ impl Groups for EtcdSession {
                 // What a repeated request finds undone was done by the first.
                 Ok(_) | Err(_) => {
                     if let Some((session, _)) = node.value.split_once(':') {
-                        life.tell(session).await;
+                        state.wake(session).await;
                     }
                     return Ok(());
                 }
@@ -188,34 +207,38 @@ impl Groups for EtcdSession {
     }
 
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+        let members = self.members_with_capabilities(group).await?;
+        Ok(members.into_iter().map(|member| member.id).collect())
     }
 
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        members(&self.0, group).await
+        let state = &self.0;
+        check(state, group, &state.member)?;
+        let seen = see(state, group).await?;
+        if seen.mark.is_some() { Ok(seen.members) } else { Err(Error::group_not_created(group)) }
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        let members = members(&self.0, group).await?;
+        let members = self.members_with_capabilities(group).await?;
         let found = members.into_iter().find(|one| one.id == *member);
         found.ok_or_else(|| Error::member_not_joined(group, member))
     }
 
     async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        let life = &self.0;
-        check(life, group, &life.member)?;
-        let key = life.keys().group(group);
+        let state = &self.0;
+        check(state, group, &state.member)?;
+        let key = state.keys().group(group);
         loop {
-            let seen = see(life, group).await?;
+            let seen = see(state, group).await?;
             feed.snapshot(seen.members);
             let mut since = seen.index;
             loop {
-                match life.store.watch(&key, since, true).await? {
+                match state.client.watch(&key, since, true).await? {
                     // A whole directory went: look at what there is.
                     Watched::Event(event) if event.node.dir => break,
                     Watched::Event(event) => {
                         since = event.node.modified;
-                        tell(feed, &event)?;
+                        feed_event(feed, &event)?;
                     }
                     Watched::Forgotten => {
                         feed.gap();
@@ -242,8 +265,8 @@ struct Seen {
     index: u64,
 }
 
-async fn see(life: &Life, group: &GroupId) -> Result<Seen> {
-    let answer = life.store.tree(&life.keys().group(group)).await?;
+async fn see(state: &State, group: &GroupId) -> Result<Seen> {
+    let answer = state.client.tree(&state.keys().group(group)).await?;
     let mut seen = Seen { mark: None, members: Vec::new(), index: answer.index };
     match answer.result {
         Ok(event) => {
@@ -264,62 +287,26 @@ async fn see(life: &Life, group: &GroupId) -> Result<Seen> {
 }
 
 /// Whether a group is there; a deletion that has begun is stopped.
-async fn is_there(life: &Life, group: &GroupId) -> Result<bool> {
-    let key = life.keys().mark(group);
+async fn is_there(state: &State, group: &GroupId) -> Result<bool> {
+    let key = state.keys().mark(group);
     loop {
-        let Ok(event) = life.store.get(&key).await?.result else { return Ok(false) };
+        let Ok(event) = state.client.get(&key).await?.result else { return Ok(false) };
         let now = event.node.value;
         if !now.starts_with(DELETING) {
             return Ok(true);
         }
-        life.store.put(&key, &mark(THERE), None, Some(If::Value(&now))).await?;
+        state.client.put(&key, &mark(THERE), None, Some(If::Value(&now))).await?;
     }
 }
 
-pub(crate) async fn leave(life: &Life, group: &GroupId) -> Result<()> {
-    let key = life.keys().member(group, &life.member);
-    let Some(membership) = life.membership(group) else { return not_joined(life, group).await };
-    // Before the request: the renewal must not take the end for a loss.
-    life.remove_membership(group);
-    loop {
-        let left = life.store.delete(&key, Some(membership.proof())).await?;
-        match left.result {
-            Ok(_) => return Ok(()),
-            Err(Refusal::Differs) if still_ours(life, &key, &membership).await? => {}
-            Err(_) if left.again => return Ok(()),
-            Err(_) => {
-                membership.lease.lose(Loss::Taken);
-                return not_joined(life, group).await;
-            }
-        }
-    }
-}
-
-/// Whether a member's key is our session's. Its index is known again then.
-async fn still_ours(life: &Life, key: &str, membership: &Membership) -> Result<bool> {
-    match life.store.get(key).await?.result {
-        Ok(event) if is_of(life, &event.node) => {
-            membership.index.fetch_max(event.node.modified, Ordering::Relaxed);
-            Ok(true)
-        }
-        _ => Ok(false),
-    }
-}
-
-async fn not_joined(life: &Life, group: &GroupId) -> Result<()> {
-    match life.store.get(&life.keys().mark(group)).await?.result {
-        Ok(_) => Err(Error::member_not_joined(group, &life.member)),
+async fn not_joined(state: &State, group: &GroupId) -> Result<()> {
+    match state.client.get(&state.keys().mark(group)).await?.result {
+        Ok(_) => Err(Error::member_not_joined(group, &state.member)),
         Err(_) => Err(Error::group_not_created(group)),
     }
 }
 
-pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
-    check(life, group, &life.member)?;
-    let seen = see(life, group).await?;
-    if seen.mark.is_some() { Ok(seen.members) } else { Err(Error::group_not_created(group)) }
-}
-
-fn tell(feed: &GroupFeed, event: &Event) -> Result<()> {
+fn feed_event(feed: &GroupFeed, event: &Event) -> Result<()> {
     if last_part(&event.node.key, 'm').is_none() {
         return Ok(()); // the mark
     }
@@ -331,13 +318,13 @@ fn tell(feed: &GroupFeed, event: &Event) -> Result<()> {
     Ok(())
 }
 
-fn mark(state: &str) -> String {
-    format!("{state}{}", OperationId::random())
+fn mark(kind: &str) -> String {
+    format!("{kind}{}", OperationId::random())
 }
 
 /// A member's value: `SESSION:CAPABILITIES`, these in base64.
-fn value(life: &Life, capabilities: &Capabilities) -> Result<String> {
-    let value = format!("{}:{}", life.id, URL_SAFE.encode(capabilities.as_msgpack()));
+fn value(state: &State, capabilities: &Capabilities) -> Result<String> {
+    let value = format!("{}:{}", state.id, URL_SAFE.encode(capabilities.as_msgpack()));
     match value.len() {
         ..=MAX_VALUE => Ok(value),
         size => Err(Error::invalid("the capabilities are too large in base64")
@@ -347,28 +334,23 @@ fn value(life: &Life, capabilities: &Capabilities) -> Result<String> {
 }
 
 /// Refuses ids that are too long for the requests which name them.
-fn check(life: &Life, group: &GroupId, member: &MemberId) -> Result<()> {
-    keys::check(&life.keys().member(group, member), &life.member, "id of the group")
-}
-
-/// Whether a member's key is our session's.
-pub(crate) fn is_of(life: &Life, node: &Node) -> bool {
-    node.value.split_once(':').is_some_and(|(session, _)| session == life.id.to_string())
+fn check(state: &State, group: &GroupId, member: &MemberId) -> Result<()> {
+    keys::check(&state.keys().member(group, member), &state.member, "id of the group")
 }
 
 fn member_id(node: &Node) -> Result<MemberId> {
-    last_part(&node.key, 'm').map(MemberId::from).ok_or_else(|| odd(node))
+    last_part(&node.key, 'm').map(MemberId::from).ok_or_else(|| foreign(node))
 }
 
 fn read_member(node: &Node) -> Result<Member> {
-    let (_, capabilities) = node.value.split_once(':').ok_or_else(|| odd(node))?;
-    let capabilities = URL_SAFE.decode(capabilities).map_err(|_| odd(node))?;
+    let (_, capabilities) = node.value.split_once(':').ok_or_else(|| foreign(node))?;
+    let capabilities = URL_SAFE.decode(capabilities).map_err(|_| foreign(node))?;
     let mut member = Member::new(member_id(node)?, Capabilities::from_msgpack(capabilities));
     member.incarnation = node.created;
     Ok(member)
 }
 
-fn odd(node: &Node) -> Error {
+fn foreign(node: &Node) -> Error {
     Error::new(ErrorKind::Serialization, "not what this driver writes as a member")
         .with("key", &node.key)
 }

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use tooz_core::{CoordinatorUrl, Error, MemberId, Options, Result};
 
+use crate::client::{Client, Node};
 use crate::config::Config;
-use crate::keys::{member_in, session_in};
-use crate::shared::is_marker;
-use crate::store::{Node, Store};
+use crate::keys::{is_marker, member_in, session_in};
 
 /// The keys of what coordinators of a URL use. It needs a Tokio runtime.
 #[derive(Debug)]
 pub struct Inspector {
-    store: Store,
+    client: Client,
     root: String,
 }
 
@@ -28,7 +27,7 @@ impl Inspector {
         if root.is_empty() {
             return Err(Error::invalid("without a namespace, the keys may be anybody's"));
         }
-        Ok(Self { store: Store::new(&Arc::new(config))?, root })
+        Ok(Self { client: Client::new(&Arc::new(config))?, root })
     }
 
     /// What coordinators have in the namespace beside groups: sessions, members, locks held and
@@ -56,19 +55,19 @@ impl Inspector {
             .filter(|node| member_in(&node.value).as_ref() == Some(member))
             .filter_map(|node| session_in(&node.value).map(str::to_owned))
             .collect();
-        // The sessions last, so that who hears of an end finds the locks free.
+        // The sessions last, so that whoever learns of an end finds the locks free.
         let (first, last): (Vec<_>, Vec<_>) =
             keys.iter().partition(|node| !node.key.contains("/session/"));
         for node in first.into_iter().chain(last) {
             let (key, value) = (encoded(&node.key), &node.value);
             if sessions.iter().any(|session| value.contains(session) || key.contains(session)) {
-                self.store.delete(&key, None).await?;
+                self.client.delete(&key, None).await?;
             }
         }
         let readers = self.keys().await?;
         let readers = readers.iter().any(|node| node.key.contains("/readers/"));
         for node in keys.iter().filter(|node| is_marker(&node.value) && !readers) {
-            self.store.delete(&encoded(&node.key), None).await?;
+            self.client.delete(&encoded(&node.key), None).await?;
         }
         Ok(sessions.len())
     }
@@ -78,13 +77,13 @@ impl Inspector {
     /// # Errors
     /// When the server cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
-        self.store.delete_tree(&self.root).await.map(drop)
+        self.client.delete_tree(&self.root).await.map(drop)
     }
 
     async fn keys(&self) -> Result<Vec<Node>> {
         let mut keys = Vec::new();
         let mut rest: Vec<_> =
-            self.store.tree(&self.root).await?.result.ok().map(|e| e.node).into_iter().collect();
+            self.client.tree(&self.root).await?.result.ok().map(|e| e.node).into_iter().collect();
         while let Some(node) = rest.pop() {
             if node.dir { rest.extend(node.nodes) } else { keys.push(node) }
         }

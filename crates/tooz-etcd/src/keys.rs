@@ -1,5 +1,7 @@
 //! The keys: locks where the original has them, everything else below a directory of our own.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use tooz_core::{Error, GroupId, LockName, MemberId, OperationId, Result};
@@ -17,7 +19,7 @@ pub(crate) struct Keys {
 
 /// What a lock or the leadership of a group consists of.
 #[derive(Clone, Debug)]
-pub(crate) struct Prize {
+pub(crate) struct LockKeys {
     /// Its key: there while somebody holds it, and its value says who.
     pub(crate) key: String,
     /// The directory of those who wait, in the order of their creation.
@@ -26,8 +28,8 @@ pub(crate) struct Prize {
     pub(crate) readers: String,
 }
 
-impl Prize {
-    pub(crate) fn place(&self, id: OperationId) -> String {
+impl LockKeys {
+    pub(crate) fn queue_entry(&self, id: OperationId) -> String {
         format!("{}/{id}", self.queue)
     }
 
@@ -64,29 +66,22 @@ impl Keys {
         format!("{}/{OURS}/{kind}", self.root)
     }
 
-    pub(crate) fn lock(&self, name: &LockName) -> Prize {
+    pub(crate) fn lock(&self, name: &LockName) -> LockKeys {
         let name = base64(name.as_bytes());
-        Prize {
-            key: format!("{}/{name}", self.root),
-            queue: format!("{}/l{name}", self.ours("queue")),
-            readers: format!("{}/l{name}", self.ours("readers")),
-        }
+        self.lock_keys(format!("{}/{name}", self.root), &format!("l{name}"))
     }
 
-    pub(crate) fn leader(&self, group: &GroupId) -> Prize {
-        let name = base64(group.as_bytes());
-        Prize {
-            key: format!("{}/g{name}", self.ours("leader")),
-            queue: format!("{}/g{name}", self.ours("queue")),
-            readers: format!("{}/g{name}", self.ours("readers")),
-        }
+    pub(crate) fn leader(&self, group: &GroupId) -> LockKeys {
+        let name = format!("g{}", base64(group.as_bytes()));
+        self.lock_keys(format!("{}/{name}", self.ours("leader")), &name)
     }
 
-    pub(crate) fn session(&self, id: OperationId) -> String {
-        self.session_named(&id.to_string())
+    fn lock_keys(&self, key: String, name: &str) -> LockKeys {
+        let folder = |kind| format!("{}/{name}", self.ours(kind));
+        LockKeys { key, queue: folder("queue"), readers: folder("readers") }
     }
 
-    pub(crate) fn session_named(&self, id: &str) -> String {
+    pub(crate) fn session(&self, id: impl fmt::Display) -> String {
         format!("{}/{id}", self.ours("session"))
     }
 
@@ -120,22 +115,34 @@ pub(crate) fn last_part(key: &str, kind: char) -> Option<Vec<u8>> {
 }
 
 /// Who holds or waits: `OPERATION:SESSION:MEMBER`, the member in base64.
-pub(crate) fn claim(id: OperationId, session: OperationId, member: &MemberId) -> String {
+pub(crate) fn owner(id: OperationId, session: OperationId, member: &MemberId) -> String {
     format!("{id}:{session}:{}", URL_SAFE.encode(member.as_bytes()))
+}
+
+const SHARED: &str = "shared:";
+
+/// The value of a lock's key while it is shared; each time by another name, so that a reader that was
+/// lost in an earlier time does not take itself for one of this.
+pub(crate) fn marker(founder: &str) -> String {
+    format!("{SHARED}{founder}")
+}
+
+pub(crate) fn is_marker(value: &str) -> bool {
+    value.starts_with(SHARED)
 }
 
 /// The longest line of a request, with its end: the server reads no more of the first one that comes
 /// over a connection before it knows that it is HTTP.
 const LONGEST_LINE: usize = 4096;
-/// What a line has beside the path and a claim: the method, `/v2/keys`, the version, and the rest of
+/// What a line has beside the path and an owner: the method, `/v2/keys`, the version, and the rest of
 /// the query, in which numbers have up to 20 digits.
 const BESIDE: usize = 112;
 
 /// Refuses a path that is too long for some request of its life: those that release a lock name the
-/// claim too.
+/// owner too.
 pub(crate) fn check(path: &str, member: &MemberId, what: &'static str) -> Result<()> {
-    let claim = 76 + base64(member.as_bytes()).len();
-    let line = path.len() + BESIDE + claim;
+    let owner = 76 + base64(member.as_bytes()).len();
+    let line = path.len() + BESIDE + owner;
     if line <= LONGEST_LINE {
         return Ok(());
     }
@@ -145,17 +152,17 @@ pub(crate) fn check(path: &str, member: &MemberId, what: &'static str) -> Result
     )))
 }
 
-/// The session in a [`claim`], if it is one.
-pub(crate) fn session_in(claim: &str) -> Option<&str> {
-    let mut parts = claim.split(':');
+/// The session of an [`owner`], if it is one.
+pub(crate) fn session_in(owner: &str) -> Option<&str> {
+    let mut parts = owner.split(':');
     let (_, session, _) = (parts.next()?, parts.next()?, parts.next()?);
     (session.len() == 32).then_some(session)
 }
 
-/// The member in a [`claim`], if it is one.
-pub(crate) fn member_in(claim: &str) -> Option<MemberId> {
-    session_in(claim)?;
-    URL_SAFE.decode(claim.split(':').nth(2)?).ok().map(MemberId::from)
+/// The member of an [`owner`], if it is one.
+pub(crate) fn member_in(owner: &str) -> Option<MemberId> {
+    session_in(owner)?;
+    URL_SAFE.decode(owner.split(':').nth(2)?).ok().map(MemberId::from)
 }
 
 #[cfg(test)]
@@ -171,11 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_says_whose_it_is() {
+    fn an_owner_is_told_from_a_marker() {
         let (id, session) = (OperationId::random(), OperationId::random());
-        let claim = claim(id, session, &"m:1".into());
-        assert_eq!(session_in(&claim), Some(&*session.to_string()));
-        assert_eq!(member_in(&claim), Some("m:1".into()));
+        let owner = owner(id, session, &"m:1".into());
+        assert_eq!(session_in(&owner), Some(&*session.to_string()));
+        assert_eq!(member_in(&owner), Some("m:1".into()));
         assert_eq!((session_in(""), member_in("shared:x")), (None, None));
     }
 }

@@ -120,7 +120,7 @@ async fn waiters_get_it_in_the_order_of_their_arrival() -> Result<()> {
         let begin = Instant::now();
         let waiting = |keys: Vec<String>| keys.iter().filter(|k| k.contains("/queue/")).count();
         while waiting(inspector.residue().await?) <= n {
-            assert!(begin.elapsed() < Duration::from_secs(5), "it stands in line");
+            assert!(begin.elapsed() < Duration::from_secs(5), "it is in the queue");
         }
     }
     guard.release().await?;

@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tooz_core::kit::locked;
 use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 
 use crate::error;
@@ -87,20 +88,9 @@ impl Http {
     /// Every endpoint is tried at most once, each attempt within the request's time limit. An error
     /// has [`Outcome::NotApplied`] only if none of the attempts can have reached a server.
     pub async fn send(&self, request: &Request) -> Result<Response> {
-        let limit = request.limit.unwrap_or(self.0.settings.response_timeout);
         self.try_each(request, |endpoint| async move {
-            let attempt = async {
-                let (head, sent) = self.attempt(request, endpoint).await?;
-                let (head, body) = head.into_parts();
-                let body = whole(body).await?;
-                let (status, headers) = (head.status.as_u16(), head.headers);
-                Ok(Response { status, headers, body, sent, endpoint })
-            };
-            let begun = Moment::now();
-            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
-                self.reconnect(begun);
-                Err(error::timed_out())
-            })
+            let (head, sent) = self.attempt(request, endpoint).await?;
+            whole(head, sent, endpoint).await
         })
         .await
     }
@@ -108,29 +98,18 @@ impl Http {
     /// Sends a request and gives the answer's body line by line; the answer itself as an error if
     /// its status is not 2xx.
     pub async fn open(&self, request: &Request) -> Result<Lines> {
-        let limit = request.limit.unwrap_or(self.0.settings.response_timeout);
         self.try_each(request, |endpoint| async move {
-            let attempt = async {
-                let (head, sent) = self.attempt(request, endpoint).await?;
-                if head.status().is_success() {
-                    return Ok(Lines::new(head.into_body(), sent, endpoint));
-                }
-                let (head, body) = head.into_parts();
-                let body = whole(body).await?;
-                let (status, headers) = (head.status.as_u16(), head.headers);
-                Err(Response { status, headers, body, sent, endpoint }.error())
-            };
-            let begun = Moment::now();
-            tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
-                self.reconnect(begun);
-                Err(error::timed_out())
-            })
+            let (head, sent) = self.attempt(request, endpoint).await?;
+            if head.status().is_success() {
+                return Ok(Lines::new(head.into_body(), sent, endpoint));
+            }
+            Err(whole(head, sent, endpoint).await?.error())
         })
         .await
     }
 
     /// Asks another endpoint first from now on, if this one is still the first: a server that
-    /// answers can be of no use all the same.
+    /// answers can be of no use even so.
     pub fn avoid(&self, endpoint: usize) {
         let next = (endpoint + 1) % self.endpoints().len();
         let order = Ordering::Relaxed;
@@ -139,7 +118,7 @@ impl Http {
     }
 
     /// Uses no connection again that there was at that moment, when a request was sent that got no
-    /// answer: the others may be dead, too. Requests under way go on.
+    /// answer: the others may be dead too. Requests under way go on.
     pub fn reconnect(&self, sent: Moment) {
         let mut connections = self.connections();
         if connections.since <= sent {
@@ -148,6 +127,7 @@ impl Http {
         }
     }
 
+    /// Makes an attempt, within the request's time limit, at one endpoint after the other.
     async fn try_each<T, F: Future<Output = Result<T>>>(
         &self,
         request: &Request,
@@ -159,13 +139,20 @@ impl Http {
             Some(_) => return Err(Error::new(ErrorKind::Internal, "there is no such endpoint")),
             None => (self.0.preferred.load(Ordering::Relaxed) % count, count),
         };
+        let limit = request.limit.unwrap_or(self.0.settings.response_timeout);
         let mut outcome = Outcome::NotApplied;
         let mut endpoints = (0..attempts).map(|step| (first + step) % count).peekable();
         loop {
             let Some(endpoint) = endpoints.next() else {
                 return Err(Error::new(ErrorKind::Internal, "there is no endpoint"));
             };
-            match attempt(endpoint).await {
+            let begun = Moment::now();
+            let attempted = tokio::time::timeout(limit, attempt(endpoint)).await;
+            let attempted = attempted.unwrap_or_else(|_| {
+                self.reconnect(begun);
+                Err(error::timed_out())
+            });
+            match attempted {
                 Ok(done) => return Ok(done),
                 Err(error) => {
                     if request.endpoint.is_none() {
@@ -238,8 +225,7 @@ impl Http {
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
-        // Nothing panics while it is locked, so it is whole even if poisoned.
-        self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0.connections)
     }
 }
 
@@ -268,9 +254,12 @@ fn connector(settings: &Settings, tls: Option<&Tls>) -> Result<Connector> {
     }
 }
 
-async fn whole(body: Incoming) -> Result<Bytes> {
-    let limited = Limited::new(body, LARGEST_ANSWER);
-    Ok(limited.collect().await.map_err(error::unread)?.to_bytes())
+/// The answer with its whole body.
+async fn whole(head: hyper::Response<Incoming>, sent: Moment, endpoint: usize) -> Result<Response> {
+    let (head, body) = head.into_parts();
+    let body = Limited::new(body, LARGEST_ANSWER).collect().await.map_err(error::unread)?;
+    let (status, headers) = (head.status.as_u16(), head.headers);
+    Ok(Response { status, headers, body: body.to_bytes(), sent, endpoint })
 }
 
 impl fmt::Debug for Http {

@@ -45,21 +45,3 @@ pub(crate) fn too_large() -> Error {
 pub(crate) fn timed_out() -> Error {
     Error::new(ErrorKind::TimedOut, "no answer came in time").outcome_is(Outcome::Unknown)
 }
-
-/// The first error of that type among the causes.
-pub(crate) fn find<'e, T: StdError + 'static>(
-    error: &'e (dyn StdError + 'static),
-) -> Option<&'e T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        // What an I/O error wraps is not among its sources: only that one's are.
-        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}

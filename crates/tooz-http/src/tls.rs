@@ -10,7 +10,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tooz_core::{Error, ErrorKind, Outcome, Result, ensure_crypto_provider};
 
-use crate::error::find;
 use crate::settings::Tls;
 
 /// Connections over `http`, in TLS if there are certificates or the system's authorities are to do.
@@ -94,4 +93,20 @@ pub(crate) fn refusal(error: &(dyn StdError + 'static)) -> Option<Error> {
         _ => return None,
     };
     Some(Error::new(ErrorKind::Authentication, message).outcome_is(Outcome::NotApplied))
+}
+
+/// The first error of that type among the causes.
+fn find<'e, T: StdError + 'static>(error: &'e (dyn StdError + 'static)) -> Option<&'e T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        // What an I/O error wraps is not among its sources: only that one's are.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
 }

@@ -9,6 +9,7 @@ use tooz_http::{Request, Response};
 
 use crate::config::{Config, Ttl};
 use crate::connection::Connection;
+use crate::errors::{Failure, Refusal, refusal};
 
 /// How often a write is repeated of which nobody knows what became of it.
 const REPEATS: u32 = 3;
@@ -19,9 +20,9 @@ const HEARTBEATS: u32 = 2;
 /// A long poll ends when something happens, or with its connection.
 const FOREVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The store of a server.
+/// The servers of a URL.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
+pub(crate) struct Client {
     connection: Connection,
     heartbeat_timeout: Duration,
     opening_timeout: Duration,
@@ -62,19 +63,6 @@ impl Event {
     }
 }
 
-/// Why the server did not do it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// There is no such key.
-    Missing,
-    /// The key is not what it was said to be.
-    Differs,
-    /// The key exists.
-    Exists,
-    /// The directory is not empty, or no directory.
-    InUse,
-}
-
 /// An answer, and what is known with it.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -95,14 +83,6 @@ pub(crate) enum Watched {
     Forgotten,
 }
 
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(rename = "errorCode")]
-    code: u32,
-    #[serde(default)]
-    message: String,
-}
-
 /// What must be so for a write to be done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum If<'a> {
@@ -112,7 +92,7 @@ pub(crate) enum If<'a> {
     Index(u64),
 }
 
-impl Store {
+impl Client {
     pub(crate) fn new(config: &Arc<Config>) -> Result<Self> {
         let connection = Connection::new(config)?;
         Ok(Self {
@@ -150,8 +130,8 @@ impl Store {
         self.write(|_| condition.iter().fold(Request::put(path(key)).form(&fields), given)).await
     }
 
-    /// Sets the key of a session that is being opened. That the servers say nothing is told when each
-    /// was tried: somebody waits, who can try again.
+    /// Sets the key of a session that is being opened. If no server answers, that is told once each was
+    /// tried: somebody waits who can try again.
     pub(crate) async fn open(&self, key: &str, value: &str, ttl: Ttl) -> Result<Answer> {
         let fields = [("value", value), ("ttl", &*ttl.seconds().to_string())];
         let request = Request::put(path(key)).form(&fields).within(self.opening_timeout);
@@ -187,6 +167,26 @@ impl Store {
     pub(crate) async fn delete_tree(&self, key: &str) -> Result<Answer> {
         self.write(|_| Request::delete(path(key)).query("dir", "true").query("recursive", "true"))
             .await
+    }
+
+    /// Changes the index of a key and nothing else, which wakes whoever watches it.
+    pub(crate) async fn touch(&self, key: &str) -> Result<()> {
+        loop {
+            let Ok(Event { node, .. }) = self.get(key).await?.result else { return Ok(()) };
+            // It lives on for as long as it has: its own options say how long that is, not ours.
+            let ttl = Ttl(Duration::from_secs(node.ttl.max(1)));
+            let unchanged = Some(If::Index(node.modified));
+            match self.put(key, &node.value, Some(ttl), unchanged).await?.result {
+                // Renewed meanwhile.
+                Err(Refusal::Differs) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Whether a key has that value.
+    pub(crate) async fn has(&self, key: &str, value: &str) -> Result<bool> {
+        Ok(self.get(key).await?.result.is_ok_and(|event| event.node.value == value))
     }
 
     /// Waits for the first thing that happened to a key, or in a directory, after that index.
@@ -258,24 +258,6 @@ fn given(request: Request, condition: &If<'_>) -> Request {
 
 fn answer(response: &Response) -> Result<Answer> {
     let index = response.header("x-etcd-index").and_then(|index| index.parse().ok()).unwrap_or(0);
-    let result = if response.is_success() {
-        Ok(response.json::<Event>()?)
-    } else {
-        let Ok(failure) = response.json::<Failure>() else { return Err(response.error()) };
-        Err(match failure.code {
-            100 => Refusal::Missing,
-            101 => Refusal::Differs,
-            105 => Refusal::Exists,
-            102 | 104 | 107 | 108 => Refusal::InUse,
-            110 => return Err(response.error()),
-            // The cluster has no leader, or it changed meanwhile.
-            300.. => {
-                return Err(Error::new(ErrorKind::Connection, "the cluster is in trouble")
-                    .with("answer", failure.message)
-                    .outcome_is(Outcome::Unknown));
-            }
-            _ => return Err(response.error()),
-        })
-    };
+    let result = if response.is_success() { Ok(response.json()?) } else { Err(refusal(response)?) };
     Ok(Answer { result, index, sent: response.sent(), again: false })
 }
