@@ -214,12 +214,12 @@ pub(crate) fn check_member(member: &MemberId) -> Result<()> {
     check(member.as_bytes(), "member")
 }
 
-fn check(id: &[u8], what: &str) -> Result<()> {
-    match id.contains(&b'/') {
-        true => Err(Error::invalid(format!("the id of a {what} must not have a slash"))
-            .with(if what == "group" { "group" } else { "member" }, id.escape_ascii())),
-        false => Ok(()),
+fn check(id: &[u8], what: &'static str) -> Result<()> {
+    if !id.contains(&b'/') {
+        return Ok(());
     }
+    Err(Error::invalid(format!("the id of a {what} must not have a slash"))
+        .with(what, id.escape_ascii()))
 }
 
 #[cfg(test)]

@@ -50,21 +50,20 @@ impl Grpc {
             tls: config.tls.clone(),
         };
         for endpoint in &config.endpoints {
-            grpc.address(endpoint).map_err(|unusable| match unusable {
-                Unusable::File(error) => error.on(config.backend),
-                Unusable::Content(e) => {
-                    Error::invalid("a host, a certificate or a key cannot be used")
-                        .with("server", endpoint.authority())
-                        .caused_by(e)
-                }
-            })?;
+            grpc.address(endpoint)?;
         }
         Ok(grpc)
     }
 
-    fn address(&self, endpoint: &Endpoint) -> Result<Address, Unusable> {
+    fn address(&self, endpoint: &Endpoint) -> CoreResult<Address> {
+        let unusable = |cause| {
+            Error::invalid("a host, a certificate or a key cannot be used")
+                .with("server", endpoint.authority())
+                .caused_by(cause)
+        };
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let address = Address::from_shared(format!("{scheme}://{}", endpoint.authority()))?
+        let address = Address::from_shared(format!("{scheme}://{}", endpoint.authority()))
+            .map_err(unusable)?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(PROBE))
@@ -73,29 +72,9 @@ impl Grpc {
             .keep_alive_while_idle(true);
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return Ok(address.tls_config(tls_config(tls)?)?);
+            return address.tls_config(tls_config(tls)?).map_err(unusable);
         }
         Ok(address)
-    }
-}
-
-/// Why there is no address to connect to.
-enum Unusable {
-    /// A file cannot be read.
-    File(Error),
-    /// A host, a certificate or a key makes no sense.
-    Content(tonic::transport::Error),
-}
-
-impl From<Error> for Unusable {
-    fn from(error: Error) -> Self {
-        Self::File(error)
-    }
-}
-
-impl From<tonic::transport::Error> for Unusable {
-    fn from(error: tonic::transport::Error) -> Self {
-        Self::Content(error)
     }
 }
 
@@ -118,11 +97,8 @@ fn tls_config(files: &PemFiles) -> CoreResult<tonic::transport::ClientTlsConfig>
 #[async_trait]
 impl Connector for Grpc {
     async fn connect(&self, endpoint: &Endpoint) -> Result<Arc<dyn Transport>, Failure> {
-        let address = self.address(endpoint).map_err(|unusable| match unusable {
-            // They may be in the middle of being replaced.
-            Unusable::File(error) => Failure::unreachable(error),
-            Unusable::Content(error) => from_connect(error),
-        })?;
+        // The files may be in the middle of being replaced.
+        let address = self.address(endpoint).map_err(from_connect)?;
         let channel = address.connect().await.map_err(from_connect)?;
         Ok(Arc::new(Connection { channel }))
     }

@@ -30,25 +30,22 @@ pub(crate) async fn open(config: &Config) -> Result<Client> {
             connected = timeout(end.remaining(), connect(config)) => connected,
             error = unreachable(config) => return Err(error),
         };
-        match connected {
-            Ok(Ok(client)) => return Ok(client),
-            Ok(Err(Failed::Client(Cause::NoHosts | Cause::Timeout))) | Err(_) => {
-                let silent = begun.elapsed() >= SILENCE * servers;
-                let (error, reachable) = diagnose(config, true).await;
-                if silent || !reachable || end.has_passed() {
-                    return Err(error);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            Ok(Err(Failed::Client(cause))) => return Err(translate(cause)),
-            #[cfg(feature = "tls")]
-            Ok(Err(Failed::Ours(error))) => return Err(error),
+        match connected.unwrap_or(Ok(Err(Cause::Timeout)))? {
+            Ok(client) => return Ok(client),
+            Err(Cause::NoHosts | Cause::Timeout) => {}
+            Err(cause) => return Err(translate(cause)),
         }
+        let silent = begun.elapsed() >= SILENCE * servers;
+        let (error, reachable) = diagnose(config, true).await;
+        if silent || !reachable || end.has_passed() {
+            return Err(error);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Tries each server once.
-async fn connect(config: &Config) -> Result<Client, Failed> {
+/// Tries each server once. The outer error is of certificates that are not usable.
+async fn connect(config: &Config) -> Result<Result<Client, Cause>> {
     let connector = Client::connector().with_session_timeout(config.timeout).with_fail_eagerly();
     let connector = match &config.login {
         Some(Login::Digest { user, password }) => {
@@ -69,23 +66,9 @@ async fn connect(config: &Config) -> Result<Client, Failed> {
     #[cfg(feature = "tls")]
     if let Some(files) = &config.tls {
         let connector = connector.with_tls(tls::options(files).await?);
-        return connector.secure_connect(&servers).await.map_err(Failed::Client);
+        return Ok(connector.secure_connect(&servers).await);
     }
-    connector.connect(&servers).await.map_err(Failed::Client)
-}
-
-/// Why there is no client.
-enum Failed {
-    Client(Cause),
-    #[cfg(feature = "tls")]
-    Ours(Error),
-}
-
-#[cfg(feature = "tls")]
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Ours(error)
-    }
+    Ok(connector.connect(&servers).await)
 }
 
 /// Ends if no server can be reached, which the client takes long to tell. A handshake may take longer
