@@ -39,7 +39,7 @@ pub(crate) struct Client {
     /// The endpoint to try next.
     next: AtomicUsize,
     token: Mutex<Option<Arc<str>>>,
-    /// Locked while somebody logs in for all, and how that failed last. A login is dear: the server
+    /// Locked while somebody logs in for all, and how that failed last. A login is expensive: the server
     /// hashes the password.
     login: tokio::sync::Mutex<Option<(Moment, Failure)>>,
     /// The session's, which is in doubt while there is no connection.
@@ -94,8 +94,8 @@ impl Client {
     }
 
     /// A session is being opened, or is open now. While it is being opened, calls fail once each
-    /// server was tried in vain, and an answer takes no longer than a connection may: somebody waits
-    /// for it, who can try again.
+    /// server was tried without success, and an answer takes no longer than a connection may:
+    /// somebody waits for it, who can try again.
     pub(crate) fn set_opening(&self, opening: bool) {
         *locked(&self.opening) = opening.then(|| Moment::now() + OPENING);
     }
@@ -163,7 +163,7 @@ impl Client {
         Ok((renewed.value > 0).then_some(renewed.sent))
     }
 
-    /// What is gone already counts as revoked.
+    /// A lease that is gone already counts as revoked.
     pub(crate) async fn revoke(&self, lease: i64) -> Result<()> {
         match self.call(&lease, |to, token, lease| to.revoke(token, lease)).await {
             Err(error) if error.kind() != ErrorKind::SessionLost => Err(error),
@@ -197,7 +197,7 @@ impl Client {
         mut limit: Duration,
     ) -> Result<Answer<T>> {
         let opening = *locked(&self.opening);
-        let until = Moment::now() + self.config.patience;
+        let until = Moment::now() + self.config.request_timeout;
         let until = opening.map_or(until, |opening| opening.min(until));
         limit = limit.min(self.answer_timeout());
         let (mut again, mut refused, mut out_of_reach, mut silences) = (false, 0, 0, 0);
@@ -431,4 +431,70 @@ fn random_lease() -> i64 {
 /// Whether a lease could not be made because there is one of its number.
 fn exists_already(error: &Error) -> bool {
     error.cause::<Failure>().is_some_and(|failure| failure.is(code::FAILED_PRECONDITION))
+}
+
+#[cfg(test)]
+mod tests {
+    use tooz_core::{Options, async_trait};
+
+    use super::*;
+    use crate::config::{Defaults, Endpoint};
+
+    /// A server that makes a lease, and whose first answer is lost.
+    #[derive(Debug, Default)]
+    struct Lossy {
+        made: OnceLock<Moment>,
+    }
+
+    #[async_trait]
+    impl Connector for Arc<Lossy> {
+        async fn connect(&self, _: &Endpoint) -> Result<Arc<dyn Transport>, Failure> {
+            Ok(Arc::new(self.clone()))
+        }
+    }
+
+    #[async_trait]
+    impl Transport for Arc<Lossy> {
+        async fn grant(&self, _: Option<&str>, _: &(i64, u64)) -> Result<(), Failure> {
+            match self.made.set(Moment::now()) {
+                Ok(()) => Err(Failure::broken("the connection is cut")),
+                Err(_) => Err(Failure::status(code::FAILED_PRECONDITION, "lease already exists")),
+            }
+        }
+
+        async fn authenticate(&self, _: &str, _: &str) -> Result<String, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn txn(&self, _: Option<&str>, _: &Txn) -> Result<TxnReply, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn keep_alive(&self, _: Option<&str>, _: &i64) -> Result<u64, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn revoke(&self, _: Option<&str>, _: &i64) -> Result<(), Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn attached(&self, _: Option<&str>, _: &i64) -> Result<Attached, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn watch(&self, _: Option<&str>, _: &Range) -> Result<Box<dyn Events>, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_counts_from_before_the_request_that_made_it() {
+        let url = "etcd3://".parse().unwrap();
+        let defaults = Defaults { backend: "etcd3", tls: false };
+        let config = Config::read(&url, &mut Options::of(&url), defaults).unwrap();
+        let server = Arc::new(Lossy::default());
+        let client = Client::new(Arc::new(config), Arc::new(server.clone()));
+        let (_, sent) = client.grant().await.unwrap();
+        assert!(sent <= *server.made.get().unwrap());
+    }
 }

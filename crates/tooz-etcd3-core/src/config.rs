@@ -53,7 +53,7 @@ pub struct Config {
     /// The time to live of a session, in whole seconds, as etcd has it.
     pub(crate) ttl: u64,
     /// How long a request is repeated.
-    pub(crate) patience: Duration,
+    pub(crate) request_timeout: Duration,
     /// How many bytes of a request the server takes.
     pub(crate) max_request_bytes: usize,
 }
@@ -86,9 +86,9 @@ impl Config {
                 "the URL has a path; to keep keys apart use ?namespace=NAME",
             ));
         }
-        let patience = options.seconds("timeout", Duration::from_secs(30))?;
-        let membership = options.seconds("membership_timeout", patience)?;
-        let lock = options.seconds("lock_timeout", patience)?;
+        let request_timeout = options.seconds("timeout", Duration::from_secs(30))?;
+        let membership = options.seconds("membership_timeout", request_timeout)?;
+        let lock = options.seconds("lock_timeout", request_timeout)?;
         // One lease has it all, so the shorter time counts; a started second is a second.
         let ttl = membership.min(lock);
         let ttl = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
@@ -113,12 +113,12 @@ impl Config {
             backend,
             endpoints: endpoints(url),
             tls,
-            response_timeout: patience.min(third),
+            response_timeout: request_timeout.min(third),
             connect_timeout: third.clamp(CONNECT.0, CONNECT.1),
             login,
             keys: Keys::new(&namespace, layout),
             ttl,
-            patience,
+            request_timeout,
             max_request_bytes,
         })
     }
@@ -192,7 +192,7 @@ mod tests {
              &namespace=n&layout=etcd3&ssl=yes&max_request_bytes=9",
         )
         .unwrap();
-        assert_eq!((config.patience.as_secs(), config.ttl), (9, 7));
+        assert_eq!((config.request_timeout.as_secs(), config.ttl), (9, 7));
         assert_eq!(config.heartbeat_interval(), Duration::from_secs(7) / 3);
         assert_eq!(config.max_request_bytes, 9);
         let authorities: Vec<_> = config.endpoints.iter().map(Endpoint::authority).collect();
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_originals() {
         let config = read("etcd3://").unwrap();
-        assert_eq!((config.ttl, config.patience.as_secs()), (30, 30));
+        assert_eq!((config.ttl, config.request_timeout.as_secs()), (30, 30));
         assert_eq!(config.endpoints[0].authority(), "localhost:2379");
         assert!(config.tls.is_none() && config.login.is_none());
         assert!(read_as("etcd3+https://", true).unwrap().tls.is_some());

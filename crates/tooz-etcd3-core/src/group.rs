@@ -109,16 +109,9 @@ impl Groups for EtcdGroups {
     }
 
     async fn leave(&self, group: &GroupId) -> Result<()> {
-        let state = &self.0;
-        let member = Range::key(state.keys().member(group, &state.member));
-        let remove = member.clone().delete();
-        let left = self.change_own(group, member, remove).await?;
-        state.memberships.remove(group);
-        match left {
-            (Own::Changed, _) | (Own::NoGroup | Own::NoMember, true) => Ok(()),
-            (Own::NoGroup, false) => Err(Error::group_not_created(group)),
-            (Own::NoMember, false) => Err(Error::member_not_joined(group, &state.member)),
-        }
+        let (left, again) = self.change_own(group, Range::delete).await?;
+        self.0.memberships.remove(group);
+        if again { Ok(()) } else { left }
     }
 
     async fn update_capabilities(
@@ -126,14 +119,8 @@ impl Groups for EtcdGroups {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        let state = &self.0;
-        let member = Range::key(state.keys().member(group, &state.member));
-        let put = Op::put(&member.key, capabilities.as_msgpack(), state.id);
-        match self.change_own(group, member, put).await?.0 {
-            Own::Changed => Ok(()),
-            Own::NoGroup => Err(Error::group_not_created(group)),
-            Own::NoMember => Err(Error::member_not_joined(group, &state.member)),
-        }
+        let put = |member: Range| Op::put(&member.key, capabilities.as_msgpack(), self.0.id);
+        self.change_own(group, put).await?.0
     }
 
     /// Removes somebody's membership, and tells that session.
@@ -217,31 +204,30 @@ impl Groups for EtcdGroups {
     }
 }
 
-/// What became of a change of our own membership.
-enum Own {
-    Changed,
-    NoGroup,
-    NoMember,
-}
-
 impl EtcdGroups {
-    /// Changes the member's key if it is the one that this session made; whether an earlier attempt
-    /// may have done it.
-    async fn change_own(&self, group: &GroupId, member: Range, change: Op) -> Result<(Own, bool)> {
+    /// Changes the member's key if it is the one that this session made: whether it was, and whether
+    /// an earlier attempt may have done it.
+    async fn change_own(
+        &self,
+        group: &GroupId,
+        change: impl FnOnce(Range) -> Op,
+    ) -> Result<(Result<()>, bool)> {
         let state = &self.0;
         keys::check_group(group)?;
         let group_key = Range::key(state.keys().group(group));
+        let member = Range::key(state.keys().member(group, &state.member));
         // No key is created by the revision -1.
         let membership = state.memberships.get(group);
         let revision = membership.as_ref().map_or(-1, |membership| membership.revision);
+        let is_ours = member.clone().is(Test::CreatedAt(revision));
         let txn = Txn {
-            when: vec![exists(group_key.clone()), member.is(Test::CreatedAt(revision))],
-            then: vec![change],
+            when: vec![exists(group_key.clone()), is_ours],
+            then: vec![change(member)],
             or: vec![group_key.get()],
         };
         let answer = state.txn(&txn).await?;
         if answer.value.succeeded {
-            return Ok((Own::Changed, answer.again));
+            return Ok((Ok(()), answer.again));
         }
         if !answer.again
             && let Some(membership) = membership
@@ -250,8 +236,11 @@ impl EtcdGroups {
             // again.
             state.membership_lost(group, &membership);
         }
-        let [group_found] = answer.value.keys();
-        Ok((group_found.map_or(Own::NoGroup, |_| Own::NoMember), answer.again))
+        let error = match answer.value.keys() {
+            [None] => Error::group_not_created(group),
+            [Some(_)] => Error::member_not_joined(group, &state.member),
+        };
+        Ok((Err(error), answer.again))
     }
 
     /// The keys of a group and of a member.

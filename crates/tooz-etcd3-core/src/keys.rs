@@ -15,7 +15,7 @@ const SHARED: &[u8] = b"shared:";
 
 /// Where the locks are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// Where the Python driver `etcd3+http` has them: `/tooz/locksNAME`.
     #[default]
     Gateway,

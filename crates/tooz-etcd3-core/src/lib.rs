@@ -31,5 +31,4 @@ pub use config::{CHARACTERISTICS, Config, Defaults, Endpoint};
 pub use connection::{Attached, Connector, Events, Transport};
 pub use driver::open;
 pub use errors::{Failure, code};
-pub use keys::Layout;
 pub use txn::{Compare, Event, KeyValue, Op, Order, Range, Reply, Test, Txn, TxnReply};

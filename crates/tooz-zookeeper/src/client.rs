@@ -163,7 +163,7 @@ impl SessionClient {
         loop {
             match self.until(end, request(client.clone())).await {
                 Ok(answer) => return Ok(answer),
-                // A second time it may be the request itself that the server cannot bear.
+                // A second time it may be the request itself that the server cannot take.
                 Err(Cause::ConnectionLoss) if !again && !end.has_passed() => again = true,
                 Err(cause) => return Err(Failure { cause, again }),
             }

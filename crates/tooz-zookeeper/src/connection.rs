@@ -84,12 +84,12 @@ async fn unreachable(config: &Config) -> Error {
 /// The client only says that no server accepted it. So this looks at each of them, within the time
 /// that is left, with a handshake where TLS is wanted or without; and whether one can be reached.
 async fn diagnose(config: &Config, handshake: bool) -> (Error, bool) {
-    let patience =
+    let limit =
         config.connect_timeout * 3 / 20 / u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
     let mut unreachable = None;
     for (host, port) in &config.servers {
         let at = |error: Error| error.with("server", format!("{host}:{port}"));
-        match timeout(patience, look_at(config, host, *port, handshake)).await {
+        match timeout(limit, look_at(config, host, *port, handshake)).await {
             Ok(Ok(())) => {
                 let error = Error::new(
                     ErrorKind::Connection,
