@@ -2,18 +2,20 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tooz_core::{Error, ErrorKind, Lease, Moment, Outcome, Result};
+use tooz_core::kit::locked;
+use tooz_core::{Error, ErrorKind, Lease, Moment, OperationId, Outcome, Result, RetryPolicy};
 use tracing::debug;
 
 use crate::config::Config;
-use crate::failure::{Failure, Remedy, code};
-use crate::transport::{Attached, Connector, Event, Events, Range, Transport, Txn, TxnReply};
+use crate::connection::{Attached, Connector, Events, Transport};
+use crate::errors::{Failure, Remedy, code};
+use crate::txn::{Event, KeyValue, Range, Txn, TxnReply};
 
-/// The pauses between attempts double from the first to the second.
+/// The first pause between attempts and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(300));
 
 /// How many answers in a row may fail to come in time over the connection to an only server, the
@@ -26,31 +28,31 @@ const SILENCES: u32 = 2;
 /// engine gives up, which would not know why.
 const OPENING: Duration = Duration::from_secs(15);
 
-/// The way to a cluster.
+/// A session's way to its cluster.
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,
     connector: Arc<dyn Connector>,
-    line: Mutex<Option<Arc<Line>>>,
+    connection: Mutex<Option<Arc<Connection>>>,
     /// Locked while a connection is made, so that one is made for all who need it.
-    dialing: tokio::sync::Mutex<()>,
+    connecting: tokio::sync::Mutex<()>,
     /// The endpoint to try next.
     next: AtomicUsize,
     token: Mutex<Option<Arc<str>>>,
-    /// Locked while somebody logs in for all, and how that failed last. A login is dear: the server
+    /// Locked while somebody logs in for all, and how that failed last. A login is expensive: the server
     /// hashes the password.
     login: tokio::sync::Mutex<Option<(Moment, Failure)>>,
     /// The session's, which is in doubt while there is no connection.
     lease: OnceLock<Lease>,
     /// When to give up on the session that is being opened; `None` once it is.
     opening: Mutex<Option<Moment>>,
-    /// Nothing is repeated any more.
+    /// From then on nothing is repeated.
     ended: CancellationToken,
 }
 
 /// A connection, until something goes wrong with it.
 #[derive(Debug)]
-struct Line {
+struct Connection {
     transport: Arc<dyn Transport>,
     endpoint: usize,
     /// Whether it has ever answered.
@@ -60,14 +62,15 @@ struct Line {
     broken: CancellationToken,
 }
 
-/// What a call gave.
+/// The answer to a call.
 #[derive(Debug)]
 pub(crate) struct Answer<T> {
     pub(crate) value: T,
     /// The moment before the request was sent.
-    pub(crate) sent: Moment,
+    sent: Moment,
     /// Whether an earlier attempt may have been carried out.
     pub(crate) again: bool,
+    connection: Arc<Connection>,
 }
 
 /// One of the methods of a transport.
@@ -79,8 +82,8 @@ impl Client {
         Self {
             config,
             connector,
-            line: Mutex::default(),
-            dialing: tokio::sync::Mutex::default(),
+            connection: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
             next: AtomicUsize::new(0),
             token: Mutex::default(),
             login: tokio::sync::Mutex::default(),
@@ -90,14 +93,14 @@ impl Client {
         }
     }
 
-    /// A session is being opened, or is open now. Meanwhile servers out of reach are told when each
-    /// was tried, and an answer takes no longer than a connection may: somebody waits for it, who
-    /// can try again.
-    pub(crate) fn opens(&self, opens: bool) {
-        *lock(&self.opening) = opens.then(|| Moment::now() + OPENING);
+    /// A session is being opened, or is open now. While it is being opened, calls fail once each
+    /// server was tried without success, and an answer takes no longer than a connection may:
+    /// somebody waits for it, who can try again.
+    pub(crate) fn set_opening(&self, opening: bool) {
+        *locked(&self.opening) = opening.then(|| Moment::now() + OPENING);
     }
 
-    /// The session that the connection is for.
+    /// The session whose calls these are.
     pub(crate) fn serve(&self, lease: &Lease) {
         // Each client serves one session.
         let _ = self.lease.set(lease.clone());
@@ -128,17 +131,39 @@ impl Client {
             .on(self.config.backend))
     }
 
-    pub(crate) async fn grant(&self, lease: i64, ttl: u64) -> Result<Answer<()>> {
-        self.call(&(lease, ttl), |to, token, lease| to.grant(token, lease)).await
+    /// Reads keys, all at one moment.
+    pub(crate) async fn read<const N: usize>(
+        &self,
+        keys: [Vec<u8>; N],
+    ) -> Result<[Option<KeyValue>; N]> {
+        let reads = keys.into_iter().map(|key| Range::key(key).get()).collect();
+        Ok(self.txn(&Txn::of(reads)).await?.value.keys())
     }
 
-    pub(crate) async fn keep_alive(&self, lease: i64) -> Result<Answer<u64>> {
+    /// Makes a lease of the session's time to live: its number, and a moment before it was made. At
+    /// least what is asked for is granted, so that much can be relied on.
+    pub(crate) async fn grant(&self) -> Result<(i64, Moment)> {
+        let (lease, began) = (random_lease(), Moment::now());
+        match self.call(&(lease, self.config.ttl), |to, token, lease| to.grant(token, lease)).await
+        {
+            Ok(answer) => Ok((lease, answer.sent)),
+            // Nobody else has its number, so an earlier attempt of this call made it.
+            Err(error) if error.outcome() == Outcome::Unknown && exists_already(&error) => {
+                Ok((lease, began))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renews a lease: the moment before the request was sent; `None` if there is no such lease.
+    pub(crate) async fn keep_alive(&self, lease: i64) -> Result<Option<Moment>> {
         let limit = self.config.heartbeat_timeout();
         let renewed = self.attempt(&lease, |to, token, lease| to.keep_alive(token, lease), limit);
-        Ok(renewed.await?.0)
+        let renewed = renewed.await?;
+        Ok((renewed.value > 0).then_some(renewed.sent))
     }
 
-    /// What is gone already counts as revoked.
+    /// A lease that is gone already counts as revoked.
     pub(crate) async fn revoke(&self, lease: i64) -> Result<()> {
         match self.call(&lease, |to, token, lease| to.revoke(token, lease)).await {
             Err(error) if error.kind() != ErrorKind::SessionLost => Err(error),
@@ -155,34 +180,32 @@ impl Client {
     pub(crate) async fn watch(&self, range: Range) -> Result<Watch> {
         let limit = self.config.response_timeout;
         let watched = self.attempt(&range, |to, token, range| to.watch(token, range), limit);
-        let (events, line) = watched.await?;
-        let (broken, ended) = (line.broken.clone(), self.ended.clone());
-        Ok(Watch { events: events.value, broken, ended })
+        let Answer { value: events, connection, .. } = watched.await?;
+        Ok(Watch { events, broken: connection.broken.clone(), ended: self.ended.clone() })
     }
 
     async fn call<A, T>(&self, arguments: &A, method: Method<A, T>) -> Result<Answer<T>> {
-        Ok(self.attempt(arguments, method, self.config.response_timeout).await?.0)
+        self.attempt(arguments, method, self.config.response_timeout).await
     }
 
-    /// Repeats a call for as long as that can help and there is time; which connection answered.
-    /// `limit` is how long an answer may take; when the silences of a connection are over, it is
-    /// no less than what any answer may take.
+    /// Repeats a call for as long as that can help and there is time. `limit` is how long an answer
+    /// may take; after [`SILENCES`] it is no less than what any answer may take.
     async fn attempt<A, T>(
         &self,
         arguments: &A,
         method: Method<A, T>,
         mut limit: Duration,
-    ) -> Result<(Answer<T>, Arc<Line>)> {
-        let opening = *lock(&self.opening);
-        let until = Moment::now() + self.config.patience;
+    ) -> Result<Answer<T>> {
+        let opening = *locked(&self.opening);
+        let until = Moment::now() + self.config.request_timeout;
         let until = opening.map_or(until, |opening| opening.min(until));
         limit = limit.min(self.answer_timeout());
         let (mut again, mut refused, mut out_of_reach, mut silences) = (false, 0, 0, 0);
-        let mut pause = PAUSE.0;
+        let mut pauses = RetryPolicy::new(PAUSE.0, PAUSE.1).backoff();
         loop {
             let sent = Moment::now();
             let failure = match self.attempt_once(arguments, method, limit).await {
-                Ok((value, line)) => return Ok((Answer { value, sent, again }, line)),
+                Ok((value, connection)) => return Ok(Answer { value, sent, again, connection }),
                 Err(failure) => failure,
             };
             again |= failure.may_have_been_applied();
@@ -203,10 +226,9 @@ impl Client {
             debug!(%failure, "trying again");
             if failure.remedy() != Remedy::Authenticate {
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = pauses.pause() => {}
                     () = self.ended.cancelled() => {}
                 }
-                pause = (pause * 2).min(PAUSE.1);
             }
         }
     }
@@ -216,30 +238,30 @@ impl Client {
         arguments: &A,
         method: Method<A, T>,
         limit: Duration,
-    ) -> Result<(T, Arc<Line>), Failure> {
-        let line = self.line().await?;
-        let server = || self.config.endpoints[line.endpoint].authority();
-        let token = self.token(&line).await.map_err(|failure| failure.at(server()))?;
-        let call = method(&*line.transport, token.as_deref(), arguments);
-        match self.within(limit, call).await {
+    ) -> Result<(T, Arc<Connection>), Failure> {
+        let connection = self.connection().await?;
+        let server = || self.config.endpoints[connection.endpoint].authority();
+        let token = self.token(&connection).await.map_err(|failure| failure.at(server()))?;
+        let call = method(&*connection.transport, token.as_deref(), arguments);
+        match within(limit, call).await {
             Ok(value) => {
-                line.silences.store(0, Ordering::Relaxed);
-                line.answers.store(true, Ordering::Relaxed);
-                Ok((value, line))
+                connection.silences.store(0, Ordering::Relaxed);
+                connection.answers.store(true, Ordering::Relaxed);
+                Ok((value, connection))
             }
             Err(failure) => {
                 let mut failure = failure.at(server());
                 if failure.is_refusal() {
-                    self.leave(&line);
+                    self.give_up(&connection);
                     // The certificates were accepted before, so there may be others by now, which a
                     // new connection reads.
-                    if line.answers.load(Ordering::Relaxed) {
+                    if connection.answers.load(Ordering::Relaxed) {
                         failure = Failure::unreachable(failure);
                     }
                 }
                 match failure.remedy() {
-                    Remedy::Elsewhere if self.bears(&line, &failure) => self.suspend(),
-                    Remedy::Elsewhere => self.leave(&line),
+                    Remedy::Elsewhere if self.tolerates(&connection, &failure) => self.suspend(),
+                    Remedy::Elsewhere => self.give_up(&connection),
                     Remedy::Authenticate => self.forget_token(token.as_ref()),
                     Remedy::Wait | Remedy::None => {}
                 }
@@ -251,28 +273,20 @@ impl Client {
     /// How long any answer may take.
     fn answer_timeout(&self) -> Duration {
         let limit = self.config.response_timeout;
-        let is_opening = lock(&self.opening).is_some();
+        let is_opening = locked(&self.opening).is_some();
         if is_opening { limit.min(self.config.connect_timeout) } else { limit }
-    }
-
-    async fn within<T>(
-        &self,
-        limit: Duration,
-        call: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(Failure::timed_out()))
     }
 
     // ---- The connection.
 
     /// The present connection, or a new one to the first server that can be reached.
-    async fn line(&self) -> Result<Arc<Line>, Failure> {
-        let _dialing = match self.present() {
-            Some(line) => return Ok(line),
-            None => self.dialing.lock().await,
+    async fn connection(&self) -> Result<Arc<Connection>, Failure> {
+        let _connecting = match self.present() {
+            Some(connection) => return Ok(connection),
+            None => self.connecting.lock().await,
         };
-        if let Some(line) = self.present() {
-            return Ok(line);
+        if let Some(connection) = self.present() {
+            return Ok(connection);
         }
         let endpoints = &self.config.endpoints;
         let first = self.next.load(Ordering::Relaxed);
@@ -284,15 +298,15 @@ impl Client {
             match connected.unwrap_or_else(|_| Err(Failure::unreachable("no answer in time"))) {
                 Ok(transport) => {
                     self.next.store(endpoint, Ordering::Relaxed);
-                    let line = Arc::new(Line {
+                    let connection = Arc::new(Connection {
                         transport,
                         endpoint,
                         answers: AtomicBool::new(false),
                         silences: AtomicU32::new(0),
                         broken: CancellationToken::new(),
                     });
-                    *lock(&self.line) = Some(line.clone());
-                    return Ok(line);
+                    *locked(&self.connection) = Some(connection.clone());
+                    return Ok(connection);
                 }
                 Err(failure) => last = Some(failure.at(endpoints[endpoint].authority())),
             }
@@ -301,29 +315,29 @@ impl Client {
         Err(last.unwrap_or_else(|| Failure::unreachable("there is no server")))
     }
 
-    fn present(&self) -> Option<Arc<Line>> {
-        lock(&self.line).clone()
+    fn present(&self) -> Option<Arc<Connection>> {
+        locked(&self.connection).clone()
     }
 
     /// Something is wrong with the connection: the next call takes another, to the next server, and
     /// its watches end.
-    fn leave(&self, line: &Arc<Line>) {
-        let mut present = lock(&self.line);
-        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, line)) {
+    fn give_up(&self, connection: &Arc<Connection>) {
+        let mut present = locked(&self.connection);
+        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, connection)) {
             *present = None;
-            let next = (line.endpoint + 1) % self.config.endpoints.len();
+            let next = (connection.endpoint + 1) % self.config.endpoints.len();
             self.next.store(next, Ordering::Relaxed);
             self.suspend();
         }
-        line.broken.cancel();
+        connection.broken.cancel();
     }
 
-    /// Whether the connection is kept all the same.
-    fn bears(&self, line: &Line, failure: &Failure) -> bool {
+    /// Whether the connection is kept in spite of the failure.
+    fn tolerates(&self, connection: &Connection, failure: &Failure) -> bool {
         let is_only = self.config.endpoints.len() == 1;
         is_only
             && failure.is_timeout()
-            && line.silences.fetch_add(1, Ordering::Relaxed) + 1 < SILENCES
+            && connection.silences.fetch_add(1, Ordering::Relaxed) + 1 < SILENCES
     }
 
     fn suspend(&self) {
@@ -334,7 +348,7 @@ impl Client {
 
     // ---- The user.
 
-    async fn token(&self, line: &Arc<Line>) -> Result<Option<Arc<str>>, Failure> {
+    async fn token(&self, connection: &Arc<Connection>) -> Result<Option<Arc<str>>, Failure> {
         let Some((user, password)) = &self.config.login else { return Ok(None) };
         let asked = Moment::now();
         let mut last = match self.present_token() {
@@ -348,16 +362,16 @@ impl Client {
             // Somebody else's login, which we waited for: ours would fail too.
             return Err(failure.clone());
         }
-        let login = line.transport.authenticate(user, password.expose());
-        match self.within(self.answer_timeout(), login).await {
+        let login = connection.transport.authenticate(user, password.expose());
+        match within(self.answer_timeout(), login).await {
             Ok(token) => {
                 let token: Arc<str> = token.into();
-                *lock(&self.token) = Some(token.clone());
+                *locked(&self.token) = Some(token.clone());
                 Ok(Some(token))
             }
             Err(failure) => {
                 if failure.remedy() == Remedy::Elsewhere {
-                    self.leave(line);
+                    self.give_up(connection);
                 }
                 *last = Some((Moment::now(), failure.clone()));
                 Err(failure)
@@ -366,20 +380,22 @@ impl Client {
     }
 
     fn present_token(&self) -> Option<Arc<str>> {
-        lock(&self.token).clone()
+        locked(&self.token).clone()
     }
 
     fn forget_token(&self, refused: Option<&Arc<str>>) {
-        let mut token = lock(&self.token);
+        let mut token = locked(&self.token);
         if token.as_ref().zip(refused).is_some_and(|(token, refused)| Arc::ptr_eq(token, refused)) {
             *token = None;
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is locked, so it is whole even if poisoned.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(Failure::timed_out()))
 }
 
 /// The events of a range. Dropping it ends the watch.
@@ -405,7 +421,80 @@ fn over(why: &str) -> Error {
     Error::new(ErrorKind::Connection, why).outcome_is(Outcome::NotApplied)
 }
 
-/// Whether a lease could not be made because there is one of its id.
-pub(crate) fn exists_already(error: &Error) -> bool {
+/// A number for a lease that nobody else has.
+fn random_lease() -> i64 {
+    let [bytes @ .., _, _, _, _, _, _, _, _] = *OperationId::random().as_bytes();
+    // 0 and below are not numbers of leases.
+    (i64::from_be_bytes(bytes) & i64::MAX).max(1)
+}
+
+/// Whether a lease could not be made because there is one of its number.
+fn exists_already(error: &Error) -> bool {
     error.cause::<Failure>().is_some_and(|failure| failure.is(code::FAILED_PRECONDITION))
+}
+
+#[cfg(test)]
+mod tests {
+    use tooz_core::{Options, async_trait};
+
+    use super::*;
+    use crate::config::{Defaults, Endpoint};
+
+    /// A server that makes a lease, and whose first answer is lost.
+    #[derive(Debug, Default)]
+    struct Lossy {
+        made: OnceLock<Moment>,
+    }
+
+    #[async_trait]
+    impl Connector for Arc<Lossy> {
+        async fn connect(&self, _: &Endpoint) -> Result<Arc<dyn Transport>, Failure> {
+            Ok(Arc::new(self.clone()))
+        }
+    }
+
+    #[async_trait]
+    impl Transport for Arc<Lossy> {
+        async fn grant(&self, _: Option<&str>, _: &(i64, u64)) -> Result<(), Failure> {
+            match self.made.set(Moment::now()) {
+                Ok(()) => Err(Failure::broken("the connection is cut")),
+                Err(_) => Err(Failure::status(code::FAILED_PRECONDITION, "lease already exists")),
+            }
+        }
+
+        async fn authenticate(&self, _: &str, _: &str) -> Result<String, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn txn(&self, _: Option<&str>, _: &Txn) -> Result<TxnReply, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn keep_alive(&self, _: Option<&str>, _: &i64) -> Result<u64, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn revoke(&self, _: Option<&str>, _: &i64) -> Result<(), Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn attached(&self, _: Option<&str>, _: &i64) -> Result<Attached, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+
+        async fn watch(&self, _: Option<&str>, _: &Range) -> Result<Box<dyn Events>, Failure> {
+            Err(Failure::unexpected_answer())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_counts_from_before_the_request_that_made_it() {
+        let url = "etcd3://".parse().unwrap();
+        let defaults = Defaults { backend: "etcd3", tls: false };
+        let config = Config::read(&url, &mut Options::of(&url), defaults).unwrap();
+        let server = Arc::new(Lossy::default());
+        let client = Client::new(Arc::new(config), Arc::new(server.clone()));
+        let (_, sent) = client.grant().await.unwrap();
+        assert!(sent <= *server.made.get().unwrap());
+    }
 }

@@ -1,10 +1,22 @@
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
+use tooz_core::kit::{PemFiles, PemOptions};
+use tooz_core::{
+    Characteristic, Characteristics, CoordinatorUrl, Error, Host, Options, Result, Secret,
+};
 
-use crate::keys::Keys;
+use crate::keys::{Keys, Layout};
+
+/// What etcd ensures, whatever the transport.
+pub const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+    Characteristic::DistributedAcrossHosts,
+    Characteristic::Linearizable,
+    Characteristic::Sequential,
+    Characteristic::Causal,
+    Characteristic::Serializable,
+]);
 
 const PORT: u16 = 2379;
 
@@ -15,6 +27,13 @@ const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_se
 /// What etcd takes of a request unless its `--max-request-bytes` says otherwise.
 const MAX_REQUEST_BYTES: usize = 1_572_864;
 
+const PEM: PemOptions = PemOptions {
+    authorities: "ca_cert",
+    certificate: "cert_cert",
+    key: "cert_key",
+    one_file: false,
+};
+
 /// What the URL says, but for the options of one transport alone.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -22,8 +41,9 @@ pub struct Config {
     pub backend: &'static str,
     /// The servers of one cluster, in the order given; at least one.
     pub endpoints: Vec<Endpoint>,
-    /// The files with the certificates, if the connections are to be in TLS.
-    pub tls: Option<Tls>,
+    /// The files with the certificates, if the connections are to be in TLS. Each new connection
+    /// reads them: they may have been replaced.
+    pub tls: Option<PemFiles>,
     /// How long an answer may take.
     pub response_timeout: Duration,
     /// How long a connection may take.
@@ -33,7 +53,7 @@ pub struct Config {
     /// The time to live of a session, in whole seconds, as etcd has it.
     pub(crate) ttl: u64,
     /// How long a request is repeated.
-    pub(crate) patience: Duration,
+    pub(crate) request_timeout: Duration,
     /// How many bytes of a request the server takes.
     pub(crate) max_request_bytes: usize,
 }
@@ -45,33 +65,6 @@ pub struct Endpoint {
     pub host: String,
     /// Its port.
     pub port: u16,
-}
-
-/// Files with certificates, which may be replaced: each new connection [reads](Self::read) them.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    ca_cert: Option<PathBuf>,
-    cert_cert: Option<PathBuf>,
-    cert_key: Option<PathBuf>,
-}
-
-/// Certificates in PEM form.
-#[derive(Clone, Default)]
-pub struct Pem {
-    /// Trusted instead of those of the system.
-    pub authorities: Option<Vec<u8>>,
-    /// Our own certificate and its key.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-/// Where the locks are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// Where the Python driver `etcd3+http` has them: `/tooz/locksNAME`.
-    #[default]
-    Gateway,
-    /// Where the Python driver `etcd3`, of tooz 4.3 and before, had them: `/locks/NAME`.
-    Etcd3,
 }
 
 /// What is as a scheme has it unless the URL says otherwise.
@@ -93,15 +86,15 @@ impl Config {
                 "the URL has a path; to keep keys apart use ?namespace=NAME",
             ));
         }
-        let patience = options.seconds("timeout", Duration::from_secs(30))?;
-        let membership = options.seconds("membership_timeout", patience)?;
-        let lock = options.seconds("lock_timeout", patience)?;
+        let request_timeout = options.seconds("timeout", Duration::from_secs(30))?;
+        let membership = options.seconds("membership_timeout", request_timeout)?;
+        let lock = options.seconds("lock_timeout", request_timeout)?;
         // One lease has it all, so the shorter time counts; a started second is a second.
         let ttl = membership.min(lock);
         let ttl = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let third = Duration::from_secs(ttl) / 3;
 
-        let tls = Tls::from_options(options, defaults)?;
+        let tls = tls(options, defaults)?;
         let login = match (url.user(), url.password()) {
             (Some(user), Some(password)) => Some((user.to_owned(), password.clone())),
             (None, None) => None,
@@ -120,12 +113,12 @@ impl Config {
             backend,
             endpoints: endpoints(url),
             tls,
-            response_timeout: patience.min(third),
+            response_timeout: request_timeout.min(third),
             connect_timeout: third.clamp(CONNECT.0, CONNECT.1),
             login,
             keys: Keys::new(&namespace, layout),
             ttl,
-            patience,
+            request_timeout,
             max_request_bytes,
         })
     }
@@ -156,41 +149,14 @@ fn endpoints(url: &CoordinatorUrl) -> Vec<Endpoint> {
     endpoints
 }
 
-impl Tls {
-    fn from_options(options: &mut Options, defaults: Defaults) -> Result<Option<Self>> {
-        let mut path = |name| options.text(name).map(PathBuf::from);
-        let tls = Self {
-            ca_cert: path("ca_cert"),
-            cert_cert: path("cert_cert"),
-            cert_key: path("cert_key"),
-        };
-        if tls.cert_cert.is_some() != tls.cert_key.is_some() {
-            return Err(Error::invalid("cert_cert and cert_key are needed together"));
-        }
-        let named = tls.ca_cert.is_some() || tls.cert_cert.is_some();
-        let wanted = options.flag("ssl", defaults.tls || named)?;
-        if !wanted && (defaults.tls || named) {
-            return Err(Error::invalid("ssl=no contradicts the scheme or the certificates"));
-        }
-        Ok(wanted.then_some(tls))
+fn tls(options: &mut Options, Defaults { backend, tls }: Defaults) -> Result<Option<PemFiles>> {
+    let files = PemFiles::from_options(options, PEM).map_err(|error| error.on(backend))?;
+    let demanded = tls || files.are_named();
+    let wanted = options.flag("ssl", demanded)?;
+    if demanded && !wanted {
+        return Err(Error::invalid("ssl=no contradicts the scheme or the certificates"));
     }
-
-    /// What the files hold now. Fails if one cannot be read.
-    pub fn read(&self) -> Result<Pem> {
-        let file = |option, path: &Option<PathBuf>| match path {
-            None => Ok(None),
-            Some(path) => std::fs::read(path).map(Some).map_err(|e| {
-                Error::invalid("a certificate or key cannot be read")
-                    .with("option", option)
-                    .with("path", path.display())
-                    .caused_by(e)
-            }),
-        };
-        let authorities = file("ca_cert", &self.ca_cert)?;
-        let certificate = file("cert_cert", &self.cert_cert)?;
-        let identity = certificate.zip(file("cert_key", &self.cert_key)?);
-        Ok(Pem { authorities, identity })
-    }
+    Ok(wanted.then_some(files))
 }
 
 impl Endpoint {
@@ -200,15 +166,6 @@ impl Endpoint {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
         }
-    }
-}
-
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pem")
-            .field("authorities", &self.authorities.is_some())
-            .field("identity", &self.identity.is_some())
-            .finish()
     }
 }
 
@@ -235,7 +192,7 @@ mod tests {
              &namespace=n&layout=etcd3&ssl=yes&max_request_bytes=9",
         )
         .unwrap();
-        assert_eq!((config.patience.as_secs(), config.ttl), (9, 7));
+        assert_eq!((config.request_timeout.as_secs(), config.ttl), (9, 7));
         assert_eq!(config.heartbeat_interval(), Duration::from_secs(7) / 3);
         assert_eq!(config.max_request_bytes, 9);
         let authorities: Vec<_> = config.endpoints.iter().map(Endpoint::authority).collect();
@@ -248,7 +205,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_originals() {
         let config = read("etcd3://").unwrap();
-        assert_eq!((config.ttl, config.patience.as_secs()), (30, 30));
+        assert_eq!((config.ttl, config.request_timeout.as_secs()), (30, 30));
         assert_eq!(config.endpoints[0].authority(), "localhost:2379");
         assert!(config.tls.is_none() && config.login.is_none());
         assert!(read_as("etcd3+https://", true).unwrap().tls.is_some());
@@ -275,12 +232,12 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tooz-etcd3-config-{}", std::process::id()));
         std::fs::write(&folder, "PEM").unwrap();
         let (pem, at) = (folder.display().to_string(), "etcd3://a?");
-        let pem_of = |options: &str| read(&format!("{at}{options}")).unwrap().tls.unwrap().read();
-        let found = pem_of(&format!("ca_cert={pem}")).unwrap();
+        let tls = |options: &str| Ok(read(&format!("{at}{options}"))?.tls.unwrap());
+        let found = tls(&format!("ca_cert={pem}")).unwrap();
         assert!(found.authorities.is_some() && found.identity.is_none());
-        let found = pem_of(&format!("cert_cert={pem}&cert_key={pem}")).unwrap();
+        let found = tls(&format!("cert_cert={pem}&cert_key={pem}")).unwrap();
         assert!(found.identity.is_some());
-        let error = pem_of("ca_cert=/nowhere").unwrap_err();
+        let error: Error = tls("ca_cert=/nowhere").unwrap_err();
         assert!(error.to_string().contains("option=ca_cert, path=/nowhere"), "{error}");
         assert!(read(&format!("{at}cert_cert={pem}")).is_err(), "a certificate without its key");
         assert!(read(&format!("{at}ca_cert={pem}&ssl=no")).is_err());

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use tooz_core::{Driver, MemberId, Result, Session, async_trait};
 
 use crate::config::Config;
+use crate::connection::Connector;
 use crate::session::EtcdSession;
-use crate::transport::Connector;
 
 /// A driver over these connections.
 pub fn open(config: Config, connector: Arc<dyn Connector>) -> Arc<dyn Driver> {

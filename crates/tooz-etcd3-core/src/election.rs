@@ -1,4 +1,4 @@
-//! Who leads. Campaigns are locks under another name: see [`lock`](crate::lock).
+//! Who leads. Campaigns are acquisitions of a lock under another name: see [`queue`].
 
 use std::sync::Arc;
 
@@ -7,42 +7,47 @@ use tooz_core::{
 };
 
 use crate::keys;
-use crate::lock::{self, Attempt};
-use crate::session::{EtcdSession, Life};
-use crate::transport::{Event, Range, Txn};
+use crate::queue;
+use crate::state::State;
+use crate::txn::{Event, KeyValue, Txn};
+
+/// The elections of a session.
+#[derive(Debug)]
+pub(crate) struct EtcdElections(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Elections for EtcdSession {
+impl Elections for EtcdElections {
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        let Acquisition { id, target: group, mode, wait: waiting, .. } = acquisition;
-        keys::check_group(&group)?;
-        let prize = self.0.keys().leader(&group, &self.0.member);
-        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+        keys::check_group(&acquisition.target)?;
+        let term = self.0.keys().leader(&acquisition.target, &self.0.member);
+        queue::acquire(&self.0, acquisition.with_target(term)).await
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        let life = &self.0;
+        let state = &self.0;
         keys::check_group(group)?;
-        let of_group = Range::key(life.keys().group(group));
-        let read = Txn::read(vec![of_group.get(), key(life, group).get()]);
-        let mut reply = life.txn(&read).await?.value;
-        if reply.got(0).is_empty() {
-            return Err(Error::group_not_created(group));
+        let keys = [state.keys().group(group), state.keys().leader(group, &state.member).key];
+        match state.client.read(keys).await? {
+            [None, _] => Err(Error::group_not_created(group)),
+            [Some(_), term] => Ok(term.and_then(leader_in)),
         }
-        Ok(reply.first(1).and_then(|leader| member_in(&leader.value)))
     }
 
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        let life = &self.0;
+        let state = &self.0;
         keys::check_group(group)?;
-        let mut watch = life.client.watch(key(life, group)).await?;
-        let mut reply = life.txn(&Txn::read(vec![key(life, group).get()])).await?.value;
-        feed.leader(reply.first(0).and_then(|leader| member_in(&leader.value)));
+        let term = state.keys().leader(group, &state.member).lock();
+        // First the watch: what happens after the reading is among its events.
+        let mut watch = state.client.watch(term.clone()).await?;
+        let reply = state.txn(&Txn::of(vec![term.get()])).await?.value;
+        let read_at = reply.revision;
+        let [present] = reply.keys();
+        feed.leader(present.and_then(leader_in));
         loop {
             let events = watch.next().await?;
-            for event in events.into_iter().filter(|event| event.revision() > reply.revision) {
+            for event in events.into_iter().filter(|event| event.revision() > read_at) {
                 feed.leader(match event {
-                    Event::Put(leader) => member_in(&leader.value),
+                    Event::Put(term) => leader_in(term),
                     Event::Deleted { .. } => None,
                 });
             }
@@ -50,11 +55,7 @@ impl Elections for EtcdSession {
     }
 }
 
-fn key(life: &Life, group: &GroupId) -> Range {
-    life.keys().leader(group, &life.member).is()
-}
-
 /// The member behind the operation's 16 bytes.
-fn member_in(value: &[u8]) -> Option<MemberId> {
-    value.get(16..).filter(|member| !member.is_empty()).map(MemberId::from)
+fn leader_in(term: KeyValue) -> Option<MemberId> {
+    term.value.get(16..).filter(|member| !member.is_empty()).map(MemberId::from)
 }

@@ -2,7 +2,7 @@
 //! member, attached to the session's lease.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use tooz_core::{
     Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
@@ -10,77 +10,108 @@ use tooz_core::{
 };
 
 use crate::keys;
-use crate::lock::notice;
-use crate::session::{EtcdSession, Life};
-use crate::transport::{Event, KeyValue, Op, Range, Test, Txn};
+use crate::state::{Membership, State};
+use crate::txn::{Compare, Event, KeyValue, Op, Range, Test, Txn};
+
+/// The groups of a session.
+#[derive(Debug)]
+pub(crate) struct EtcdGroups(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Groups for EtcdSession {
+impl Groups for EtcdGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
+        let state = &self.0;
         keys::check_group(group)?;
-        let key = Range::key(life.keys().group(group));
+        let key = Range::key(state.keys().group(group));
         // No peer reads the value. It tells whether an earlier attempt of ours was carried out.
         let by = OperationId::random().to_string().into_bytes();
         let txn = Txn {
             when: vec![key.clone().absent()],
-            then: vec![Op::Put { key: key.key.clone(), value: by.clone(), lease: 0 }],
+            then: vec![Op::put(&key.key, by.clone(), 0)],
             or: vec![key.get()],
         };
-        let mut reply = life.txn(&txn).await?.value;
-        match reply.succeeded || reply.first(0).is_some_and(|found| found.value == by) {
+        let reply = state.txn(&txn).await?.value;
+        let succeeded = reply.succeeded;
+        let [found] = reply.keys();
+        match succeeded || found.is_some_and(|found| found.value == by) {
             true => Ok(()),
             false => Err(Error::group_already_exists(group)),
         }
     }
 
     async fn delete(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
+        let state = &self.0;
         keys::check_group(group)?;
-        let key = Range::key(life.keys().group(group));
+        let key = Range::key(state.keys().group(group));
         let txn = Txn {
-            when: vec![exists(key.clone()), life.keys().members(group).absent()],
+            when: vec![exists(key.clone()), state.keys().members(group).absent()],
             then: vec![key.clone().delete()],
             or: vec![key.get()],
         };
-        let answer = life.txn(&txn).await?;
-        let (again, mut reply) = (answer.again, answer.value);
-        match (reply.succeeded, reply.got(0).is_empty()) {
-            (true, _) => Ok(()),
+        let answer = state.txn(&txn).await?;
+        let (again, succeeded) = (answer.again, answer.value.succeeded);
+        match answer.value.keys() {
+            _ if succeeded => Ok(()),
             // What a repeated request finds undone was done by the first.
-            (false, true) if again => Ok(()),
-            (false, true) => Err(Error::group_not_created(group)),
-            (false, false) => Err(Error::group_not_empty(group)),
+            [None] if again => Ok(()),
+            [None] => Err(Error::group_not_created(group)),
+            [Some(_)] => Err(Error::group_not_empty(group)),
         }
     }
 
     async fn list(&self) -> Result<BTreeSet<GroupId>> {
-        let life = &self.0;
-        let read = Txn::read(vec![Range::prefix(life.keys().groups()).get()]);
-        let found = life.txn(&read).await?.value.got(0);
-        Ok(found.iter().filter_map(|found| life.keys().group_of(&found.key)).collect())
+        let state = &self.0;
+        let read = Txn::of(vec![Range::prefix(state.keys().groups()).get()]);
+        let [found] = state.txn(&read).await?.value.ranges();
+        Ok(found.iter().filter_map(|found| state.keys().group_of(&found.key)).collect())
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Lease> {
-        self.0.joining.fetch_add(1, Ordering::SeqCst);
-        let joined = join(&self.0, request).await;
-        self.0.joining.fetch_sub(1, Ordering::SeqCst);
-        joined
+        let state = &self.0;
+        let JoinRequest { group, capabilities, again: rejoin, .. } = request;
+        keys::check_group(&group)?;
+        let _joining = state.joins.begin();
+        let group_key = Range::key(state.keys().group(&group));
+        let member = Range::key(state.keys().member(&group, &state.member));
+        let txn = Txn {
+            when: vec![exists(group_key.clone()), member.clone().absent()],
+            then: vec![Op::put(&member.key, capabilities.as_msgpack(), state.id)],
+            or: vec![group_key.get(), member.clone().get()],
+        };
+        let joined = |revision| {
+            let lease = state.lease.child();
+            let membership = Membership { lease: lease.clone(), revision };
+            state.memberships.insert(group.clone(), membership);
+            Ok(lease)
+        };
+        loop {
+            let answer = state.txn(&txn).await?;
+            let (again, revision) = (answer.again, answer.value.revision);
+            if answer.value.succeeded {
+                return joined(revision);
+            }
+            match answer.value.keys() {
+                [None, _] => return Err(Error::group_not_created(&group)),
+                // Gone in between.
+                [Some(_), None] => {}
+                [Some(_), Some(found)] if again && found.lease == state.id => {
+                    return joined(found.create_revision);
+                }
+                // What an earlier session left, or this one.
+                [Some(_), Some(found)] if rejoin => {
+                    let unchanged = member.clone().is(Test::ModifiedAt(found.mod_revision));
+                    let remove = Txn::when(vec![unchanged], vec![member.clone().delete()]);
+                    state.txn(&remove).await?;
+                }
+                _ => return Err(Error::member_already_exists(&group, &state.member)),
+            }
+        }
     }
 
     async fn leave(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        let member = Range::key(life.keys().member(group, &life.member));
-        let remove = member.clone().delete();
-        let left = change_own(life, group, member, remove).await;
-        if left.is_ok() {
-            life.remove_membership(group);
-        }
-        match left? {
-            (Own::Changed, _) | (Own::NoGroup | Own::NoMember, true) => Ok(()),
-            (Own::NoGroup, false) => Err(Error::group_not_created(group)),
-            (Own::NoMember, false) => Err(Error::member_not_joined(group, &life.member)),
-        }
+        let (left, again) = self.change_own(group, Range::delete).await?;
+        self.0.memberships.remove(group);
+        if again { Ok(()) } else { left }
     }
 
     async fn update_capabilities(
@@ -88,43 +119,27 @@ impl Groups for EtcdSession {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        let life = &self.0;
-        let member = Range::key(life.keys().member(group, &life.member));
-        let put = Op::Put {
-            key: member.key.clone(),
-            value: capabilities.as_msgpack().to_vec(),
-            lease: life.id,
-        };
-        match change_own(life, group, member, put).await?.0 {
-            Own::Changed => Ok(()),
-            Own::NoGroup => Err(Error::group_not_created(group)),
-            Own::NoMember => Err(Error::member_not_joined(group, &life.member)),
-        }
+        let put = |member: Range| Op::put(&member.key, capabilities.as_msgpack(), self.0.id);
+        self.change_own(group, put).await?.0
     }
 
     /// Removes somebody's membership, and tells that session.
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        let life = &self.0;
-        keys::check_group(group)?;
-        keys::check_member(member)?;
-        let of_group = Range::key(life.keys().group(group));
-        let key = Range::key(life.keys().member(group, member));
-        let read = Txn::read(vec![of_group.get(), key.clone().get()]);
+        let state = &self.0;
+        let key = Range::key(state.keys().member(group, member));
         let mut again = false;
         loop {
-            let mut reply = life.txn(&read).await?.value;
-            match (reply.got(0).is_empty(), reply.first(1)) {
-                (_, None) if again => return Ok(()),
-                (true, _) => return Err(Error::group_not_created(group)),
-                (false, None) => return Err(Error::member_not_joined(group, member)),
-                (false, Some(found)) => {
+            match self.find(group, member).await? {
+                [_, None] if again => return Ok(()),
+                [None, _] => return Err(Error::group_not_created(group)),
+                [Some(_), None] => return Err(Error::member_not_joined(group, member)),
+                [Some(_), Some(found)] => {
                     let mut then = vec![key.clone().delete()];
-                    then.extend(
-                        notice(life, found.lease, &found.create_revision.to_string()).await?,
-                    );
-                    let when = vec![key.clone().is(Test::CreatedAt(found.create_revision))];
+                    let created = found.create_revision;
+                    then.extend(state.notice(found.lease, &created.to_string()).await?);
+                    let when = vec![key.clone().is(Test::CreatedAt(created))];
                     // Not on behalf of our own session: a lease that has ended is the member's.
-                    match life.client.txn(&Txn { when, then, or: Vec::new() }).await {
+                    match state.client.txn(&Txn::when(when, then)).await {
                         Ok(answer) if answer.value.succeeded => return Ok(()),
                         // It left or joined again meanwhile, or our own earlier request did it.
                         Ok(answer) => again |= answer.again,
@@ -138,36 +153,39 @@ impl Groups for EtcdSession {
     }
 
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+        let members = self.members_with_capabilities(group).await?;
+        Ok(members.into_iter().map(|member| member.id).collect())
     }
 
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        members(&self.0, group).await
+        keys::check_group(group)?;
+        let (mut found, _) = self.read(group).await?;
+        // The group's own key is the first, as it is the prefix of all.
+        let prefix = self.0.keys().group(group);
+        if found.first().is_none_or(|first| first.key != prefix) {
+            return Err(Error::group_not_created(group));
+        }
+        found.remove(0);
+        Ok(found.into_iter().map(|found| to_member(&prefix, found)).collect())
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        let life = &self.0;
-        keys::check_group(group)?;
-        keys::check_member(member)?;
-        let of_group = Range::key(life.keys().group(group));
-        let key = Range::key(life.keys().member(group, member));
-        let mut reply = life.txn(&Txn::read(vec![of_group.get(), key.get()])).await?.value;
-        if reply.got(0).is_empty() {
-            return Err(Error::group_not_created(group));
+        match self.find(group, member).await? {
+            [None, _] => Err(Error::group_not_created(group)),
+            [Some(_), None] => Err(Error::member_not_joined(group, member)),
+            [Some(group), Some(found)] => Ok(to_member(&group.key, found)),
         }
-        let found = reply.first(1).ok_or_else(|| Error::member_not_joined(group, member))?;
-        Ok(to_member(&life.keys().group(group), found))
     }
 
     /// First a snapshot, then each event after it. When the watch breaks, is compacted away or falls
     /// over, the engine tells of the gap and calls again.
     async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        let life = &self.0;
+        let state = &self.0;
         keys::check_group(group)?;
-        let prefix = life.keys().group(group);
+        let prefix = state.keys().group(group);
         // First the watch: what happens after the reading is among its events.
-        let mut watch = life.client.watch(Range::prefix(prefix.clone())).await?;
-        let (found, read_at) = read(life, group).await?;
+        let mut watch = state.client.watch(Range::prefix(prefix.clone())).await?;
+        let (found, read_at) = self.read(group).await?;
         let is_member = |key: &[u8]| key.len() > prefix.len();
         let members = found.into_iter().filter(|found| is_member(&found.key));
         feed.snapshot(members.map(|found| to_member(&prefix, found)));
@@ -186,112 +204,65 @@ impl Groups for EtcdSession {
     }
 }
 
-pub(crate) async fn join(life: &Life, request: JoinRequest) -> Result<Lease> {
-    let JoinRequest { group, capabilities, again: rejoin, .. } = request;
-    keys::check_group(&group)?;
-    let of_group = Range::key(life.keys().group(&group));
-    let member = Range::key(life.keys().member(&group, &life.member));
-    let txn = Txn {
-        when: vec![exists(of_group.clone()), member.clone().absent()],
-        then: vec![Op::Put {
-            key: member.key.clone(),
-            value: capabilities.as_msgpack().to_vec(),
-            lease: life.id,
-        }],
-        or: vec![of_group.get(), member.clone().get()],
-    };
-    loop {
-        let answer = life.txn(&txn).await?;
-        let (repeated, mut reply) = (answer.again, answer.value);
-        if reply.succeeded {
-            return Ok(life.add_membership(&group, reply.revision));
+impl EtcdGroups {
+    /// Changes the member's key if it is the one that this session made: whether it was, and whether
+    /// an earlier attempt may have done it.
+    async fn change_own(
+        &self,
+        group: &GroupId,
+        change: impl FnOnce(Range) -> Op,
+    ) -> Result<(Result<()>, bool)> {
+        let state = &self.0;
+        keys::check_group(group)?;
+        let group_key = Range::key(state.keys().group(group));
+        let member = Range::key(state.keys().member(group, &state.member));
+        // No key is created by the revision -1.
+        let membership = state.memberships.get(group);
+        let revision = membership.as_ref().map_or(-1, |membership| membership.revision);
+        let is_ours = member.clone().is(Test::CreatedAt(revision));
+        let txn = Txn {
+            when: vec![exists(group_key.clone()), is_ours],
+            then: vec![change(member)],
+            or: vec![group_key.get()],
+        };
+        let answer = state.txn(&txn).await?;
+        if answer.value.succeeded {
+            return Ok((Ok(()), answer.again));
         }
-        if reply.got(0).is_empty() {
-            return Err(Error::group_not_created(&group));
+        if !answer.again
+            && let Some(membership) = membership
+        {
+            // Told before the call fails, which may be before the watch tells: it may be joined
+            // again.
+            state.membership_lost(group, &membership);
         }
-        match reply.first(1) {
-            // Gone in between.
-            None => {}
-            Some(found) if repeated && found.lease == life.id => {
-                return Ok(life.add_membership(&group, found.create_revision));
-            }
-            // What an earlier session left, or this one.
-            Some(found) if rejoin => {
-                let seen = member.clone().is(Test::ModifiedAt(found.mod_revision));
-                let remove =
-                    Txn { when: vec![seen], then: vec![member.clone().delete()], ..Txn::default() };
-                life.txn(&remove).await?;
-            }
-            Some(_) => return Err(Error::member_already_exists(&group, &life.member)),
-        }
+        let error = match answer.value.keys() {
+            [None] => Error::group_not_created(group),
+            [Some(_)] => Error::member_not_joined(group, &state.member),
+        };
+        Ok((Err(error), answer.again))
+    }
+
+    /// The keys of a group and of a member.
+    async fn find(&self, group: &GroupId, member: &MemberId) -> Result<[Option<KeyValue>; 2]> {
+        keys::check_group(group)?;
+        keys::check_member(member)?;
+        let keys = self.0.keys();
+        self.0.client.read([keys.group(group), keys.member(group, member)]).await
+    }
+
+    /// All keys of a group, and the revision at which they were read.
+    async fn read(&self, group: &GroupId) -> Result<(Vec<KeyValue>, i64)> {
+        let read = Txn::of(vec![Range::prefix(self.0.keys().group(group)).get()]);
+        let reply = self.0.txn(&read).await?.value;
+        let revision = reply.revision;
+        let [found] = reply.ranges();
+        Ok((found, revision))
     }
 }
 
-/// What became of a change of our own membership.
-enum Own {
-    Changed,
-    NoGroup,
-    NoMember,
-}
-
-/// Changes the member's key if it is the one that this session made; whether an earlier attempt may
-/// have done it.
-async fn change_own(
-    life: &Life,
-    group: &GroupId,
-    member: Range,
-    change: Op,
-) -> Result<(Own, bool)> {
-    keys::check_group(group)?;
-    let of_group = Range::key(life.keys().group(group));
-    // No key is created by the revision -1.
-    let membership = life.membership(group);
-    let revision = membership.as_ref().map_or(-1, |membership| membership.revision);
-    let txn = Txn {
-        when: vec![exists(of_group.clone()), member.is(Test::CreatedAt(revision))],
-        then: vec![change],
-        or: vec![of_group.get()],
-    };
-    let answer = life.txn(&txn).await?;
-    let mut reply = answer.value;
-    let own = match (reply.succeeded, reply.got(0).is_empty()) {
-        (true, _) => Own::Changed,
-        (false, true) => Own::NoGroup,
-        (false, false) => Own::NoMember,
-    };
-    if !reply.succeeded
-        && !answer.again
-        && let Some(membership) = membership
-    {
-        // Told before the call fails, which may be before the watch tells: it may be joined again.
-        life.lost_membership(group, &membership);
-    }
-    Ok((own, answer.again))
-}
-
-fn exists(key: Range) -> crate::Compare {
+fn exists(key: Range) -> Compare {
     key.is(Test::CreatedAfter(0))
-}
-
-// ---- Reading.
-
-pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
-    keys::check_group(group)?;
-    let (mut found, _) = read(life, group).await?;
-    // The group's own key is the first, as it is the prefix of all.
-    let prefix = life.keys().group(group);
-    if found.first().is_none_or(|first| first.key != prefix) {
-        return Err(Error::group_not_created(group));
-    }
-    found.remove(0);
-    Ok(found.into_iter().map(|found| to_member(&prefix, found)).collect())
-}
-
-/// All keys of a group, and the revision at which they were read.
-async fn read(life: &Life, group: &GroupId) -> Result<(Vec<KeyValue>, i64)> {
-    let read = Txn::read(vec![Range::prefix(life.keys().group(group)).get()]);
-    let mut reply = life.txn(&read).await?.value;
-    Ok((reply.got(0), reply.revision))
 }
 
 fn to_member(prefix: &[u8], found: KeyValue) -> Member {

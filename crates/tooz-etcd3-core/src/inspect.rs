@@ -6,8 +6,9 @@ use tooz_core::{MemberId, Result};
 
 use crate::client::Client;
 use crate::config::Config;
+use crate::connection::Connector;
 use crate::keys::Keys;
-use crate::transport::{Connector, KeyValue, Range, Txn};
+use crate::txn::{KeyValue, Range, Txn};
 
 /// A connection of its own to what coordinators of a URL use.
 #[derive(Debug)]
@@ -62,10 +63,11 @@ impl Inspector {
     /// # Errors
     /// When the server cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
-        self.client.txn(&Txn::read(vec![self.keys.all().delete()])).await.map(drop)
+        self.client.txn(&Txn::of(vec![self.keys.all().delete()])).await.map(drop)
     }
 
     async fn read(&self, range: Range) -> Result<Vec<KeyValue>> {
-        Ok(self.client.txn(&Txn::read(vec![range.get()])).await?.value.got(0))
+        let [found] = self.client.txn(&Txn::of(vec![range.get()])).await?.value.ranges();
+        Ok(found)
     }
 }

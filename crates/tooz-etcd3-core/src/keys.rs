@@ -2,10 +2,9 @@
 //! where they never look.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use tooz_core::{Error, GroupId, LockName, MemberId, OperationId, Result};
+use tooz_core::{Error, GroupId, LockName, MemberId, Mode, OperationId, Result};
 
-use crate::config::Layout;
-use crate::transport::{KeyValue, Range};
+use crate::txn::{KeyValue, Range};
 
 /// Kept as they are in a part of our own keys.
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
@@ -14,6 +13,16 @@ const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 /// value is 16 random bytes.
 const SHARED: &[u8] = b"shared:";
 
+/// Where the locks are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Where the Python driver `etcd3+http` has them: `/tooz/locksNAME`.
+    #[default]
+    Gateway,
+    /// Where the Python driver `etcd3`, of tooz 4.3 and before, had them: `/locks/NAME`.
+    Etcd3,
+}
+
 /// The keys of a namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
@@ -21,16 +30,16 @@ pub(crate) struct Keys {
     layout: Layout,
 }
 
-/// Something that one can have at a time: a lock, or the leadership of a group.
+/// The keys of a lock, or of the leadership of a group.
 #[derive(Clone, Debug)]
-pub(crate) struct Prize {
+pub(crate) struct LockKeys {
     /// Exists while somebody has it.
     pub(crate) key: Vec<u8>,
     /// What stands in its value after the operation's id.
-    pub(crate) suffix: Vec<u8>,
-    /// Before the keys of those who wait.
+    suffix: Vec<u8>,
+    /// The prefix of the queue's entries.
     queue: Vec<u8>,
-    /// Before the keys of those who share it.
+    /// The prefix of the keys of those who share it.
     readers: Vec<u8>,
 }
 
@@ -93,28 +102,28 @@ impl Keys {
         Range::prefix(self.named(&[b"tooz-ext/sessions/"]))
     }
 
-    /// Tells a session that something was taken away: what an operation acquired, by its id, or a
-    /// membership, by the revision that created it.
+    /// Tells a session that a lock was broken, by the id of the operation that acquired it, or that a
+    /// membership was removed, by the revision that created it.
     pub(crate) fn notice(&self, lease: i64, what: &str) -> Vec<u8> {
         [&self.session(lease), &b"/"[..], what.as_bytes()].concat()
     }
 
     // ---- Locks and terms.
 
-    pub(crate) fn lock(&self, name: &LockName) -> Prize {
+    pub(crate) fn lock(&self, name: &LockName) -> LockKeys {
         let prefix: &[u8] = match self.layout {
             Layout::Gateway => b"/tooz/locks",
             Layout::Etcd3 => b"/locks/",
         };
-        self.prize(&[prefix, name.as_bytes()], Vec::new())
+        self.lock_keys(&[prefix, name.as_bytes()], Vec::new())
     }
 
-    pub(crate) fn leader(&self, group: &GroupId, member: &MemberId) -> Prize {
+    pub(crate) fn leader(&self, group: &GroupId, member: &MemberId) -> LockKeys {
         let name = percent_encode(group.as_bytes(), PART).to_string();
-        self.prize(&[b"tooz-ext/leaders/", name.as_bytes()], member.as_bytes().to_vec())
+        self.lock_keys(&[b"tooz-ext/leaders/", name.as_bytes()], member.as_bytes().to_vec())
     }
 
-    /// The operation whose place in a queue or among readers this is, as [`OperationId`] prints it.
+    /// The operation whose entry in a queue or among readers this is, as [`OperationId`] prints it.
     pub(crate) fn operation_of<'k>(&self, key: &'k [u8]) -> Option<&'k str> {
         let rest = key.strip_prefix(&self.namespace[..])?;
         let queue = rest.strip_prefix(b"tooz-ext/queues/");
@@ -122,10 +131,10 @@ impl Keys {
         std::str::from_utf8(rest.rsplit(|byte| *byte == b'/').next()?).ok()
     }
 
-    fn prize(&self, name: &[&[u8]], suffix: Vec<u8>) -> Prize {
+    fn lock_keys(&self, name: &[&[u8]], suffix: Vec<u8>) -> LockKeys {
         let part = percent_encode(&name.concat(), PART).to_string();
         let part = part.as_bytes();
-        Prize {
+        LockKeys {
             key: self.named(name),
             suffix,
             queue: self.named(&[b"tooz-ext/queues/", part, b"/"]),
@@ -134,25 +143,26 @@ impl Keys {
     }
 }
 
-impl Prize {
-    pub(crate) fn is(&self) -> Range {
+impl LockKeys {
+    /// The lock's own key.
+    pub(crate) fn lock(&self) -> Range {
         Range::key(self.key.clone())
     }
 
-    /// The value of whoever has it alone.
+    /// The value of the lock while only one holds it.
     pub(crate) fn value(&self, id: OperationId) -> Vec<u8> {
         [id.as_bytes(), &self.suffix[..]].concat()
     }
 
-    /// The place of one who waits. Writers and readers apart: a reader waits for writers alone.
-    pub(crate) fn place(&self, id: OperationId, shared: bool) -> Vec<u8> {
-        let kind: &[u8] = if shared { b"s/" } else { b"x/" };
+    /// An entry in the queue. Writers and readers are apart: a reader waits for writers alone.
+    pub(crate) fn entry(&self, id: OperationId, mode: Mode) -> Vec<u8> {
+        let kind: &[u8] = if mode == Mode::Shared { b"s/" } else { b"x/" };
         [&self.queue, kind, id.to_string().as_bytes()].concat()
     }
 
-    /// Those whom one who waits must let pass.
-    pub(crate) fn before(&self, shared: bool) -> Range {
-        let kind: &[u8] = if shared { b"x/" } else { b"" };
+    /// The entries that one of this mode waits for, if they are older.
+    pub(crate) fn entries_before(&self, mode: Mode) -> Range {
+        let kind: &[u8] = if mode == Mode::Shared { b"x/" } else { b"" };
         Range::prefix([&self.queue, kind].concat())
     }
 
@@ -204,12 +214,12 @@ pub(crate) fn check_member(member: &MemberId) -> Result<()> {
     check(member.as_bytes(), "member")
 }
 
-fn check(id: &[u8], what: &str) -> Result<()> {
-    match id.contains(&b'/') {
-        true => Err(Error::invalid(format!("the id of a {what} must not have a slash"))
-            .with(if what == "group" { "group" } else { "member" }, id.escape_ascii())),
-        false => Ok(()),
+fn check(id: &[u8], what: &'static str) -> Result<()> {
+    if !id.contains(&b'/') {
+        return Ok(());
     }
+    Err(Error::invalid(format!("the id of a {what} must not have a slash"))
+        .with(what, id.escape_ascii()))
 }
 
 #[cfg(test)]
@@ -244,11 +254,11 @@ mod tests {
     fn the_queues_of_different_locks_never_overlap() {
         let (a, b) = (keys().lock(&"a".into()), keys().lock(&"a/x".into()));
         let id = OperationId::random();
-        let (all, place) = (a.before(false), b.place(id, false));
-        assert!(!(all.key <= place && place < all.end));
-        let mine = a.place(id, true);
+        let (all, entry) = (a.entries_before(Mode::Exclusive), b.entry(id, Mode::Exclusive));
+        assert!(!(all.key <= entry && entry < all.end));
+        let mine = a.entry(id, Mode::Shared);
         assert!(all.key <= mine && mine < all.end);
-        let writers = a.before(true);
+        let writers = a.entries_before(Mode::Shared);
         assert!(!(writers.key <= mine && mine < writers.end), "a reader is no writer");
     }
 
@@ -265,9 +275,9 @@ mod tests {
 
     #[test]
     fn the_other_readers_are_all_but_one() {
-        let prize = keys().lock(&"a".into());
-        let (one, two) = (prize.reader(OperationId::random()), prize.reader(OperationId::random()));
-        let others = prize.other_readers(&one);
+        let lock = keys().lock(&"a".into());
+        let (one, two) = (lock.reader(OperationId::random()), lock.reader(OperationId::random()));
+        let others = lock.other_readers(&one);
         let has = |key: &Vec<u8>| others.iter().any(|r| r.key <= *key && *key < r.end);
         assert!(has(&two) && !has(&one));
     }

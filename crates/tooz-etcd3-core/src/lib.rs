@@ -10,35 +10,25 @@
 
 mod client;
 mod config;
+mod connection;
 mod driver;
 mod election;
-mod failure;
+mod errors;
 mod group;
 mod heartbeat;
 mod hold;
+#[doc(hidden)]
 pub mod inspect;
 mod keys;
 mod lock;
+mod queue;
 mod session;
-mod transport;
+mod state;
+// Transactions and events, in words that both transports translate.
+mod txn;
 
-pub use config::{Config, Defaults, Endpoint, Layout, Pem, Tls};
+pub use config::{CHARACTERISTICS, Config, Defaults, Endpoint};
+pub use connection::{Attached, Connector, Events, Transport};
 pub use driver::open;
-pub use failure::{Failure, code};
-pub use transport::{
-    Attached, Compare, Connector, Event, Events, KeyValue, Op, Order, Range, Reply, Test,
-    Transport, Txn, TxnReply,
-};
-
-use tooz_core::{Characteristic, Characteristics};
-
-/// What etcd ensures, whatever the transport.
-pub const CHARACTERISTICS: Characteristics = Characteristics::of(&[
-    Characteristic::DistributedAcrossThreads,
-    Characteristic::DistributedAcrossProcesses,
-    Characteristic::DistributedAcrossHosts,
-    Characteristic::Linearizable,
-    Characteristic::Sequential,
-    Characteristic::Causal,
-    Characteristic::Serializable,
-]);
+pub use errors::{Failure, code};
+pub use txn::{Compare, Event, KeyValue, Op, Order, Range, Reply, Test, Txn, TxnReply};

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tooz_core::{CoordinatorUrl, Driver, Options, Result};
 
 use crate::config::GatewayConfig;
-use crate::transport::Gateway;
+use crate::connection::Gateway;
 
 pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Driver>> {
     let config = GatewayConfig::read(url, options)?;

@@ -7,7 +7,7 @@ use tooz_core::{CoordinatorUrl, Options, Result};
 pub use tooz_etcd3_core::inspect::Inspector;
 
 use crate::config::GatewayConfig;
-use crate::transport::Gateway;
+use crate::connection::Gateway;
 
 /// A connection of its own to what coordinators of a URL use.
 ///

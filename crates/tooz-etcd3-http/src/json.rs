@@ -1,4 +1,4 @@
-//! The words of the shared part as the gateway's JSON, and back: bytes in base64, 64-bit numbers as
+//! The types of the shared part as the gateway's JSON, and back: bytes in base64, 64-bit numbers as
 //! text, and nothing where a value is the default.
 
 use base64::Engine as _;
@@ -175,7 +175,7 @@ impl JsonReply {
             Self { response_delete_range: Some(deleted), .. } => {
                 Ok(Reply::Deleted(deleted.deleted.0))
             }
-            _ => Err(Failure::odd_answer()),
+            _ => Err(Failure::unexpected_answer()),
         }
     }
 }

@@ -6,11 +6,13 @@
 //! `docs/drivers/etcd3.md` has the options, the guarantees, the costs and the layout.
 
 mod config;
+mod connection;
 mod driver;
-mod failure;
+mod errors;
+#[doc(hidden)]
 pub mod inspect;
+// Our transactions as the gateway's JSON.
 mod json;
-mod transport;
 
 use tooz_core::{DriverEntry, Features, RunsOn};
 

@@ -1,4 +1,4 @@
-//! The words of the shared part as those of the protocol, and back.
+//! The types of the shared part as those of the protocol, and back.
 
 use tooz_etcd3_core::{
     Compare, Event, Failure, KeyValue, Op, Order, Range, Reply, Test, Txn, TxnReply,
@@ -68,10 +68,10 @@ pub(crate) fn txn_reply(reply: proto::TxnResponse) -> Result<TxnReply, Failure> 
         }
         Some(Response::ResponsePut(_)) => Ok(Reply::Put),
         Some(Response::ResponseDeleteRange(range)) => Ok(Reply::Deleted(range.deleted)),
-        None => Err(Failure::odd_answer()),
+        None => Err(Failure::unexpected_answer()),
     });
     Ok(TxnReply {
-        revision: reply.header.ok_or_else(Failure::odd_answer)?.revision,
+        revision: reply.header.ok_or_else(Failure::unexpected_answer)?.revision,
         succeeded: reply.succeeded,
         replies: replies.collect::<Result<_, _>>()?,
     })

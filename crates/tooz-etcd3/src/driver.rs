@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tooz_core::{CoordinatorUrl, Driver, Options, Result};
 
 use crate::config;
-use crate::transport::Grpc;
+use crate::connection::Grpc;
 
 pub(crate) fn open(url: &CoordinatorUrl, options: Options) -> Result<Arc<dyn Driver>> {
     let config = config::read(url, options)?;

@@ -7,7 +7,7 @@ use tooz_core::{CoordinatorUrl, Options, Result};
 pub use tooz_etcd3_core::inspect::Inspector;
 
 use crate::config;
-use crate::transport::Grpc;
+use crate::connection::Grpc;
 
 /// A connection of its own to what coordinators of a URL use.
 ///

@@ -7,11 +7,13 @@
 //! `docs/drivers/etcd3.md` has the options, the guarantees, the costs and the layout.
 
 mod config;
+mod connection;
+// Our transactions as the protocol's messages.
 mod convert;
 mod driver;
-mod failure;
+mod errors;
+#[doc(hidden)]
 pub mod inspect;
-mod transport;
 
 /// Made from `proto/etcd.proto`: see `tests/generated.rs`.
 mod proto {

@@ -124,8 +124,8 @@ async fn members_are_all_there(coordinators: &[Coordinator]) {
     }
 }
 
-/// A leader that thaws may revoke every lease, since it takes them for expired until it hears that
-/// it leads no more (etcd's issue 15247, mended in late 2023). What it takes is joined again.
+/// A leader that thaws may revoke every lease, since it takes them for expired until it learns that
+/// it no longer leads (etcd's issue 15247, fixed in late 2023). What it revokes is joined again.
 async fn members_are_back(coordinators: &[Coordinator]) {
     let begin = Instant::now();
     while coordinators[0].members("group").await.map(|members| members.len()).ok()

@@ -88,7 +88,7 @@ async fn a_hand_off_takes_less_than_three_round_trips() -> Result<()> {
                 (Instant::now(), guard)
             });
             while !inspector.residue().await?.iter().any(|key| key.contains("/queues/")) {}
-            // Its watch is open soon after its place in the queue is there.
+            // Its watch is open soon after its entry in the queue is there.
             tokio::time::sleep(Duration::from_millis(20)).await;
             let begin = Instant::now();
             guard.release().await?;

@@ -452,7 +452,7 @@ async fn what_is_too_large_is_refused_and_costs_nothing_else() -> Result<()> {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
         assert!(error.to_string().contains("max_request_bytes=1572864"), "{error}");
 
-        // Who is told of a limit that the server does not have hears it from the server.
+        // A driver that is told of a limit that the server does not have learns it from the server.
         let unaware = format!("{options}&max_request_bytes=99999999");
         let b = start(&server.url(scheme, &unaware), "b").await?;
         for size in [1_600_000, 3_000_000] {
@@ -583,7 +583,7 @@ async fn a_request_that_comes_late_leaves_nothing() -> Result<()> {
         node.signal("-CONT");
         assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
         // The server has carried it out by now, for nobody.
-        let guard = b.lock("it")?.try_acquire_for(LONG).await?.expect("it is withdrawn");
+        let guard = b.lock("it")?.try_acquire_for(LONG).await?.expect("it is cancelled");
         guard.release().await?;
         a.stop().await?;
         b.stop().await?;

@@ -3,11 +3,21 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
-use tooz_core::{CoordinatorUrl, Error, Host, Options, Result, Secret};
+use tooz_core::kit::{PemFiles, PemOptions};
+use tooz_core::{
+    Characteristic, Characteristics, CoordinatorUrl, Error, Host, Options, Result, Secret,
+};
 use zookeeper_client::{Acl, Acls, AuthId, CreateMode, CreateOptions, Permission};
 
-use crate::paths::Paths;
-use crate::tls::Tls;
+use crate::keys::Keys;
+
+/// What ZooKeeper ensures.
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+    Characteristic::DistributedAcrossHosts,
+    Characteristic::Sequential,
+]);
 
 const PORT: u16 = 2181;
 
@@ -15,7 +25,7 @@ const PORT: u16 = 2181;
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
 
 /// The least and the most time for a connection. A TLS handshake must fit, also with a server that
-/// has just started; and why there is none must be known before who waits for it gives up.
+/// has just started; and why there is none must be known before the one who waits for it gives up.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 
 /// The server's own default for what it takes in one request, in bytes.
@@ -30,6 +40,10 @@ const WATCHED: usize = 96 * 1_024;
 /// No name needs more bytes, and several fit into what one connection watches.
 const LONGEST_PATH: usize = 16 * 1_024;
 
+/// One file may be for both the certificate and the key, as the original's client has it.
+const PEM: PemOptions =
+    PemOptions { authorities: "ca", certificate: "certfile", key: "keyfile", one_file: true };
+
 /// What one request that creates a node has beside the path, the data and the rights, in bytes.
 const FRAME: usize = 24;
 
@@ -41,12 +55,12 @@ pub(crate) struct Config {
     pub(crate) chroot: String,
     pub(crate) login: Option<Login>,
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "refused without the feature"))]
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<PemFiles>,
     /// The time that a session outlives its last message, as it is asked of the server.
     pub(crate) timeout: Duration,
     /// The time that it may take to open one.
     pub(crate) connect_timeout: Duration,
-    pub(crate) paths: Paths,
+    pub(crate) keys: Keys,
     /// The largest request that the servers take, in bytes.
     max_request: usize,
     /// Who may use the nodes that we make; empty for everybody.
@@ -75,7 +89,7 @@ impl Config {
         }
         let (servers, chroot) = servers(url, &mut options)?;
         let login = Login::read(url, &mut options)?;
-        let tls = Tls::read(&mut options)?;
+        let tls = tls(&mut options)?;
         let namespace = options.text("namespace").unwrap_or_else(|| "tooz".to_owned());
         let max_request =
             options.parse("jute_maxbuffer", "a whole number of bytes")?.unwrap_or(MAX_REQUEST);
@@ -94,9 +108,9 @@ impl Config {
         options.finish()?;
         let acls = login.as_ref().map(Login::acl).into_iter().collect();
         let longest = longest_path(max_request).saturating_sub(chroot.len());
-        let (paths, connect_timeout) =
-            (Paths::new(&namespace, longest)?, timeout.clamp(CONNECT.0, CONNECT.1));
-        Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, paths, max_request, acls })
+        let keys = Keys::new(&namespace, longest)?;
+        let connect_timeout = timeout.clamp(CONNECT.0, CONNECT.1);
+        Ok(Self { servers, chroot, login, tls, timeout, connect_timeout, keys, max_request, acls })
     }
 
     /// How many bytes of paths one connection watches.
@@ -161,7 +175,7 @@ fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, 
         chroot.clear();
     }
     if !chroot.is_empty() {
-        Paths::new(&chroot[1..], LONGEST_PATH).map_err(|error| {
+        Keys::new(&chroot[1..], LONGEST_PATH).map_err(|error| {
             Error::invalid("the chroot is not a path").with("chroot", &chroot).caused_by(error)
         })?;
     }
@@ -171,6 +185,25 @@ fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, 
         servers.push(("localhost".to_owned(), PORT));
     }
     Ok((servers, chroot))
+}
+
+/// The files with the certificates, if the connections are to be in TLS.
+fn tls(options: &mut Options) -> Result<Option<PemFiles>> {
+    let files = PemFiles::from_options(options, PEM)?;
+    if options.secret("keyfile_password").is_some() {
+        return Err(Error::not_implemented("a key that is encrypted (keyfile_password)"));
+    }
+    if !options.flag("verify_certs", true)? {
+        return Err(Error::not_implemented(
+            "TLS without a look at the server's certificate (verify_certs=no; name its authority \
+             with ca instead)",
+        ));
+    }
+    match options.flag("use_ssl", false)? {
+        false => Ok(None),
+        true if cfg!(feature = "tls") => Ok(Some(files)),
+        true => Err(Error::not_implemented("TLS (the feature tls of tooz-zookeeper)")),
+    }
 }
 
 impl Login {
@@ -191,7 +224,7 @@ impl Login {
         }
     }
 
-    /// All permissions for us and our likes.
+    /// All permissions for whoever logs in like us.
     fn acl(&self) -> Acl {
         let id = match self {
             Self::Digest { user, password } => {
@@ -222,7 +255,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.connect_string(), "a:2181,b:1,[::1]:2,c:2181/root");
-        assert_eq!((config.timeout.as_secs(), config.paths.base()), (9, "/n"));
+        assert_eq!((config.timeout.as_secs(), config.keys.base()), (9, "/n"));
         assert!(!format!("{config:?}").contains("p@"), "{config:?}");
     }
 
@@ -230,7 +263,7 @@ mod tests {
     fn defaults_are_those_of_the_original() {
         let config = read("zookeeper://").unwrap();
         assert_eq!(config.connect_string(), "localhost:2181");
-        assert_eq!((config.timeout.as_secs(), config.paths.base()), (10, "/tooz"));
+        assert_eq!((config.timeout.as_secs(), config.keys.base()), (10, "/tooz"));
         assert!(config.login.is_none() && config.tls.is_none() && config.acls.is_empty());
     }
 

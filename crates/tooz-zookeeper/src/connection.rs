@@ -1,4 +1,4 @@
-//! From the configuration to a client with a session, and why there is none.
+//! From the configuration to a client with a session, or to why there is none.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use zookeeper_client::{Client, Error as Cause};
 
 use crate::config::{Config, Login};
 use crate::errors::translate;
-use crate::session::PAUSE;
+#[cfg(feature = "tls")]
+use crate::tls;
+
+/// Between attempts of background work.
+pub(crate) const PAUSE: Duration = Duration::from_millis(200);
 
 /// An attempt that failed after such a time failed because the server said nothing. Another would
-/// find the same, and somebody waits for the word.
+/// find the same, and somebody waits for the answer.
 const SILENCE: Duration = Duration::from_secs(3);
 
 /// Opens a session. A server that can be reached and opens none, as while the servers elect their
 /// leader, is tried again until the time is over; one that says nothing is not.
 pub(crate) async fn open(config: &Config) -> Result<Client> {
-    #[cfg(feature = "tls")]
-    if config.tls.is_some() {
-        tooz_core::ensure_crypto_provider();
-    }
     let end = Moment::now() + config.connect_timeout * 4 / 5;
     let servers = u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
     loop {
@@ -30,25 +30,22 @@ pub(crate) async fn open(config: &Config) -> Result<Client> {
             connected = timeout(end.remaining(), connect(config)) => connected,
             error = unreachable(config) => return Err(error),
         };
-        match connected {
-            Ok(Ok(client)) => return Ok(client),
-            Ok(Err(Failed::Client(Cause::NoHosts | Cause::Timeout))) | Err(_) => {
-                let silent = begun.elapsed() >= SILENCE * servers;
-                let (error, reachable) = diagnose(config, true).await;
-                if silent || !reachable || end.has_passed() {
-                    return Err(error);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            Ok(Err(Failed::Client(cause))) => return Err(translate(cause)),
-            #[cfg(feature = "tls")]
-            Ok(Err(Failed::Ours(error))) => return Err(error),
+        match connected.unwrap_or(Ok(Err(Cause::Timeout)))? {
+            Ok(client) => return Ok(client),
+            Err(Cause::NoHosts | Cause::Timeout) => {}
+            Err(cause) => return Err(translate(cause)),
         }
+        let silent = begun.elapsed() >= SILENCE * servers;
+        let (error, reachable) = diagnose(config, true).await;
+        if silent || !reachable || end.has_passed() {
+            return Err(error);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Tries each server once.
-async fn connect(config: &Config) -> Result<Client, Failed> {
+/// Tries each server once. The outer error is of certificates that are not usable.
+async fn connect(config: &Config) -> Result<Result<Client, Cause>> {
     let connector = Client::connector().with_session_timeout(config.timeout).with_fail_eagerly();
     let connector = match &config.login {
         Some(Login::Digest { user, password }) => {
@@ -67,25 +64,11 @@ async fn connect(config: &Config) -> Result<Client, Failed> {
     };
     let servers = config.connect_string();
     #[cfg(feature = "tls")]
-    if let Some(tls) = &config.tls {
-        let connector = connector.with_tls(tls.options()?);
-        return connector.secure_connect(&servers).await.map_err(Failed::Client);
+    if let Some(files) = &config.tls {
+        let connector = connector.with_tls(tls::options(files).await?);
+        return Ok(connector.secure_connect(&servers).await);
     }
-    connector.connect(&servers).await.map_err(Failed::Client)
-}
-
-/// Why there is no client.
-enum Failed {
-    Client(Cause),
-    #[cfg(feature = "tls")]
-    Ours(Error),
-}
-
-#[cfg(feature = "tls")]
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Ours(error)
-    }
+    Ok(connector.connect(&servers).await)
 }
 
 /// Ends if no server can be reached, which the client takes long to tell. A handshake may take longer
@@ -98,15 +81,15 @@ async fn unreachable(config: &Config) -> Error {
     }
 }
 
-/// The client only says that no server would have it: a look at each, within the time that is left,
-/// with a handshake where TLS is wanted or without; and whether one can be reached.
+/// The client only says that no server accepted it. So this looks at each of them, within the time
+/// that is left, with a handshake where TLS is wanted or without; and whether one can be reached.
 async fn diagnose(config: &Config, handshake: bool) -> (Error, bool) {
-    let patience =
+    let limit =
         config.connect_timeout * 3 / 20 / u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
     let mut unreachable = None;
     for (host, port) in &config.servers {
         let at = |error: Error| error.with("server", format!("{host}:{port}"));
-        match timeout(patience, look_at(config, host, *port, handshake)).await {
+        match timeout(limit, look_at(config, host, *port, handshake)).await {
             Ok(Ok(())) => {
                 let error = Error::new(
                     ErrorKind::Connection,
@@ -134,8 +117,8 @@ async fn look_at(config: &Config, host: &str, port: u16, handshake: bool) -> Res
         .map_err(|e| Error::new(ErrorKind::Connection, "could not connect").caused_by(e))?;
     #[cfg(feature = "tls")]
     if handshake
-        && let Some(tls) = &config.tls
-        && let Some(error) = tls.diagnose(host, stream).await
+        && let Some(files) = &config.tls
+        && let Some(error) = tls::diagnose(files, host, stream).await
     {
         return Err(error);
     }

@@ -3,31 +3,34 @@
 use std::sync::Arc;
 
 use tooz_core::{
-    Acquisition, Elections, Error, ErrorKind, GroupId, Hold, LeaderFeed, MemberId, Outcome, Result,
-    async_trait,
+    Acquisition, Elections, Error, GroupId, Hold, LeaderFeed, MemberId, Result, async_trait,
 };
 use zookeeper_client::Error as Cause;
 
 use crate::errors::Failure;
-use crate::lock::{self, Attempt};
+use crate::keys;
 use crate::pool::Watch;
 use crate::queue::{self, Queue};
-use crate::session::{Life, ZooKeeperSession};
+use crate::state::State;
+use crate::watch::session_over;
+
+/// The elections of a session.
+#[derive(Debug)]
+pub(crate) struct ZooKeeperElections(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Elections for ZooKeeperSession {
+impl Elections for ZooKeeperElections {
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        let Acquisition { id, target: group, mode, wait: waiting, .. } = acquisition;
-        let (queue, group) = (self.0.paths().leader(&group)?, Some(group));
-        lock::acquire(&self.0, Attempt { id, queue, group, mode, waiting }).await
+        let leadership = self.0.keys().leader(&acquisition.target)?;
+        queue::acquire(&self.0, acquisition.with_target(leadership)).await
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        let life = &self.0;
-        let (group_node, leader_node) = (life.paths().group(group)?, life.paths().leader(group)?);
-        let (group_node, leader_node) = (&*group_node, &*leader_node);
+        let State { client, config, .. } = &*self.0;
+        let group_node = &*config.keys.group(group)?;
+        let leader_node = &*config.keys.leader(group)?.queue;
         loop {
-            let found = life.link.call(|client| async move {
+            let found = client.call(|client| async move {
                 let synced = client.sync(group_node);
                 let exists = client.check_stat(group_node);
                 let children = client.list_children(leader_node);
@@ -39,11 +42,10 @@ impl Elections for ZooKeeperSession {
                 (_, Err(Cause::NoNode)) => return Ok(None),
                 (_, children) => children.map_err(|cause| Failure { cause, again: false })?,
             };
-            let queue = Queue::of(life, leader_node, children).await?;
+            let queue = Queue::of(client, leader_node, children).await?;
             let Some(first) = queue.holders().next() else { return Ok(None) };
-            let first = &*format!("{leader_node}/{first}");
-            match life.link.call(|client| async move { client.get_data(first).await }).await {
-                Ok(answer) => return Ok(Some(MemberId::from(answer.0))),
+            match client.data(&format!("{leader_node}/{first}")).await {
+                Ok((leader, _)) => return Ok(Some(MemberId::from(leader))),
                 // It has just left.
                 Err(Failure { cause: Cause::NoNode, .. }) => {}
                 Err(failure) => return Err(failure.into()),
@@ -53,51 +55,44 @@ impl Elections for ZooKeeperSession {
 
     /// Watches the leader's node alone; the queue only while it is empty.
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        let life = &self.0;
-        let leader_node = life.paths().leader(group)?;
+        let leader_node = self.0.keys().leader(group)?.queue;
         loop {
-            let (leader, watch) = look(life, &leader_node).await?;
+            let (leader, watch) = look(&self.0, &leader_node).await?;
             feed.leader(leader);
             if watch.changed().await {
-                return Err(Error::new(ErrorKind::SessionLost, "the session is over")
-                    .outcome_is(Outcome::NotApplied));
+                return Err(session_over());
             }
         }
     }
 }
 
 /// Who leads, and what changes when that changes. What is gone meanwhile is looked for again.
-async fn look(life: &Life, node: &str) -> Result<(Option<MemberId>, Watch)> {
+async fn look(state: &State, node: &str) -> Result<(Option<MemberId>, Watch)> {
+    let State { client, pool, .. } = state;
     loop {
-        let children = life.link.call(|client| async move {
-            let (synced, children) = (client.sync(node), client.list_children(node));
-            synced.await?;
-            children.await
-        });
-        let children = match children.await {
-            Ok(answer) => answer,
+        let children = match client.synced_children(node).await {
             Err(Failure { cause: Cause::NoNode, .. }) => {
-                let exists = life
+                let exists = pool
                     .watch(node, |client| async move { client.check_and_watch_stat(node).await });
                 match exists.await? {
                     Some((None, watch)) => return Ok((None, watch)),
                     _ => continue,
                 }
             }
-            Err(failure) => return Err(failure.into()),
+            children => children?,
         };
-        let queue = Queue::of(life, node, children).await?;
+        let queue = Queue::of(client, node, children).await?;
         if let Some(first) = queue.holders().next() {
             let first = [format!("{node}/{first}")];
-            if let Some((data, _, watch)) = life.watch_data(&first).await?.pop().flatten() {
+            if let Some((data, _, watch)) = pool.watch_data(&first).await?.pop().flatten() {
                 return Ok((Some(MemberId::from(data)), watch));
             }
             continue;
         }
         let children =
-            life.watch(node, |client| async move { client.list_and_watch_children(node).await });
+            pool.watch(node, |client| async move { client.list_and_watch_children(node).await });
         if let Some((children, watch)) = children.await?
-            && !children.iter().any(|child| queue::is_contender(child))
+            && !children.iter().any(|child| keys::is_entry(child))
         {
             return Ok((None, watch));
         }

@@ -22,7 +22,7 @@ impl From<Failure> for Error {
 }
 
 /// The client tells of some broken connections by the system's own error.
-pub(crate) fn settle(cause: Cause) -> Cause {
+pub(crate) fn normalize(cause: Cause) -> Cause {
     match cause {
         Cause::Custom(error) => {
             debug!(%error, "connection lost");

@@ -21,7 +21,7 @@ impl Inspector {
     /// Connects. It needs a Tokio runtime.
     ///
     /// # Errors
-    /// As of [`Coordinator::start`](tooz_core::Coordinator::start).
+    /// The same as those of [`Coordinator::start`](tooz_core::Coordinator::start).
     pub async fn connect(url: &str) -> Result<Self> {
         let url: CoordinatorUrl = url.parse()?;
         let mut config = Config::read(&url, Options::of(&url))?;
@@ -48,7 +48,7 @@ impl Inspector {
     /// # Errors
     /// When the server cannot be asked.
     pub async fn expire_sessions(&self, member: &MemberId) -> Result<usize> {
-        let sessions = self.config.paths.sessions();
+        let sessions = self.config.keys.sessions();
         let nodes = self.walk().await?;
         let theirs = nodes.iter().filter(|node| {
             node.path.starts_with(&sessions) && node.owner != 0 && node.data == member.as_bytes()
@@ -118,7 +118,7 @@ impl Inspector {
 
     /// Every node of the namespace, parents first.
     async fn walk(&self) -> Result<Vec<Node>> {
-        let base = self.config.paths.base();
+        let base = self.config.keys.base();
         self.client.sync(base).await.map_err(translate)?;
         let (mut nodes, mut next) = (Vec::new(), 0);
         let mut paths = vec![base.to_owned()];

@@ -1,22 +1,23 @@
 //! Watches, over as many connections as they need.
 //!
 //! After a reconnection the client sets its watches again, in requests of 128 KiB of paths each,
-//! whose answers it cannot tell apart: with two of them it gets no session any more. So no
-//! connection has that many. What the session's own has no room for is watched by spare sessions,
-//! which do nothing else.
+//! whose answers it cannot tell apart: with two of them it gets no session. So no connection has
+//! that many. What the session's own has no room for is watched by spare sessions, which do nothing
+//! else.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use tooz_core::Result;
+use tooz_core::kit::locked;
+use tooz_core::{MemberId, Result};
 use tracing::debug;
 use zookeeper_client::{Client, Error as Cause, EventType, OneshotWatcher, Stat};
 
+use crate::client::SessionClient;
+use crate::config::Config;
 use crate::connection;
 use crate::errors::{Failure, translate};
-use crate::link::Link;
-use crate::session::Life;
 
 /// What a request has for each path beside its text, in bytes.
 const LENGTH: usize = 4;
@@ -24,18 +25,19 @@ const LENGTH: usize = 4;
 /// Where a session's watches are.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    own: Arc<AtomicUsize>,
+    config: Arc<Config>,
+    member: MemberId,
+    client: Arc<SessionClient>,
+    /// How many bytes of paths the session's own connection watches.
+    taken: Arc<AtomicUsize>,
     spares: Mutex<Vec<Spare>>,
     opening: tokio::sync::Mutex<()>,
-    /// How many bytes of paths one connection watches.
-    room: usize,
-    /// What precedes each path.
-    chroot: usize,
 }
 
 #[derive(Debug)]
 struct Spare {
     client: Client,
+    /// How many bytes of paths it watches.
     taken: Arc<AtomicUsize>,
 }
 
@@ -52,8 +54,8 @@ impl Drop for Room {
     }
 }
 
-/// A connection with room for some watches.
-struct Place {
+/// Room for some watches on one connection.
+struct Reservation {
     /// `None` is the session's own.
     spare: Option<Client>,
     rooms: Vec<Room>,
@@ -80,97 +82,85 @@ impl Watch {
 }
 
 impl Pool {
-    pub(crate) fn new(room: usize, chroot: usize) -> Self {
-        let (own, spares, opening) = <_>::default();
-        Self { own, spares, opening, room, chroot }
+    pub(crate) fn new(config: Arc<Config>, member: MemberId, client: Arc<SessionClient>) -> Self {
+        let (taken, spares, opening) = <_>::default();
+        Self { config, member, client, taken, spares, opening }
     }
 
     /// Ends the spare sessions.
     pub(crate) fn close(&self) {
-        self.spares().clear();
-    }
-
-    fn spares(&self) -> MutexGuard<'_, Vec<Spare>> {
-        // Nothing panics while it is locked, so it is whole even if poisoned.
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.spares).clear();
     }
 
     /// Where the first of these paths can be watched, and as many more as there is room for.
-    async fn place(&self, life: &Life, paths: &[String]) -> Result<Place> {
-        if let Some(place) = self.find(paths) {
-            return Ok(place);
+    async fn reserve(&self, paths: &[String]) -> Result<Reservation> {
+        if let Some(reservation) = self.find(paths) {
+            return Ok(reservation);
         }
         let _opening = self.opening.lock().await;
         loop {
-            if let Some(place) = self.find(paths) {
-                return Ok(place);
+            if let Some(reservation) = self.find(paths) {
+                return Ok(reservation);
             }
-            debug!(member = %life.member, "one more connection for watches");
+            debug!(member = %self.member, "one more connection for watches");
             let client = tokio::select! {
-                client = connection::open(&life.config) => client?,
-                () = life.link.closed() => return Err(translate(Cause::ClientClosed)),
+                client = connection::open(&self.config) => client?,
+                () = self.client.closed() => return Err(translate(Cause::ClientClosed)),
             };
-            self.spares().push(Spare { client, taken: Arc::default() });
+            locked(&self.spares).push(Spare { client, taken: Arc::default() });
         }
     }
 
-    fn find(&self, paths: &[String]) -> Option<Place> {
-        let rooms = self.take(&self.own, paths);
+    fn find(&self, paths: &[String]) -> Option<Reservation> {
+        let rooms = self.take(&self.taken, paths);
         if !rooms.is_empty() {
-            return Some(Place { spare: None, rooms });
+            return Some(Reservation { spare: None, rooms });
         }
-        let mut spares = self.spares();
+        let mut spares = locked(&self.spares);
         spares.retain(|spare| !spare.client.state().is_terminated());
         spares.iter().find_map(|spare| {
             let rooms = self.take(&spare.taken, paths);
-            (!rooms.is_empty()).then(|| Place { spare: Some(spare.client.clone()), rooms })
+            (!rooms.is_empty()).then(|| Reservation { spare: Some(spare.client.clone()), rooms })
         })
     }
 
     /// Rooms for the first of the paths, until it is full.
     fn take(&self, taken: &Arc<AtomicUsize>, paths: &[String]) -> Vec<Room> {
         let room = |path: &String| {
-            let bytes = self.chroot + path.len() + LENGTH;
+            let bytes = self.config.chroot.len() + path.len() + LENGTH;
             let room = Room { taken: taken.clone(), bytes };
-            (taken.fetch_add(bytes, SeqCst) + bytes <= self.room).then_some(room)
+            let all = taken.fetch_add(bytes, SeqCst) + bytes;
+            (all <= self.config.watch_room()).then_some(room)
         };
         paths.iter().map_while(room).collect()
     }
-}
 
-impl Place {
-    /// Over its connection. The answer is as new as what the session's own would give.
+    /// A request over a connection. The answer is as new as what the session's own would give.
     async fn call<T, F>(
         &self,
-        link: &Link,
+        reservation: &Reservation,
         path: &str,
         request: impl Fn(Client) -> F,
     ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Cause>>,
     {
-        let Some(spare) = &self.spare else { return link.call(request).await };
+        let Some(spare) = &reservation.spare else { return self.client.call(request).await };
         let request = &request;
         let synced = |client: Client| async move {
             client.sync(path).await?;
             request(client).await
         };
-        link.call_over(spare, synced).await
+        self.client.call_over(spare, synced).await
     }
 
-    /// Whether its session, a spare one, is over, and ours is not: another can be had.
-    fn is_lost(&self, life: &Life, failure: &Failure) -> bool {
+    /// Whether the session, a spare one, is over, and ours is not: another can be had.
+    fn is_lost(&self, reservation: &Reservation, failure: &Failure) -> bool {
         use Cause::{ClientClosed, SessionExpired, SessionMoved};
         let over = matches!(failure.cause, ClientClosed | SessionExpired | SessionMoved);
-        over && self.spare.is_some() && life.lease.is_held() && !life.link.is_closed()
+        over && reservation.spare.is_some() && !self.client.is_over()
     }
 
-    fn watch(spare: bool, room: Room, watcher: OneshotWatcher) -> Watch {
-        Watch { watcher, spare, _room: room }
-    }
-}
-
-impl Life {
     /// A request that sets one watch, on `path`; `None` if there is no such node.
     pub(crate) async fn watch<T, F>(
         &self,
@@ -182,15 +172,15 @@ impl Life {
     {
         let paths = [path.to_owned()];
         loop {
-            let mut place = self.pool.place(self, &paths).await?;
-            match place.call(&self.link, path, &request).await {
+            let mut reservation = self.reserve(&paths).await?;
+            match self.call(&reservation, path, &request).await {
                 Ok((answer, watcher)) => {
-                    let spare = place.spare.is_some();
-                    let watch = |room| (answer, Place::watch(spare, room, watcher));
-                    return Ok(place.rooms.pop().map(watch));
+                    let spare = reservation.spare.is_some();
+                    let watch = |_room| (answer, Watch { watcher, spare, _room });
+                    return Ok(reservation.rooms.pop().map(watch));
                 }
                 Err(Failure { cause: Cause::NoNode, .. }) => return Ok(None),
-                Err(failure) if place.is_lost(self, &failure) => {}
+                Err(failure) if self.is_lost(&reservation, &failure) => {}
                 Err(failure) => return Err(failure.into()),
             }
         }
@@ -201,9 +191,9 @@ impl Life {
     pub(crate) async fn watch_data(&self, mut paths: &[String]) -> Result<Vec<Option<Watched>>> {
         let mut all = Vec::with_capacity(paths.len());
         while let Some(first) = paths.first() {
-            let place = self.pool.place(self, paths).await?;
-            let (now, rest) = paths.split_at(place.rooms.len());
-            let read = place.call(&self.link, first, |client| async move {
+            let reservation = self.reserve(paths).await?;
+            let (now, rest) = paths.split_at(reservation.rooms.len());
+            let read = self.call(&reservation, first, |client| async move {
                 let data: Vec<_> = now.iter().map(|path| client.get_and_watch_data(path)).collect();
                 let mut found = Vec::new();
                 for data in data {
@@ -217,13 +207,13 @@ impl Life {
             });
             let found = match read.await {
                 Ok(found) => found,
-                Err(failure) if place.is_lost(self, &failure) => continue,
+                Err(failure) if self.is_lost(&reservation, &failure) => continue,
                 Err(failure) => return Err(failure.into()),
             };
-            let spare = place.spare.is_some();
-            all.extend(found.into_iter().zip(place.rooms).map(|(found, room)| {
+            let spare = reservation.spare.is_some();
+            all.extend(found.into_iter().zip(reservation.rooms).map(|(found, _room)| {
                 let (data, stat, watcher) = found?;
-                Some((data, stat, Place::watch(spare, room, watcher)))
+                Some((data, stat, Watch { watcher, spare, _room }))
             }));
             paths = rest;
         }

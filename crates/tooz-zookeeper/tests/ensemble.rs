@@ -116,7 +116,7 @@ async fn work(coordinator: tooz_core::Coordinator, record: Arc<Record>) -> Resul
 async fn progress(record: &Record, grants: u64) {
     let (begin, target) = (Instant::now(), record.grants.load(SeqCst) + grants);
     while record.grants.load(SeqCst) < target {
-        assert!(begin.elapsed() < Duration::from_secs(40), "nobody gets the lock any more");
+        assert!(begin.elapsed() < Duration::from_secs(40), "nobody gets the lock again");
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -155,7 +155,7 @@ async fn a_release_before_a_thousand_waiters_costs_three_requests() -> Result<()
         let lock = a.lock("it")?;
         waiters.spawn(async move { lock.acquire().await?.release().await });
     }
-    // All are in the queue, and no request is under way any more.
+    // All are in the queue, and no request is under way.
     let begin = Instant::now();
     let mut quiet = (0, Instant::now());
     while number(&server, "zk_watch_count") <= WAITERS
@@ -246,7 +246,7 @@ async fn a_session_that_ends_at_the_server_is_told_and_repaired() -> Result<()> 
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     let (led, next) = timeout(SOON, next).await.unwrap().unwrap()?;
     eprintln!("told {:?} after, the next leads {:?} after", lost - begin, led - begin);
-    // Both hear of it from the same server at the same time; no reconnection brings it back. If one
+    // Both learn of it from the same server at the same time; no reconnection brings it back. If one
     // crosses it, the server is silent to the old leader, which asks over another connection.
     assert!(lost < led + Duration::from_secs(1), "the old leader knows");
     assert!(term.check().is_err() && next.check().is_ok());
@@ -399,9 +399,9 @@ async fn lost_replies_are_resolved() -> Result<()> {
         lost().await.expect("a reply was lost");
         held.release().await?;
     }
-    let contenders = inspector.residue().await?;
-    let contenders: Vec<_> = contenders.iter().filter(|node| node.contains("__lock__")).collect();
-    assert!(contenders.is_empty(), "{contenders:?}");
+    let entries = inspector.residue().await?;
+    let entries: Vec<_> = entries.iter().filter(|node| node.contains("__lock__")).collect();
+    assert!(entries.is_empty(), "{entries:?}");
     a.stop().await?;
     b.stop().await
 }
@@ -631,8 +631,8 @@ async fn what_breaks_the_connection_twice_is_given_up() -> Result<()> {
     b.stop().await
 }
 
-/// After 2^31 contenders the server's numbers tell nothing any more. Locks, shared locks and terms
-/// have one order all the same, and tokens go on rising.
+/// After 2^31 queue entries the server's numbers no longer tell anything. Locks, shared locks and
+/// terms still have one order, and tokens go on rising.
 #[tokio::test]
 async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
     if_asked_for!();
@@ -662,22 +662,22 @@ async fn a_queue_whose_numbers_are_used_up_has_one_order() -> Result<()> {
         assert!(first.fencing_token() > newest, "round {round}");
         // Who comes later waits, in the order of coming, whatever its id.
         let mut waiting = Vec::new();
-        for place in 0..3 {
+        for before in 0..3 {
             let lock = b.lock("it")?;
             waiting.push(tokio::spawn(async move { lock.acquire().await }));
-            while server.ask("dump").matches("/locks/it/").count() < place + 2 {
+            while server.ask("dump").matches("/locks/it/").count() < before + 2 {
                 sleep(Duration::from_millis(5)).await;
             }
         }
         assert!(b.lock("it")?.try_acquire().await?.is_none(), "round {round}: two holders");
         assert!(b.lock("it")?.try_acquire_shared().await?.is_none(), "round {round}: two holders");
         let mut holder = first;
-        for (place, next) in waiting.into_iter().enumerate() {
+        for (nth, next) in waiting.into_iter().enumerate() {
             assert!(!next.is_finished(), "round {round}: two holders");
             newest = holder.fencing_token();
             holder.release().await?;
             holder = timeout(SOON, next).await.expect("the next in the queue").unwrap()?;
-            assert!(holder.fencing_token() > newest, "round {round}, {place}");
+            assert!(holder.fencing_token() > newest, "round {round}, {nth}");
         }
         newest = holder.fencing_token();
         holder.release().await?;
@@ -809,7 +809,7 @@ async fn the_server_is_left_without_watches() -> Result<()> {
     let a = start(&server.url("timeout=10"), "a").await?;
     a.join_group_create("g", &()).await?;
     let watches = || number(&server, "zk_watch_count");
-    let settle = |expected| {
+    let until_watched = |expected| {
         let watches = &watches;
         async move {
             let begin = Instant::now();
@@ -819,7 +819,7 @@ async fn the_server_is_left_without_watches() -> Result<()> {
             }
         }
     };
-    settle(2).await; // Of our own session and membership.
+    until_watched(2).await; // Of our own session and membership.
     for _ in 0..10 {
         let mut events = a.watch_group("g").await?;
         timeout(SOON, events.next()).await.unwrap();
@@ -831,6 +831,6 @@ async fn the_server_is_left_without_watches() -> Result<()> {
         assert!(waited.is_none());
         guard.release().await?;
     }
-    settle(2).await;
+    until_watched(2).await;
     a.stop().await
 }

@@ -50,7 +50,7 @@ impl Proxy {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// From now on, what the servers say gets lost; or no more, after all connections were cut.
+    /// From now on, what the servers say gets lost; or no longer, after all connections were cut.
     pub(crate) fn lose(&self, losing: bool) {
         self.losing.send_replace(losing);
     }

@@ -21,7 +21,7 @@ pub mod code {
     pub const UNAUTHENTICATED: i32 = 16;
 }
 
-/// What the server says of a token that is worth nothing any more. Which code comes with it depends
+/// What the server says of a token that is no longer valid. Which code comes with it depends
 /// on the version and on the way: UNAUTHENTICATED, INVALID_ARGUMENT, or UNKNOWN where the server
 /// forgot to translate its own error; a watch is ended with the text alone.
 const OLD_TOKEN: [&str; 3] = [
@@ -117,7 +117,7 @@ impl Failure {
     }
 
     /// The server's answer makes no sense.
-    pub fn odd_answer() -> Self {
+    pub fn unexpected_answer() -> Self {
         Self::new(What::Broken, "the server's answer makes no sense")
     }
 
@@ -182,7 +182,7 @@ impl Failure {
         }
     }
 
-    /// Whether the server may have carried out the request all the same.
+    /// Whether the server may have carried out the request in spite of it.
     pub(crate) fn may_have_been_applied(&self) -> bool {
         match self.what {
             What::Unreachable | What::Untrusted => false,

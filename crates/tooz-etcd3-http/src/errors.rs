@@ -16,9 +16,8 @@ struct Status {
 }
 
 /// What stands in a line of a stream instead of a result.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 pub(crate) struct StreamError {
     grpc_code: i32,
     message: String,
@@ -55,7 +54,7 @@ fn from_body(http: u16, body: &[u8], otherwise: impl FnOnce() -> Error) -> Failu
     }
 }
 
-/// Of a request that got no answer, or of a stream that did not come about.
+/// The failure of a request that got no answer, or of a stream that could not be opened.
 pub(crate) fn from_error(error: Error) -> Failure {
     if let Some(status) = error.context("status").and_then(|status| status.parse().ok()) {
         let body = error.context("answer").unwrap_or_default().to_owned();

@@ -1,54 +1,4 @@
-//! The way to one etcd server: what gRPC and the JSON gateway implement.
-
-use std::fmt;
-use std::sync::Arc;
-
-use tooz_core::async_trait;
-
-use crate::config::Endpoint;
-use crate::failure::Failure;
-
-/// Makes connections.
-#[async_trait]
-pub trait Connector: fmt::Debug + Send + Sync + 'static {
-    /// Connects to one server. Its time is limited by the caller.
-    async fn connect(&self, endpoint: &Endpoint) -> Result<Arc<dyn Transport>, Failure>;
-}
-
-/// One server, connected. `token` is what [`authenticate`](Self::authenticate) gave, if there is a
-/// user. The caller limits the time of each call; a call that is dropped may have been carried out.
-#[async_trait]
-pub trait Transport: fmt::Debug + Send + Sync + 'static {
-    /// A token for a user and a password.
-    async fn authenticate(&self, user: &str, password: &str) -> Result<String, Failure>;
-
-    /// A transaction, which is how everything is read as well.
-    async fn txn(&self, token: Option<&str>, txn: &Txn) -> Result<TxnReply, Failure>;
-
-    /// Makes a lease of that id, for so many seconds.
-    async fn grant(&self, token: Option<&str>, lease: &(i64, u64)) -> Result<(), Failure>;
-
-    /// Renews a lease once; the seconds that it has now, 0 if there is no such lease.
-    async fn keep_alive(&self, token: Option<&str>, lease: &i64) -> Result<u64, Failure>;
-
-    /// Ends a lease, with all keys that are attached to it.
-    async fn revoke(&self, token: Option<&str>, lease: &i64) -> Result<(), Failure>;
-
-    /// What is attached to a lease.
-    async fn attached(&self, token: Option<&str>, lease: &i64) -> Result<Attached, Failure>;
-
-    /// Watches a range from now on. It is watched once this returns: whatever is read afterwards
-    /// and changes later comes as an event.
-    async fn watch(&self, token: Option<&str>, range: &Range) -> Result<Box<dyn Events>, Failure>;
-}
-
-/// The events of a watch. Dropping it ends the watch.
-#[async_trait]
-pub trait Events: fmt::Debug + Send + 'static {
-    /// The next events, in the order in which they happened. Dropping the future loses nothing.
-    /// After a failure there are no more.
-    async fn next(&mut self) -> Result<Vec<Event>, Failure>;
-}
+//! Transactions and events, in the words that both transports translate.
 
 /// Something happened to a key.
 #[derive(Clone, Debug)]
@@ -87,9 +37,6 @@ pub struct KeyValue {
     /// The lease that it is attached to, or 0.
     pub lease: i64,
 }
-
-/// The keys that are attached to a lease; `None` if there is no such lease.
-pub type Attached = Option<Vec<Vec<u8>>>;
 
 /// A key, or the keys from `key` up to but without `end`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -227,10 +174,21 @@ impl Range {
     }
 }
 
+impl Op {
+    pub(crate) fn put(key: &[u8], value: impl Into<Vec<u8>>, lease: i64) -> Self {
+        Self::Put { key: key.to_vec(), value: value.into(), lease }
+    }
+}
+
 impl Txn {
-    /// Reads, and changes nothing.
-    pub(crate) fn read(ops: Vec<Op>) -> Self {
-        Self { then: ops, ..Self::default() }
+    /// These operations, whatever is there.
+    pub(crate) fn of(ops: Vec<Op>) -> Self {
+        Self::when(Vec::new(), ops)
+    }
+
+    /// These operations if all comparisons hold, else none.
+    pub(crate) fn when(when: Vec<Compare>, then: Vec<Op>) -> Self {
+        Self { when, then, or: Vec::new() }
     }
 
     /// How many bytes the server counts, or a few more.
@@ -257,25 +215,27 @@ impl Txn {
 }
 
 impl TxnReply {
-    /// What the operation of this number read.
-    pub(crate) fn got(&mut self, index: usize) -> Vec<KeyValue> {
-        match self.replies.get_mut(index) {
-            Some(Reply::Got(found)) => std::mem::take(found),
-            _ => Vec::new(),
-        }
+    /// What its reads found, in their order; other operations do not count.
+    pub(crate) fn ranges<const N: usize>(self) -> [Vec<KeyValue>; N] {
+        let mut found = self.replies.into_iter().filter_map(|reply| match reply {
+            Reply::Got(found) => Some(found),
+            Reply::Put | Reply::Deleted(_) => None,
+        });
+        std::array::from_fn(|_| found.next().unwrap_or_default())
     }
 
-    /// The same, of a single key.
-    pub(crate) fn first(&mut self, index: usize) -> Option<KeyValue> {
-        self.got(index).into_iter().next()
+    /// The same where each read is of one key at most.
+    pub(crate) fn keys<const N: usize>(self) -> [Option<KeyValue>; N] {
+        self.ranges().map(|found| found.into_iter().next())
     }
 
-    /// How many keys the operation of this number deleted.
-    pub(crate) fn deleted(&self, index: usize) -> i64 {
-        match self.replies.get(index) {
-            Some(Reply::Deleted(count)) => *count,
-            _ => 0,
-        }
+    /// How many keys its first deletion deleted.
+    pub(crate) fn deleted(&self) -> i64 {
+        let deleted = self.replies.iter().find_map(|reply| match reply {
+            Reply::Deleted(count) => Some(*count),
+            Reply::Got(_) | Reply::Put => None,
+        });
+        deleted.unwrap_or(0)
     }
 }
 
@@ -290,5 +250,14 @@ mod tests {
         assert_eq!(end(b"a\xff"), b"b");
         assert_eq!(end(b"\xff"), b"\0");
         assert_eq!(Range::prefix(b""), Range { key: vec![0], end: vec![0] });
+    }
+    #[test]
+    fn reads_are_told_apart_by_their_order_alone() {
+        let found = |key: &[u8]| KeyValue { key: key.into(), ..KeyValue::default() };
+        let replies =
+            vec![Reply::Got(vec![found(b"a")]), Reply::Put, Reply::Deleted(2), Reply::Got(vec![])];
+        let reply = TxnReply { revision: 1, succeeded: true, replies };
+        assert_eq!(reply.deleted(), 2);
+        assert_eq!(reply.keys(), [Some(found(b"a")), None, None]);
     }
 }

@@ -40,7 +40,7 @@ impl StdError for Lost {
     }
 }
 
-pub(crate) fn from_connect(error: tonic::transport::Error) -> Failure {
+pub(crate) fn from_connect(error: impl StdError + Send + Sync + 'static) -> Failure {
     if is_refusal(&error) { Failure::untrusted(error) } else { Failure::unreachable(error) }
 }
 

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tooz_core::kit::{PemFile, PemFiles};
 use tooz_core::{Result as CoreResult, Secret, async_trait};
 use tooz_etcd3_core::{
-    Attached, Config, Connector, Endpoint, Event, Events, Failure, Pem, Range, Transport, Txn,
-    TxnReply,
+    Attached, Config, Connector, Endpoint, Event, Events, Failure, Range, Transport, Txn, TxnReply,
 };
 use tooz_http::{Http, Lines, Request, Settings, Tls};
 
 use crate::config::GatewayConfig;
-use crate::failure::{StreamError, from_error, from_response};
+use crate::errors::{StreamError, from_error, from_response};
 use crate::json::{self, Bytes, JsonEvent, JsonTxnReply, Number};
 
 /// The gateway of each server. Their order and failover are the shared part's, so each has a client
@@ -37,10 +37,18 @@ fn client(config: &Config, endpoint: &Endpoint) -> CoreResult<Http> {
         .connect_timeout(config.connect_timeout)
         .response_timeout(config.response_timeout);
     if let Some(tls) = &config.tls {
-        let Pem { authorities, identity } = tls.read().map_err(|e| e.on(config.backend))?;
-        settings = settings.tls(Tls { authorities, identity, server_name: None });
+        settings = settings.tls(read_pem(tls).map_err(|error| error.on(config.backend))?);
     }
     Http::new(settings)
+}
+
+fn read_pem(files: &PemFiles) -> CoreResult<Tls> {
+    let authorities = files.authorities.as_ref().map(PemFile::read).transpose()?;
+    let identity = match &files.identity {
+        Some((certificate, key)) => Some((certificate.read()?, key.read()?)),
+        None => None,
+    };
+    Ok(Tls { authorities, identity, server_name: None })
 }
 
 #[async_trait]
@@ -69,7 +77,7 @@ async fn api_version(http: &Http) -> Result<String, Failure> {
     match (numbers.next(), numbers.next()) {
         (Some(3), Some(minor)) => Ok(path_of(minor).to_owned()),
         (Some(_), Some(_)) => Ok("v3".to_owned()),
-        _ => Err(Failure::odd_answer()),
+        _ => Err(Failure::unexpected_answer()),
     }
 }
 
@@ -85,7 +93,7 @@ fn read<T: DeserializeOwned>(response: &tooz_http::Response) -> Result<T, Failur
     if !response.is_success() {
         return Err(from_response(response));
     }
-    serde_json::from_slice(response.body()).map_err(|e| Failure::odd_answer().caused_by(e))
+    serde_json::from_slice(response.body()).map_err(|e| Failure::unexpected_answer().caused_by(e))
 }
 
 #[derive(Debug)]
@@ -128,7 +136,7 @@ impl<T> Line<T> {
         match self {
             Self { error: Some(error), .. } => Err(error.into()),
             Self { result: Some(result), .. } => Ok(result),
-            _ => Err(Failure::odd_answer()),
+            _ => Err(Failure::unexpected_answer()),
         }
     }
 }
@@ -141,7 +149,7 @@ struct Token {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Life {
+struct LeaseStatus {
     #[serde(rename = "TTL")]
     ttl: Number,
     keys: Vec<Bytes>,
@@ -165,10 +173,10 @@ impl Transport for Connection {
 
     async fn keep_alive(&self, token: Option<&str>, lease: &i64) -> Result<u64, Failure> {
         let lease = json!({ "ID": lease.to_string() });
-        let line: Line<Life> = self.call(token, "lease/keepalive", &lease).await?;
-        let life = line.result()?;
+        let line: Line<LeaseStatus> = self.call(token, "lease/keepalive", &lease).await?;
+        let status = line.result()?;
         // Left out when there is no such lease.
-        Ok(u64::try_from(life.ttl.0).unwrap_or(0))
+        Ok(u64::try_from(status.ttl.0).unwrap_or(0))
     }
 
     async fn revoke(&self, token: Option<&str>, lease: &i64) -> Result<(), Failure> {
@@ -179,10 +187,10 @@ impl Transport for Connection {
 
     async fn attached(&self, token: Option<&str>, lease: &i64) -> Result<Attached, Failure> {
         let lease = json!({ "ID": lease.to_string(), "keys": true });
-        let life: Life = self.call(token, "kv/lease/timetolive", &lease).await?;
-        let keys = life.keys.into_iter().map(|key| key.0).collect();
+        let status: LeaseStatus = self.call(token, "kv/lease/timetolive", &lease).await?;
+        let keys = status.keys.into_iter().map(|key| key.0).collect();
         // Below zero for one that is gone; zero for less than a second of life.
-        Ok((life.ttl.0 >= 0).then_some(keys))
+        Ok((status.ttl.0 >= 0).then_some(keys))
     }
 
     async fn watch(&self, token: Option<&str>, range: &Range) -> Result<Box<dyn Events>, Failure> {
@@ -192,7 +200,7 @@ impl Transport for Connection {
         let mut watch = Watch { lines };
         // The first line says that it is watched now.
         let created = watch.line().await?;
-        if created.created { Ok(Box::new(watch)) } else { Err(Failure::odd_answer()) }
+        if created.created { Ok(Box::new(watch)) } else { Err(Failure::unexpected_answer()) }
     }
 }
 
@@ -217,7 +225,7 @@ impl Watch {
         let line = self.lines.next().await.map_err(from_error)?;
         let line = line.ok_or_else(|| Failure::broken("the watch ended"))?;
         let line: Line<WatchLine> =
-            serde_json::from_slice(&line).map_err(|e| Failure::odd_answer().caused_by(e))?;
+            serde_json::from_slice(&line).map_err(|e| Failure::unexpected_answer().caused_by(e))?;
         let line = line.result()?;
         if !line.canceled {
             return Ok(line);

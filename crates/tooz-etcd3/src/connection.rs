@@ -10,13 +10,14 @@ use tokio_stream::{StreamExt, once};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint as Address};
 use tonic::{IntoRequest, Request, Streaming};
+use tooz_core::kit::PemFiles;
 use tooz_core::{Error, Result as CoreResult, async_trait};
 use tooz_etcd3_core::{
     Attached, Config, Connector, Endpoint, Event, Events, Failure, Range, Transport, Txn, TxnReply,
 };
 
 use crate::convert;
-use crate::failure::{from_connect, from_status};
+use crate::errors::{from_connect, from_status};
 use crate::proto::auth_client::AuthClient;
 use crate::proto::kv_client::KvClient;
 use crate::proto::lease_client::LeaseClient;
@@ -37,7 +38,7 @@ const PROBE: Duration = Duration::from_secs(10);
 pub(crate) struct Grpc {
     connect_timeout: Duration,
     response_timeout: Duration,
-    tls: Option<tooz_etcd3_core::Tls>,
+    tls: Option<PemFiles>,
 }
 
 impl Grpc {
@@ -49,21 +50,20 @@ impl Grpc {
             tls: config.tls.clone(),
         };
         for endpoint in &config.endpoints {
-            grpc.address(endpoint).map_err(|unusable| match unusable {
-                Unusable::File(error) => error.on(config.backend),
-                Unusable::Content(e) => {
-                    Error::invalid("a host, a certificate or a key cannot be used")
-                        .with("server", endpoint.authority())
-                        .caused_by(e)
-                }
-            })?;
+            grpc.address(endpoint)?;
         }
         Ok(grpc)
     }
 
-    fn address(&self, endpoint: &Endpoint) -> Result<Address, Unusable> {
+    fn address(&self, endpoint: &Endpoint) -> CoreResult<Address> {
+        let unusable = |cause| {
+            Error::invalid("a host, a certificate or a key cannot be used")
+                .with("server", endpoint.authority())
+                .caused_by(cause)
+        };
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let address = Address::from_shared(format!("{scheme}://{}", endpoint.authority()))?
+        let address = Address::from_shared(format!("{scheme}://{}", endpoint.authority()))
+            .map_err(unusable)?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(PROBE))
@@ -72,54 +72,33 @@ impl Grpc {
             .keep_alive_while_idle(true);
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return Ok(address.tls_config(tls_config(&tls.read()?))?);
+            return address.tls_config(tls_config(tls)?).map_err(unusable);
         }
         Ok(address)
     }
 }
 
-/// Why there is no address to connect to.
-enum Unusable {
-    /// A file cannot be read.
-    File(Error),
-    /// A host, a certificate or a key makes no sense.
-    Content(tonic::transport::Error),
-}
-
-impl From<Error> for Unusable {
-    fn from(error: Error) -> Self {
-        Self::File(error)
-    }
-}
-
-impl From<tonic::transport::Error> for Unusable {
-    fn from(error: tonic::transport::Error) -> Self {
-        Self::Content(error)
-    }
-}
-
 #[cfg(feature = "tls")]
-fn tls_config(pem: &tooz_etcd3_core::Pem) -> tonic::transport::ClientTlsConfig {
+fn tls_config(files: &PemFiles) -> CoreResult<tonic::transport::ClientTlsConfig> {
     use tonic::transport::{Certificate, ClientTlsConfig, Identity};
     tooz_core::ensure_crypto_provider();
-    let config = match &pem.authorities {
-        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+    let config = match &files.authorities {
+        Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(file.read()?)),
         None => ClientTlsConfig::new().with_native_roots(),
     };
-    match &pem.identity {
-        Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key)),
+    Ok(match &files.identity {
+        Some((certificate, key)) => {
+            config.identity(Identity::from_pem(certificate.read()?, key.read()?))
+        }
         None => config,
-    }
+    })
 }
 
 #[async_trait]
 impl Connector for Grpc {
     async fn connect(&self, endpoint: &Endpoint) -> Result<Arc<dyn Transport>, Failure> {
-        let address = self.address(endpoint).map_err(|unusable| match unusable {
-            // They may be in the middle of being replaced.
-            Unusable::File(error) => Failure::unreachable(error),
-            Unusable::Content(error) => from_connect(error),
-        })?;
+        // The files may be in the middle of being replaced.
+        let address = self.address(endpoint).map_err(from_connect)?;
         let channel = address.connect().await.map_err(from_connect)?;
         Ok(Arc::new(Connection { channel }))
     }
@@ -134,7 +113,8 @@ struct Connection {
 fn signed<T>(token: Option<&str>, request: impl IntoRequest<T>) -> Result<Request<T>, Failure> {
     let mut request = request.into_request();
     if let Some(token) = token {
-        let mut value: MetadataValue<Ascii> = token.parse().map_err(|_| Failure::odd_answer())?;
+        let mut value: MetadataValue<Ascii> =
+            token.parse().map_err(|_| Failure::unexpected_answer())?;
         value.set_sensitive(true);
         request.metadata_mut().insert("token", value);
     }
@@ -177,7 +157,7 @@ impl Transport for Connection {
         let request = signed(token, once(proto::LeaseKeepAliveRequest { id }))?;
         let replies = self.leases().lease_keep_alive(request).await.map_err(from_status)?;
         let reply = replies.into_inner().message().await.map_err(from_status)?;
-        let ttl = reply.ok_or_else(Failure::odd_answer)?.ttl;
+        let ttl = reply.ok_or_else(Failure::unexpected_answer)?.ttl;
         Ok(u64::try_from(ttl).unwrap_or(0))
     }
 
@@ -199,7 +179,7 @@ impl Transport for Connection {
         let create = proto::WatchCreateRequest { key, range_end: end };
         let create =
             proto::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        // No more requests come, but the stream of them ends with the watch.
+        // No further requests follow, but their stream ends with the watch.
         let (requests, more) = mpsc::channel(1);
         let request = signed(token, once(create).chain(ReceiverStream::new(more)))?;
         let mut client = WatchClient::new(self.channel.clone());
@@ -208,7 +188,7 @@ impl Transport for Connection {
         let mut watch = Watch { responses, _requests: requests };
         // The first response says that it is watched now.
         let created = watch.response().await?;
-        if created.created { Ok(Box::new(watch)) } else { Err(Failure::odd_answer()) }
+        if created.created { Ok(Box::new(watch)) } else { Err(Failure::unexpected_answer()) }
     }
 }
 
