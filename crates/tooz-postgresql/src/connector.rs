@@ -1,4 +1,4 @@
-//! The way to the first of the servers that can be written to.
+//! A socket to one server, and the log-in over it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,7 +27,7 @@ const OLDEST: u32 = 14;
 /// A connection that is logged in.
 pub(crate) struct Opened {
     pub(crate) client: Client,
-    pub(crate) connection: Connection<Socket, Encrypted>,
+    pub(crate) connection: Connection<Socket, Encrypted<Socket>>,
     pub(crate) local_port: Option<u16>,
     /// The socket, to look at.
     pub(crate) handle: OwnedFd,
