@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::types::Type;
 use tooz_core::{
     Acquisition, Elections, Error, GroupId, Hold, LeaderFeed, MemberId, Result, async_trait,
 };
 
-use crate::connection::Parameter;
 use crate::errors::{get, is_locked_out};
 use crate::keys;
 use crate::lock::PostgresLocks;
@@ -54,10 +52,7 @@ const LEADER: &str = "SELECT (SELECT member_id FROM tooz_leader WHERE group_id =
 
 /// The leader, if there is one; `None` without the group.
 async fn read(state: &State, group: &GroupId) -> Result<Option<Option<MemberId>>> {
-    keys::check_group(group)?;
-    let parameters: [Parameter<'_>; 2] =
-        [(&group.as_bytes(), Type::BYTEA), (&state.client.main.key, Type::INT8)];
-    let rows = state.client.read(LEADER, &parameters).await?;
+    let rows = state.read_group(LEADER, group, &[]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(get::<Option<&[u8]>>(row, 0)?.map(MemberId::from)))
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Row, types::ToSql};
 use tooz_core::{
     Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
     MemberId, OperationId, Outcome, Result, async_trait,
@@ -27,16 +27,9 @@ pub(crate) struct PostgresGroups(pub(crate) Arc<State>);
 impl Groups for PostgresGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
         let state = &self.0;
-        keys::check_group(group)?;
         let operation = OperationId::random();
-        let (channel, change) = (state.keys().channel(), state.keys().change(group));
-        let parameters: [Parameter<'_>; 4] = [
-            (&group.as_bytes(), Type::BYTEA),
-            (&&operation.as_bytes()[..], Type::BYTEA),
-            (&channel, Type::TEXT),
-            (&change, Type::TEXT),
-        ];
-        let created = match state.client.one(CREATE, &parameters).await {
+        let more: [Parameter<'_>; 1] = [(&&operation.as_bytes()[..], Type::BYTEA)];
+        let created = match state.change_group(CREATE, group, &more).await {
             Ok(row) => get(&row, 0)?,
             Err(error) if is_session_lost(&error) => {
                 let by = made_by(state, &error, group).await?;
@@ -52,7 +45,7 @@ impl Groups for PostgresGroups {
 
     async fn delete(&self, group: &GroupId) -> Result<()> {
         let state = &self.0;
-        let row = match change(state, DELETE, group, &[]).await {
+        let row = match state.change_group(DELETE, group, &[]).await {
             Ok(row) => row,
             Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
                 return Err(Error::group_not_empty(group));
@@ -90,7 +83,7 @@ impl Groups for PostgresGroups {
             (&capabilities.as_msgpack(), Type::BYTEA),
             (&again, Type::BOOL),
         ];
-        let row = match change(state, JOIN, &group, &more).await {
+        let row = match state.change_group(JOIN, &group, &more).await {
             Ok(row) => row,
             Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
                 return Err(Error::group_not_created(&group));
@@ -100,7 +93,7 @@ impl Groups for PostgresGroups {
                     // Carried out after the join, which is what the connection's order is good for.
                     let state = state.clone();
                     tokio::spawn(async move {
-                        if let Err(error) = change(&state, LEAVE, &group, &[]).await {
+                        if let Err(error) = state.change_group(LEAVE, &group, &[]).await {
                             debug!(%error, "a membership is left to end with its session");
                         }
                     });
@@ -108,7 +101,8 @@ impl Groups for PostgresGroups {
                 return Err(error);
             }
         };
-        match (get(&row, 0)?, get(&row, 1)?) {
+        let (joined, group_exists) = (get(&row, 0)?, get(&row, 1)?);
+        match (joined, group_exists) {
             (true, _) => {
                 let lease = state.lease.child();
                 state.memberships.insert(group, lease.clone());
@@ -123,7 +117,7 @@ impl Groups for PostgresGroups {
         let state = &self.0;
         // From here on, no check finds it gone.
         let membership = state.memberships.remove(group);
-        match change(state, LEAVE, group, &[]).await {
+        match state.change_group(LEAVE, group, &[]).await {
             Ok(row) => was_member(state, group, &row),
             Err(error) => {
                 if let Some(membership) = membership {
@@ -142,42 +136,32 @@ impl Groups for PostgresGroups {
         let state = &self.0;
         keys::check_capabilities(capabilities)?;
         let more: [Parameter<'_>; 1] = [(&capabilities.as_msgpack(), Type::BYTEA)];
-        let row = change(state, UPDATE, group, &more).await?;
+        let row = state.change_group(UPDATE, group, &more).await?;
         was_member(state, group, &row)
     }
 
     /// Removes the membership that there is now. One that the member makes meanwhile stays.
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
         let state = &self.0;
-        keys::check_group(group)?;
         let not_joined = || Error::member_not_joined(group, member);
-        let parameters: [Parameter<'_>; 3] = [
-            (&group.as_bytes(), Type::BYTEA),
-            (&state.client.main.key, Type::INT8),
-            (&member.as_bytes(), Type::BYTEA),
-        ];
-        let rows = state.client.read(WHICH, &parameters).await?;
+        let member_id: Parameter<'_> = (&member.as_bytes(), Type::BYTEA);
+        let rows = state.read_group(WHICH, group, std::slice::from_ref(&member_id)).await?;
         let Some(row) = rows.first() else {
             // For the error: which of the two is missing.
             self.members_with_capabilities(group).await?;
             return Err(not_joined());
         };
         let incarnation: i64 = get(row, 0)?;
-        let (channel, change) = (state.keys().channel(), state.keys().change(group));
-        let parameters: [Parameter<'_>; 5] = [
-            (&group.as_bytes(), Type::BYTEA),
-            (&member.as_bytes(), Type::BYTEA),
-            (&incarnation, Type::INT8),
-            (&channel, Type::TEXT),
-            (&change, Type::TEXT),
-        ];
-        match state.client.one(REMOVE, &parameters).await {
+        let more = [member_id, (&incarnation, Type::INT8)];
+        match state.change_group(REMOVE, group, &more).await {
             Ok(row) if get(&row, 0)? => Ok(()),
             Ok(_) => Err(not_joined()),
             Err(error) if is_session_lost(&error) => {
+                let [member_id, incarnation] = more;
+                let parameters = [(&group.as_bytes() as _, Type::BYTEA), member_id, incarnation];
                 let left =
                     "SELECT FROM tooz_member WHERE group_id = $1 AND id = $2 AND incarnation = $3";
-                let left = state.client.resolve(&error, left, &parameters[..3]).await?;
+                let left = state.client.resolve(&error, left, &parameters).await?;
                 if left.is_empty() { Ok(()) } else { Err(error) }
             }
             Err(error) => Err(error),
@@ -220,7 +204,7 @@ impl Groups for PostgresGroups {
 
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 
-const CREATE: &str = "WITH made AS (INSERT INTO tooz_group (id, operation) VALUES ($1, $2) \
+const CREATE: &str = "WITH made AS (INSERT INTO tooz_group (id, operation) VALUES ($1, $5) \
                           ON CONFLICT DO NOTHING RETURNING 1), \
                       told AS (SELECT pg_notify($3, $4) FROM made) \
                       SELECT count(*) > 0 FROM told";
@@ -266,10 +250,10 @@ const WHICH: &str = "SELECT incarnation FROM tooz_member WHERE group_id = $1 AND
                          AND (session = $2 OR NOT pg_try_advisory_xact_lock_shared(session))";
 
 /// Tells the group, and the member.
-const REMOVE: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND id = $2 \
-                          AND incarnation = $3 RETURNING session), \
-                      told AS (SELECT pg_notify($4, $5), \
-                          pg_notify($4, 'removed ' || lpad(to_hex(session), 16, '0')) FROM gone) \
+const REMOVE: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND id = $5 \
+                          AND incarnation = $6 RETURNING session), \
+                      told AS (SELECT pg_notify($3, $4), \
+                          pg_notify($3, 'removed ' || lpad(to_hex(session), 16, '0')) FROM gone) \
                       SELECT count(*) > 0 FROM told";
 
 const LEAVE_ALL: &str = "WITH gone AS (DELETE FROM tooz_member WHERE session = $1 RETURNING 1) \
@@ -282,22 +266,7 @@ const MEMBERS: &str = "SELECT m.id, m.capabilities, m.incarnation, m.joined_at, 
                        FROM tooz_group g LEFT JOIN tooz_member m ON m.group_id = g.id \
                        WHERE g.id = $1 ORDER BY m.id";
 
-/// A statement whose first parameters are the group, the session, the channel and what to say.
-async fn change(state: &State, sql: &str, group: &GroupId, more: &[Parameter<'_>]) -> Result<Row> {
-    keys::check_group(group)?;
-    let (channel, change) = (state.keys().channel(), state.keys().change(group));
-    let mut parameters: Vec<Parameter<'_>> = Vec::new();
-    let group = group.as_bytes();
-    parameters.push((&group, Type::BYTEA));
-    parameters.push((&state.client.main.key, Type::INT8));
-    parameters.push((&channel, Type::TEXT));
-    parameters.push((&change, Type::TEXT));
-    parameters
-        .extend(more.iter().map(|(value, kind)| (*value as &(dyn ToSql + Sync), kind.clone())));
-    state.client.one(sql, &parameters).await
-}
-
-/// The operation that made a group, once nothing of the lost session can be carried out any more;
+/// The operation that made a group, once nothing of the lost session can be carried out any longer;
 /// `None` if there is no such group.
 async fn made_by(state: &State, error: &Error, group: &GroupId) -> Result<Option<Vec<u8>>> {
     let sql = "SELECT operation FROM tooz_group WHERE id = $1";
@@ -306,7 +275,8 @@ async fn made_by(state: &State, error: &Error, group: &GroupId) -> Result<Option
 }
 
 fn was_member(state: &State, group: &GroupId, row: &Row) -> Result<()> {
-    match (get(row, 0)?, get(row, 1)?) {
+    let (changed, group_exists) = (get(row, 0)?, get(row, 1)?);
+    match (changed, group_exists) {
         (true, _) => Ok(()),
         (false, true) => Err(Error::member_not_joined(group, &state.member)),
         (false, false) => Err(Error::group_not_created(group)),
@@ -333,10 +303,7 @@ pub(crate) async fn leave_all(state: &State, connection: &Connection) -> Result<
 
 /// The living members; `None` without the group.
 async fn read(state: &State, group: &GroupId) -> Result<Option<Vec<Member>>> {
-    keys::check_group(group)?;
-    let parameters: [Parameter<'_>; 2] =
-        [(&group.as_bytes(), Type::BYTEA), (&state.client.main.key, Type::INT8)];
-    let rows = state.client.read(MEMBERS, &parameters).await?;
+    let rows = state.read_group(MEMBERS, group, &[]).await?;
     if rows.is_empty() {
         return Ok(None);
     }

@@ -5,12 +5,11 @@
 //! coordinator waits.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 use tooz_core::Mode;
-use tooz_core::kit::locked;
+use tooz_core::kit::{InFlight, locked};
 
 use crate::keys::Key;
 
@@ -28,8 +27,8 @@ pub(crate) struct LocalLock {
     pub(crate) on_main: tokio::sync::Mutex<OnMain>,
     /// Who may stand in the server's queue, in order of arrival.
     pub(crate) turns: Semaphore,
-    /// How many wait, here and at the server.
-    waiting: AtomicUsize,
+    /// Those who wait, here and at the server.
+    pub(crate) waiting: InFlight,
 }
 
 /// What the main connection holds of a lock.
@@ -60,29 +59,11 @@ impl LocalLocks {
             Arc::new(LocalLock {
                 on_main: tokio::sync::Mutex::default(),
                 turns: Semaphore::new(self.waiters),
-                waiting: AtomicUsize::new(0),
+                waiting: InFlight::default(),
             })
         };
         let lock = locked(&self.locks).entry(key).or_insert_with(new).clone();
         InUse { locks: self.clone(), key, lock }
-    }
-}
-
-impl LocalLock {
-    pub(crate) fn has_waiters(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
-    }
-
-    /// One more that waits, until the returned value is dropped.
-    pub(crate) fn waits(&self) -> impl Drop + '_ {
-        struct Waits<'a>(&'a AtomicUsize);
-        impl Drop for Waits<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Relaxed);
-            }
-        }
-        self.waiting.fetch_add(1, Relaxed);
-        Waits(&self.waiting)
     }
 }
 
@@ -138,10 +119,10 @@ mod tests {
         let locks = Arc::new(LocalLocks::new(2));
         let one = locks.using(Key::Wide(1));
         let two = locks.using(Key::Wide(1));
-        let waits = one.waits();
-        assert!(two.has_waiters() && two.turns.available_permits() == 2);
+        let waits = one.waiting.begin();
+        assert!(!two.waiting.is_none() && two.turns.available_permits() == 2);
         drop(waits);
-        assert!(!two.has_waiters());
+        assert!(two.waiting.is_none());
         drop(one);
         assert_eq!(locked(&locks.locks).len(), 1);
         drop(two);

@@ -142,7 +142,7 @@ impl PostgresLocks {
         let state = &self.0;
         let mut on_main = local.on_main.lock().await;
         // Nobody passes those who wait here already; what waits at the server, the server sees to.
-        let passes = local.has_waiters() && !acquisition.wait.is_over();
+        let passes = !local.waiting.is_none() && !acquisition.wait.is_over();
         if passes || !on_main.admits(acquisition.mode) {
             return Ok(None);
         }
@@ -178,7 +178,7 @@ impl PostgresLocks {
         local: &InUse,
     ) -> Result<Option<Granted>> {
         let state = &self.0;
-        let _waits = local.waits();
+        let _waits = local.waiting.begin();
         let ready = async {
             // It is never closed.
             let turn = local.turns.acquire().await.ok();

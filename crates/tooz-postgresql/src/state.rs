@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 use tooz_core::kit::{InFlight, Table};
 use tooz_core::{
@@ -13,8 +15,8 @@ use tracing::debug;
 use crate::channel::Channel;
 use crate::client::Client;
 use crate::config::Config;
-use crate::connection::Connection;
-use crate::keys::{Keys, LockKeys};
+use crate::connection::{Connection, Parameter};
+use crate::keys::{self, Keys, LockKeys};
 use crate::local::{InUse, LocalLocks};
 use crate::pool::Pool;
 
@@ -83,6 +85,44 @@ impl State {
     /// Has the channel listened to from here on, by which all others speak to this session.
     pub(crate) async fn listen(&self) -> Result<()> {
         self.channel.listen(&self.client.main).await
+    }
+
+    // ---- Rows of a group.
+
+    /// A statement that changes a group, and the one row of its answer. Its first parameters are the
+    /// group, the session, and the channel and the message by which everybody is told.
+    pub(crate) async fn change_group(
+        &self,
+        sql: &str,
+        group: &GroupId,
+        more: &[Parameter<'_>],
+    ) -> Result<Row> {
+        keys::check_group(group)?;
+        let (channel, message) = (self.keys().channel(), self.keys().change(group));
+        let group = group.as_bytes();
+        let mut parameters: Vec<Parameter<'_>> = vec![
+            (&group, Type::BYTEA),
+            (&self.client.main.key, Type::INT8),
+            (&channel, Type::TEXT),
+            (&message, Type::TEXT),
+        ];
+        parameters.extend_from_slice(more);
+        self.client.one(sql, &parameters).await
+    }
+
+    /// A statement that only reads, whose first parameters are a group and the session.
+    pub(crate) async fn read_group(
+        &self,
+        sql: &str,
+        group: &GroupId,
+        more: &[Parameter<'_>],
+    ) -> Result<Vec<Row>> {
+        keys::check_group(group)?;
+        let group = group.as_bytes();
+        let mut parameters: Vec<Parameter<'_>> =
+            vec![(&group, Type::BYTEA), (&self.client.main.key, Type::INT8)];
+        parameters.extend_from_slice(more);
+        self.client.read(sql, &parameters).await
     }
 }
 

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
 use tooz_core::{Error, GroupId, Moment, Result};
 
 use crate::channel::Listener;
-use crate::connection::Parameter;
 use crate::errors::{get, is_locked_out};
 use crate::state::State;
 
@@ -25,7 +23,7 @@ const REAP: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AN
                         AND pg_try_advisory_xact_lock_shared(session) RETURNING 1), \
                     fallen AS (DELETE FROM tooz_leader WHERE group_id = $1 AND holder <> $2 \
                         AND pg_try_advisory_xact_lock_shared(holder) RETURNING 1) \
-                    SELECT pg_notify($3, $4) \
+                    SELECT count(pg_notify($3, $4)) \
                     WHERE (SELECT count(*) FROM gone) + (SELECT count(*) FROM fallen) > 0";
 
 /// Wakes its owner whenever something may have changed.
@@ -59,10 +57,8 @@ impl Watch {
                 () = self.listener.heard() => return Ok(()),
                 () = look.wait() => {}
             }
-            let parameters: [Parameter<'_>; 2] =
-                [(&self.group.as_bytes(), Type::BYTEA), (&self.state.client.main.key, Type::INT8)];
             let looked = async {
-                let rows = self.state.client.read(DEAD, &parameters).await?;
+                let rows = self.state.read_group(DEAD, &self.group, &[]).await?;
                 if get(rows.first().ok_or_else(Error::unexpected_answer)?, 0)? {
                     // Told to ourselves as well.
                     reap(&self.state, &self.group).await?;
@@ -79,12 +75,5 @@ impl Watch {
 
 /// Removes dead members and a dead leader.
 pub(crate) async fn reap(state: &State, group: &GroupId) -> Result<()> {
-    let (channel, change) = (state.keys().channel(), state.keys().change(group));
-    let parameters: [Parameter<'_>; 4] = [
-        (&group.as_bytes(), Type::BYTEA),
-        (&state.client.main.key, Type::INT8),
-        (&channel, Type::TEXT),
-        (&change, Type::TEXT),
-    ];
-    state.client.ask(REAP, &parameters).await.map(drop)
+    state.change_group(REAP, group, &[]).await.map(drop)
 }
