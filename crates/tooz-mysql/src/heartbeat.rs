@@ -51,7 +51,7 @@ async fn is_alive(connection: &Connection) -> Result<bool, Failure> {
     Ok(number(&connection.urge(ask).await?, 0) == Some(1))
 }
 
-/// What has a connection of its own.
+/// The holds that have a connection of their own.
 fn waited_for(state: &Arc<State>) -> impl Iterator<Item = MySqlHold> + use<> {
     let state = state.clone();
     let grants = state.grants.values().into_iter();
