@@ -1,17 +1,15 @@
-//! Taking a lock away. The server lets only its holder free a named lock, so the holder is told by a
-//! row that it looks for; one that does not look loses its connection.
+//! Breaking a lock. The server lets only its holder free a named lock, so the holder is told by a row
+//! that it looks for; one that does not look loses its connection.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 
-use crate::errors::{self, odd_answer};
-use crate::link::{bytes, unsigned_in};
-use crate::listen;
-use crate::names::{self, Prize};
-use crate::session::Life;
+use crate::connection::{bytes, unsigned_in};
+use crate::errors;
+use crate::keys::{self, LockKeys};
+use crate::state::State;
 
 /// How often it is looked whether the holders are gone.
 const LOOK: Duration = Duration::from_millis(10);
@@ -19,49 +17,33 @@ const LOOK: Duration = Duration::from_millis(10);
 /// A holder: its connection, and its acquisition unless it is one of another kind.
 pub(crate) type Holder = (u64, Option<Vec<u8>>);
 
-pub(crate) async fn break_lock(life: &Arc<Life>, prize: &Prize) -> Result<bool> {
-    let first = holders(life, prize).await?;
-    if first.is_empty() {
-        return Ok(false);
-    }
-    let (table, start) = (life.table("broken"), Moment::now());
-    let result = outlast(life, prize, &first, start).await;
-    let told: Vec<_> =
-        first.iter().filter_map(|(_, id)| Some(names::literal(id.as_deref()?))).collect();
-    if !told.is_empty() {
-        let forget = format!("DELETE FROM {table} WHERE operation IN ({})", told.join(","));
-        life.change(&forget).await?;
-    }
-    result.map(|()| true)
-}
-
-/// Waits until those holders are gone, and ends those that do not hear.
-async fn outlast(
-    life: &Arc<Life>,
-    prize: &Prize,
+/// Tells those holders, waits until they are gone, and ends those that do not look.
+pub(crate) async fn outlast(
+    state: &State,
+    keys: &LockKeys,
     first: &BTreeSet<Holder>,
-    start: Moment,
 ) -> Result<()> {
+    let start = Moment::now();
     // They look as often as we do, or so we hope.
-    let patience = life.config.poll_interval * 3 + Duration::from_millis(250);
+    let time_to_answer = state.config.poll_interval * 3 + Duration::from_millis(250);
     let (mut ended, mut told) = (false, start);
-    listen::tell(life, prize, first).await?;
+    tell(state, keys, first).await?;
     loop {
-        let now = holders(life, prize).await?;
+        let now = holders(state, keys).await?;
         let left: Vec<_> = now.intersection(first).collect();
         if left.is_empty() {
             return Ok(());
         }
-        if start.elapsed() < patience {
-            // The word may have come while the holder was not listening.
+        if start.elapsed() < time_to_answer {
+            // The message may have come while the holder was not listening.
             if told.elapsed() > LOOK * 3 {
-                listen::tell(life, prize, first).await?;
+                tell(state, keys, first).await?;
                 told = Moment::now();
             }
         } else if !ended {
             ended = true;
             for (connection, _) in left {
-                match life.main.ask(format!("KILL {connection}")).await {
+                match state.client.main.ask(format!("KILL {connection}")).await {
                     Err(failure) if failure.is(errors::NO_SUCH_THREAD) => {}
                     Err(failure) if failure.is_denied() => {
                         return Err(not_ours().caused_by(failure));
@@ -70,12 +52,42 @@ async fn outlast(
                 }
             }
         }
-        if start.elapsed() > patience + life.config.response_timeout {
+        if start.elapsed() > time_to_answer + state.config.response_timeout {
             let message = "the holder's connection does not end";
             return Err(Error::new(ErrorKind::TimedOut, message).outcome_is(Outcome::Unknown));
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Writes down for the holders that their lock was broken, and wakes their sessions.
+async fn tell(state: &State, keys: &LockKeys, holders: &BTreeSet<Holder>) -> Result<()> {
+    let broken = state.table("broken");
+    let (session, token, reader) =
+        (state.table("session"), state.table("token"), state.table("reader"));
+    let rows: Vec<_> = holders
+        .iter()
+        .filter_map(|(connection, id)| {
+            Some(format!("({},{connection})", keys::literal(id.as_deref()?)))
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // A lock that was waited for is on a connection of its own, so its holder is found by name.
+    let sql = format!(
+        "INSERT IGNORE INTO {broken}(operation,connection) VALUES{rows};\
+         SELECT s.listener FROM {session} s WHERE s.listener IS NOT NULL AND {lives} \
+         AND (s.member_id IN (SELECT member_id FROM {token} WHERE name={name}) \
+         OR s.connection IN (SELECT connection FROM {reader} WHERE name={name}))",
+        name = keys.sql(),
+        rows = rows.join(","),
+        lives = keys::lives("s", "s.id", "s.connection"),
+    );
+    for listener in state.client.change(&sql).await?.iter().filter_map(|row| unsigned_in(row, 0)) {
+        state.client.wake(listener).await;
+    }
+    Ok(())
 }
 
 fn not_ours() -> Error {
@@ -84,10 +96,11 @@ fn not_ours() -> Error {
     Error::new(ErrorKind::Authentication, message)
 }
 
-async fn holders(life: &Life, prize: &Prize) -> Result<BTreeSet<Holder>> {
-    let (name, token, reader) = (prize.sql(), life.table("token"), life.table("reader"));
-    let lives = names::lives("r", "operation", "connection");
-    let rows = life
+pub(crate) async fn holders(state: &State, keys: &LockKeys) -> Result<BTreeSet<Holder>> {
+    let (name, token, reader) = (keys.sql(), state.table("token"), state.table("reader"));
+    let lives = keys::lives("r", "operation", "connection");
+    let rows = state
+        .client
         .ask(format!(
             "SELECT CAST(IS_USED_LOCK({name}) AS UNSIGNED),(SELECT operation FROM {token} \
              WHERE name={name} AND connection=IS_USED_LOCK({name}));\
@@ -99,7 +112,7 @@ async fn holders(life: &Life, prize: &Prize) -> Result<BTreeSet<Holder>> {
         match (unsigned_in(row, 0), index) {
             (Some(connection), _) => drop(holders.insert((connection, bytes(row, 1)))),
             (None, 0) => {}
-            (None, _) => return Err(odd_answer()),
+            (None, _) => return Err(Error::unexpected_answer()),
         }
     }
     Ok(holders)

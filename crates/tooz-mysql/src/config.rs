@@ -1,9 +1,21 @@
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Options, RestartGrace, Result, Secret};
+use tooz_core::kit::{PemFiles, PemOptions};
+use tooz_core::{
+    Characteristic, Characteristics, CoordinatorUrl, Error, Options, RestartGrace, Result, Secret,
+};
 
-use crate::names::{DEFAULT_NAMESPACE, Layout, Names};
+use crate::keys::{DEFAULT_NAMESPACE, Keys, Layout};
+
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+    Characteristic::DistributedAcrossHosts,
+    Characteristic::Linearizable,
+]);
+
+const PEM: PemOptions =
+    PemOptions { authorities: "ssl_ca", certificate: "ssl_cert", key: "ssl_key", one_file: true };
 
 const PORT: u16 = 3306;
 
@@ -23,7 +35,7 @@ pub(crate) struct Config {
     pub(crate) password: Option<Secret>,
     pub(crate) database: String,
     pub(crate) tls: Tls,
-    pub(crate) names: Names,
+    pub(crate) keys: Keys,
     /// How long the server keeps what a silent connection holds, in whole seconds.
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -33,7 +45,7 @@ pub(crate) struct Config {
     pub(crate) poll_interval: Duration,
     /// How long nothing is granted after the server's start, if it may have forgotten.
     pub(crate) restart_grace: RestartGrace,
-    /// How long what was not given back is not granted again; none if zero.
+    /// How long what was not released is not granted again; none if zero.
     pub(crate) lock_delay: Duration,
     /// The operator vouches that all use one server of several that take writes.
     pub(crate) single_writer: bool,
@@ -55,15 +67,10 @@ pub(crate) enum TlsMode {
     VerifyIdentity,
 }
 
-/// Files in PEM form, which each new connection reads again: certificates are replaced while a
-/// service runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     pub(crate) mode: TlsMode,
-    /// Trusted instead of those of the system.
-    pub(crate) authorities: Option<PathBuf>,
-    /// Our own certificate and its key.
-    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) files: PemFiles,
 }
 
 impl Config {
@@ -73,8 +80,8 @@ impl Config {
             return Err(Error::invalid("the timeout is a whole number of seconds from 1"));
         }
         // A heartbeat, which is due each third, waits for at most one slow statement.
-        let patience = timeout / 3;
-        let response_timeout = options.seconds("read_timeout", patience)?.min(patience);
+        let longest = timeout / 3;
+        let response_timeout = options.seconds("read_timeout", longest)?.min(longest);
         let connect_timeout =
             options.seconds("connect_timeout", (timeout / 2).clamp(CONNECT.0, CONNECT.1))?;
         let poll_interval = options.seconds("poll_interval", Duration::from_millis(250))?;
@@ -108,7 +115,7 @@ impl Config {
             addresses: addresses(url, socket),
             user: url.user().map(str::to_owned),
             password: url.password().cloned(),
-            names: Names::new(&database, &namespace, layout),
+            keys: Keys::new(&database, &namespace, layout),
             database,
             tls,
             timeout,
@@ -150,24 +157,7 @@ fn addresses(url: &CoordinatorUrl, socket: Option<String>) -> Vec<Address> {
 
 impl Tls {
     fn read(options: &mut Options) -> Result<Self> {
-        let mut file = |name| match options.text(name) {
-            None => Ok(None),
-            // A path that is wrong is told now.
-            Some(path) => match std::fs::read(&path) {
-                Ok(_) => Ok(Some(PathBuf::from(path))),
-                Err(error) => Err(Error::invalid("a certificate or key cannot be read")
-                    .with("option", name)
-                    .with("path", path)
-                    .caused_by(error)),
-            },
-        };
-        let authorities = file("ssl_ca")?;
-        let identity = match (file("ssl_cert")?, file("ssl_key")?) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (Some(both), None) => Some((both.clone(), both)),
-            (None, Some(_)) => return Err(Error::invalid("ssl_key needs ssl_cert")),
-            (None, None) => None,
-        };
+        let files = PemFiles::from_options(options, PEM)?;
         for (name, instead) in [
             ("ssl_capath", "name one file with all authorities in ssl_ca"),
             (
@@ -197,8 +187,8 @@ impl Tls {
             }
         };
         let named = options.text("ssl_check_hostname").is_some();
-        let check_name = options.flag("ssl_check_hostname", authorities.is_some())?;
-        let mode = mode.unwrap_or(match (&authorities, verify, check_name) {
+        let check_name = options.flag("ssl_check_hostname", files.authorities.is_some())?;
+        let mode = mode.unwrap_or(match (&files.authorities, verify, check_name) {
             (_, Some(false), _) => TlsMode::Required,
             (Some(_), _, true) => TlsMode::VerifyIdentity,
             (Some(_), _, false) => TlsMode::VerifyCa,
@@ -210,10 +200,10 @@ impl Tls {
                 }
             }
             (None, None, true) => TlsMode::VerifyIdentity,
-            (None, None, false) if identity.is_some() => TlsMode::Required,
+            (None, None, false) if files.identity.is_some() => TlsMode::Required,
             (None, None, false) => TlsMode::Preferred,
         });
-        Ok(Self { mode, authorities, identity })
+        Ok(Self { mode, files })
     }
 }
 
@@ -256,7 +246,7 @@ mod tests {
         assert_eq!(config.addresses, [Address::Tcp("h".into(), 1)]);
         assert_eq!((config.user.as_deref(), &config.database[..]), (Some("u"), "d"));
         assert_eq!(config.tls.mode, TlsMode::VerifyCa);
-        assert!(config.tls.authorities.is_some() && config.tls.identity.is_some());
+        assert!(config.tls.files.authorities.is_some() && config.tls.files.identity.is_some());
         assert!(!format!("{config:?}").contains("hush"));
         let socket = read("mysql://u@/d?unix_socket=/run/s").unwrap();
         assert_eq!(socket.addresses, [Address::Unix("/run/s".into())]);
@@ -267,7 +257,7 @@ mod tests {
         let config = read("mysql://a,b:1/d?timeout=9&poll_interval=0.1&namespace=n_1").unwrap();
         assert_eq!(config.addresses, [Address::Tcp("a".into(), 3306), Address::Tcp("b".into(), 1)]);
         assert_eq!((config.timeout.as_secs(), config.heartbeat_interval().as_secs()), (9, 3));
-        assert_eq!(config.names.table("group"), "`n_1_group`");
+        assert_eq!(config.keys.table("group"), "`n_1_group`");
         for refused in [
             "mysql://h",
             "mysql://h/a/b",

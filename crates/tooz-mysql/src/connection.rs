@@ -1,116 +1,336 @@
-//! Opening connections, and what they find.
+//! One connection: requests in their order, and its end at the server.
 
-use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
-use sqlx::{ConnectOptions as _, Row as _};
-use tooz_core::{Characteristic, Characteristics, Error, ErrorKind, OperationId, Outcome, Result};
-use tracing::warn;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _, TryStreamExt as _};
+use sqlx::mysql::{MySqlConnection, MySqlQueryResult, MySqlRow};
+use sqlx::{AssertSqlSafe, Connection as _, Either, Row as _};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tooz_core::{Error, ErrorKind, Moment, OperationId, Outcome, Result};
+use tracing::debug;
 
-use crate::config::{Address, Config, TlsMode};
-use crate::errors::Failure;
-use crate::link::{Link, number, unsigned, well_formed};
-use crate::names;
+use crate::config::{Address, Config};
+use crate::connector::{self, well_formed};
+use crate::errors::{self, Failure};
+use crate::keys;
 
-/// What tells of the deployment. A server knows some of them.
-const VARIABLES: &str = "'version','read_only','super_read_only','innodb_read_only','wsrep_on',\
-    'wsrep_cluster_address','group_replication_group_name','group_replication_single_primary_mode'";
+pub(crate) type Rows = Vec<MySqlRow>;
 
-/// A connection to a server that takes writes.
-pub(crate) struct Opened {
-    pub(crate) link: Link,
-    /// Where it is.
-    pub(crate) address: Address,
-    /// What the deployment ensures.
-    pub(crate) ensured: Characteristics,
+/// What statements gave.
+#[derive(Default)]
+pub(crate) struct Reply {
+    /// The rows of all.
+    pub(crate) rows: Rows,
+    /// What became of each.
+    pub(crate) results: Vec<MySqlQueryResult>,
 }
 
-/// The first connection of a session.
-pub(crate) async fn open(config: &Arc<Config>) -> Result<Opened> {
-    let mut last = None;
-    for address in &config.addresses {
-        // The limits of the steps are longer: those of a connection that holds something.
-        let limit = config.connect_timeout + config.response_timeout * 3;
-        let opened = tokio::time::timeout(limit, open_at(config, address)).await;
-        match opened.unwrap_or_else(|_| Err(refused_as(silent(limit), address))) {
-            Ok(opened) => return Ok(opened),
-            // What a user has to mend is told rather than what another server may say.
-            Err(error) if error.kind() == ErrorKind::DriverChosenPoorly => return Err(error),
-            Err(error) => last = Some(error),
+/// How often a request is repeated that was in the way of another.
+const CONFLICTS: u32 = 20;
+
+/// A connection that is never shared with anybody else's, and with whose end the server frees
+/// everything that it holds.
+///
+/// Nothing ends it for being slow before the server would: what it holds is lost no sooner than at
+/// the deadline. A statement that is slow is ended at the server instead.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// The server's number for it.
+    pub(crate) number: u64,
+    /// The name of the lock by which others see that it lives.
+    pub(crate) marker: OperationId,
+    /// What is longer, the server answers by ending the connection.
+    packet: u64,
+    config: Arc<Config>,
+    address: Address,
+    /// Where statements queue: one at a time goes on to `open`, so that what is urgent is next
+    /// there.
+    gate: Arc<Mutex<()>>,
+    open: Arc<Mutex<Option<MySqlConnection>>>,
+    dead: CancellationToken,
+}
+
+/// How a request queues, and how long it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// In the order of arrival; ended when it is slow.
+    Ordinary,
+    /// Before all ordinary ones.
+    Urgent,
+    /// In the order of arrival, and as long as it takes.
+    Waits,
+}
+
+impl Connection {
+    /// One that the server drops after the timeout's silence, and that holds its marker.
+    pub(crate) async fn open(config: &Arc<Config>, address: &Address) -> Result<Self> {
+        let open = connector::open(config, address).await?;
+        let mut this = Self {
+            number: 0,
+            marker: OperationId::random(),
+            packet: u64::MAX,
+            config: config.clone(),
+            address: address.clone(),
+            gate: Arc::default(),
+            open: Arc::new(Mutex::new(Some(open))),
+            dead: CancellationToken::new(),
+        };
+        let sql = format!(
+            "{settings};\
+             SELECT CONNECTION_ID(),CAST(GET_LOCK({marker},0) AS SIGNED),@@max_allowed_packet",
+            settings = session_settings(config),
+            marker = keys::marker(this.marker),
+        );
+        let asked = tokio::time::timeout(config.response_timeout, this.ask(sql)).await;
+        let rows = match asked.unwrap_or(Err(Failure::Silence)) {
+            Ok(rows) => rows,
+            Err(failure) => {
+                this.cut().await;
+                return Err(connector::refused_as(failure.into(), address));
+            }
+        };
+        match (unsigned(&rows, 0), number(&rows, 1), unsigned(&rows, 2)) {
+            (Some(number), Some(1), Some(packet)) => {
+                (this.number, this.packet) = (number, packet);
+                Ok(this)
+            }
+            _ => Err(Error::unexpected_answer()),
         }
     }
-    Err(last.unwrap_or_else(|| Error::invalid("the URL names no server")))
-}
 
-async fn open_at(config: &Arc<Config>, address: &Address) -> Result<Opened> {
-    let link = connect(config, address).await?;
-    let settings = settings(&link).await?;
-    let ensured = match judge(&link, config, &settings, address).await {
-        Ok(ensured) => ensured,
-        Err(error) => {
-            link.close().await;
-            return Err(error);
-        }
-    };
-    Ok(Opened { link, address: address.clone(), ensured })
-}
-
-/// A further connection, to the very server that `first` is connected to.
-pub(crate) async fn beside(config: &Arc<Config>, address: &Address, first: &Link) -> Result<Link> {
-    let link = connect(config, address).await?;
-    let ask = format!(
-        "SELECT CAST(IS_USED_LOCK({})<=>{} AS SIGNED)",
-        names::marker(first.marker),
-        first.number
-    );
-    match link.ask(ask).await {
-        Ok(rows) if number(&rows, 0) == Some(1) => Ok(link),
-        Ok(_) if first.is_dead() => Err(Failure::Gone.into()),
-        Ok(_) => {
-            link.close().await;
-            Err(Error::new(
-                ErrorKind::DriverChosenPoorly,
-                "connections reach different servers, or the first has ended: locks need all on one, \
-                 so name that server itself in place of a load balancer",
-            )
-            .outcome_is(Outcome::NotApplied)
-            .retryable(true))
-        }
-        Err(failure) => Err(failure.into()),
+    /// Another one, to where this leads as well: behind a load balancer, that may be elsewhere.
+    pub(crate) async fn another(&self) -> Result<Self> {
+        Self::open(&self.config, &self.address).await
     }
-}
 
-/// A connection that the server drops after the timeout's silence, and that holds its marker.
-pub(crate) async fn connect(config: &Arc<Config>, address: &Address) -> Result<Link> {
-    tooz_core::ensure_crypto_provider();
-    let options = options(config, address);
-    let connecting = well_formed(async { Ok(options.connect().await?) });
-    let connection = match tokio::time::timeout(config.connect_timeout, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(failure)) => return Err(refused(failure, address)),
-        Err(_) => return Err(refused_as(silent(config.connect_timeout), address)),
-    };
-    let marker = OperationId::random();
-    let link = Link::new(connection, marker, config, address);
-    let sql = format!(
-        "{settings};\
-         SELECT CONNECTION_ID(),CAST(GET_LOCK({marker},0) AS SIGNED),@@max_allowed_packet",
-        settings = session_settings(config),
-        marker = names::marker(marker),
-    );
-    let asked = tokio::time::timeout(config.response_timeout, link.ask(sql)).await;
-    let rows = match asked.unwrap_or(Err(Failure::Silence)) {
-        Ok(rows) => rows,
-        Err(failure) => {
-            link.cut().await;
-            return Err(refused_as(failure.into(), address));
+    /// Another one to the very server that this is connected to.
+    pub(crate) async fn beside(&self) -> Result<Self> {
+        let other = self.another().await?;
+        let ask = format!(
+            "SELECT CAST(IS_USED_LOCK({})<=>{} AS SIGNED)",
+            keys::marker(self.marker),
+            self.number
+        );
+        match other.ask(ask).await {
+            Ok(rows) if number(&rows, 0) == Some(1) => Ok(other),
+            Ok(_) if self.is_dead() => Err(Failure::Gone.into()),
+            Ok(_) => {
+                other.close().await;
+                Err(Error::new(
+                    ErrorKind::DriverChosenPoorly,
+                    "connections reach different servers, or the first has ended: locks need all on \
+                     one, so name that server itself in place of a load balancer",
+                )
+                .outcome_is(Outcome::NotApplied)
+                .retryable(true))
+            }
+            Err(failure) => Err(failure.into()),
         }
-    };
-    match (unsigned(&rows, 0), number(&rows, 1), unsigned(&rows, 2)) {
-        (Some(id), Some(1), Some(packet)) => Ok(link.known_as(id, packet)),
-        _ => Err(crate::errors::odd_answer()),
+    }
+
+    /// Sends statements, all in one packet, and returns the rows of all; the first that fails is the
+    /// last. Dropping the future does not stop it.
+    pub(crate) async fn ask(&self, sql: String) -> Result<Rows, Failure> {
+        Ok(self.reply(sql).await?.rows)
+    }
+
+    /// The same, with what became of each statement.
+    pub(crate) async fn reply(&self, sql: String) -> Result<Reply, Failure> {
+        self.run(sql, Kind::Ordinary).await
+    }
+
+    /// The rows, before all others that queue: for what renews or frees, and uses no table.
+    pub(crate) async fn urge(&self, sql: String) -> Result<Rows, Failure> {
+        Ok(self.run(sql, Kind::Urgent).await?.rows)
+    }
+
+    /// The rows without a limit of the time.
+    pub(crate) async fn wait(&self, sql: String) -> Result<Rows, Failure> {
+        Ok(self.run(sql, Kind::Waits).await?.rows)
+    }
+
+    /// Statements that change nothing if they fail: repeated while others are in their way.
+    pub(crate) async fn change(&self, sql: &str) -> Result<Rows, Failure> {
+        Ok(self.change_and_reply(sql).await?.rows)
+    }
+
+    /// The same, with what became of each statement.
+    pub(crate) async fn change_and_reply(&self, sql: &str) -> Result<Reply, Failure> {
+        let mut conflicts = 0;
+        loop {
+            match self.reply(sql.to_owned()).await {
+                Err(failure) if failure.is_conflict() && conflicts < CONFLICTS => conflicts += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// The same in one transaction.
+    pub(crate) async fn transact(&self, sql: &str) -> Result<Rows, Failure> {
+        let sql = format!("START TRANSACTION;{sql};COMMIT");
+        let mut conflicts = 0;
+        loop {
+            let failure = match self.ask(sql.clone()).await {
+                Ok(rows) => return Ok(rows),
+                Err(failure) => failure,
+            };
+            if !failure.is_fatal() {
+                self.ask("ROLLBACK".to_owned()).await?;
+            }
+            if !failure.is_conflict() || conflicts == CONFLICTS {
+                return Err(failure);
+            }
+            conflicts += 1;
+        }
+    }
+
+    async fn run(&self, sql: String, kind: Kind) -> Result<Reply, Failure> {
+        // One byte more says that it is a statement.
+        let length = sql.len() as u64 + 1;
+        if length > self.packet {
+            return Err(Failure::TooLarge { length, most: self.packet });
+        }
+        let this = self.clone();
+        // In a task, so that no answer is ever left unread on the connection.
+        let work = tokio::spawn(async move {
+            let _next = match kind {
+                Kind::Urgent => None,
+                Kind::Ordinary | Kind::Waits => Some(this.gate.lock().await),
+            };
+            let mut slot = this.open.lock().await;
+            let Some(open) = slot.as_mut() else { return Err(Failure::Gone) };
+            let outcome = this.exchange(open, sql, kind).await;
+            if outcome.as_ref().is_err_and(Failure::is_fatal) {
+                *slot = None;
+                this.dead.cancel();
+            }
+            outcome
+        });
+        // The runtime ends.
+        work.await.unwrap_or(Err(Failure::Gone))
+    }
+
+    async fn exchange(
+        &self,
+        open: &mut MySqlConnection,
+        sql: String,
+        kind: Kind,
+    ) -> Result<Reply, Failure> {
+        let sent = Moment::now();
+        let mut ending: Option<JoinHandle<()>> = None;
+        let outcome = {
+            let statements = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(&mut *open).try_fold(
+                Reply::default(),
+                async |mut reply, next| {
+                    match next {
+                        Either::Left(result) => reply.results.push(result),
+                        Either::Right(row) => reply.rows.push(row),
+                    }
+                    Ok(reply)
+                },
+            );
+            let mut statements = pin!(well_formed(statements.map_err(Failure::from)));
+            let mut slow = pin!(tokio::time::sleep(self.config.response_timeout));
+            loop {
+                tokio::select! {
+                    reply = &mut statements => break reply,
+                    () = self.dead.cancelled() => return Err(Failure::Silence),
+                    () = &mut slow, if kind != Kind::Waits => {
+                        if sent.elapsed() >= self.config.timeout {
+                            return Err(Failure::Silence);
+                        }
+                        if ending.as_ref().is_none_or(JoinHandle::is_finished) {
+                            ending = Some(tokio::spawn(end_statement(self.clone())));
+                        }
+                        slow.as_mut().reset(Instant::now() + self.config.response_timeout);
+                    }
+                }
+            }
+        };
+        let Some(ending) = ending else { return outcome };
+        // It must not end a later statement. If it comes when there is none, it ends the next.
+        let _ = ending.await;
+        if !outcome.as_ref().is_err_and(Failure::is_fatal) {
+            let idle = well_formed(async { Ok(sqlx::raw_sql("DO 0").execute(open).await?) });
+            match tokio::time::timeout(self.config.response_timeout, idle).await {
+                Ok(Err(failure)) if failure.is_fatal() => return Err(failure),
+                Err(_) => return Err(Failure::Silence),
+                Ok(_) => {}
+            }
+        }
+        match outcome {
+            Err(failure) if failure.is(errors::INTERRUPTED) => Err(Failure::Slow),
+            outcome => outcome,
+        }
+    }
+
+    /// Whether it can no longer be used.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.is_cancelled()
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn died(&self) {
+        self.dead.cancelled().await;
+    }
+
+    /// Ends it without a word, in the middle of a request too.
+    pub(crate) async fn cut(&self) {
+        self.dead.cancel();
+        *self.open.lock().await = None;
+    }
+
+    /// Ends it though it can no longer be spoken to, at the server as well: it may wait for a lock
+    /// there and not notice that we are gone.
+    pub(crate) fn abandon(&self) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            this.cut().await;
+            // After its time of silence the server does it by itself.
+            let until = Moment::now() + this.config.timeout;
+            while !until.has_passed() {
+                match this.end_at_server().await {
+                    Ok(()) => return,
+                    Err(error) => debug!(%error, "an abandoned connection may still be there"),
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+
+    async fn end_at_server(&self) -> Result<()> {
+        let other = self.another().await?;
+        // The number may be another's by now, the marker cannot.
+        let ask = format!("SELECT CAST(IS_USED_LOCK({}) AS SIGNED)", keys::marker(self.marker));
+        let found = other.ask(ask).await.map(|rows| number(&rows, 0));
+        if let Ok(Some(number)) = found {
+            let _ = other.ask(format!("KILL {number}")).await;
+        }
+        other.close().await;
+        found.map(drop).map_err(Into::into)
+    }
+
+    /// Frees all that it holds, and ends it. It has no request under way.
+    pub(crate) async fn close(&self) {
+        // A KILL QUERY that came too late for what it was meant for ends this statement instead.
+        for _ in 0..3 {
+            let freeing = self.ask("DO RELEASE_ALL_LOCKS()".to_owned());
+            match tokio::time::timeout(self.config.response_timeout, freeing).await {
+                Ok(Err(failure)) if failure.is(errors::INTERRUPTED) => {}
+                _ => break,
+            }
+        }
+        self.dead.cancel();
+        if let Some(connection) = self.open.lock().await.take() {
+            // The server notices the end in any case.
+            let _ = tokio::time::timeout(self.config.response_timeout, connection.close()).await;
+        }
     }
 }
 
@@ -119,7 +339,7 @@ pub(crate) async fn connect(config: &Arc<Config>, address: &Address) -> Result<L
 fn session_settings(config: &Config) -> String {
     format!(
         "SET SESSION wait_timeout={timeout},net_read_timeout={timeout},net_write_timeout={timeout},\
-         lock_wait_timeout={patience},innodb_lock_wait_timeout={patience},\
+         lock_wait_timeout={lock_wait},innodb_lock_wait_timeout={lock_wait},\
          autocommit=1,completion_type=0,sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION',\
          sql_select_limit={all},max_join_size={all},sql_big_selects=1,sql_safe_updates=0,\
          sql_auto_is_null=0,max_sort_length=1024,foreign_key_checks=1,unique_checks=1,\
@@ -129,142 +349,50 @@ fn session_settings(config: &Config) -> String {
          SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ,READ WRITE;\
          SET NAMES utf8mb4 COLLATE utf8mb4_general_ci",
         timeout = config.timeout.as_secs(),
-        patience = patience(config),
+        lock_wait = lock_wait(config),
         all = u64::MAX,
     )
 }
 
 /// How long the server lets a statement wait for a table or a row, in its whole seconds. Nobody of
 /// ours keeps one locked that long, and what else the connection is for waits behind.
-fn patience(config: &Config) -> u64 {
+fn lock_wait(config: &Config) -> u64 {
     config.response_timeout.as_secs().clamp(1, 2)
 }
 
-fn options(config: &Config, address: &Address) -> MySqlConnectOptions {
-    let mut options = MySqlConnectOptions::new()
-        .database(&config.database)
-        .ssl_mode(match config.tls.mode {
-            TlsMode::Disabled => MySqlSslMode::Disabled,
-            TlsMode::Preferred => MySqlSslMode::Preferred,
-            TlsMode::Required => MySqlSslMode::Required,
-            TlsMode::VerifyCa => MySqlSslMode::VerifyCa,
-            TlsMode::VerifyIdentity => MySqlSslMode::VerifyIdentity,
-        })
-        // Nothing of what these set matters to our statements, and each costs a round trip.
-        .pipes_as_concat(false)
-        .no_engine_substitution(false)
-        .timezone(None)
-        .set_names(false)
-        .disable_statement_logging();
-    options = match address {
-        Address::Tcp(host, port) => options.host(host).port(*port),
-        Address::Unix(path) => options.socket(path),
-    };
-    if let Some(user) = &config.user {
-        options = options.username(user);
-    }
-    if let Some(password) = &config.password {
-        options = options.password(password.expose());
-    }
-    if let Some(authorities) = &config.tls.authorities {
-        options = options.ssl_ca(authorities);
-    }
-    if let Some((certificate, key)) = &config.tls.identity {
-        options = options.ssl_client_cert(certificate).ssl_client_key(key);
-    }
-    options
-}
-
-fn refused(failure: Failure, address: &Address) -> Error {
-    if failure.to_string().contains("rsa") {
-        // A password is not sent where it could be read.
-        let message = "the server wants the password, which is not sent without TLS: use \
-                       ssl_mode=required, and let the server have TLS";
-        let error = Error::new(ErrorKind::Authentication, message).caused_by(failure);
-        return refused_as(error, address);
-    }
-    let error = match failure {
-        Failure::Client(sqlx::Error::Io(error)) => {
-            Error::new(ErrorKind::Connection, "could not connect").caused_by(error)
+/// Ends the statement that the connection is busy with, at the server: its transaction and its locks
+/// stay. What fails is tried again by whoever waits for the answer.
+fn end_statement(slow: Connection) -> BoxFuture<'static, ()> {
+    // In a box, for it makes requests itself.
+    async move {
+        match tokio::time::timeout(slow.config.response_timeout, slow.beside()).await {
+            Ok(Ok(other)) => {
+                let _ = other.ask(format!("KILL QUERY {}", slow.number)).await;
+                other.close().await;
+            }
+            Ok(Err(error)) => debug!(%error, "a slow statement was not ended"),
+            Err(_) => debug!("a slow statement was not ended: no answer came in time"),
         }
-        failure => failure.into(),
-    };
-    refused_as(error, address)
+    }
+    .boxed()
 }
 
-fn silent(limit: Duration) -> Error {
-    let seconds = limit.as_secs_f64();
-    Error::new(ErrorKind::TimedOut, format!("the server does not answer within {seconds} s"))
+/// The number in a column of the last row; `None` for NULL as well.
+pub(crate) fn number(rows: &Rows, column: usize) -> Option<i64> {
+    rows.last()?.try_get_unchecked::<Option<i64>, _>(column).ok().flatten()
 }
 
-fn refused_as(error: Error, address: &Address) -> Error {
-    let error = error.outcome_is(Outcome::NotApplied);
-    match address {
-        Address::Tcp(host, port) => error.with("server", format!("{host}:{port}")),
-        Address::Unix(path) => error.with("server", path),
-    }
+/// The same without a sign.
+pub(crate) fn unsigned(rows: &Rows, column: usize) -> Option<u64> {
+    rows.last()?.try_get_unchecked::<Option<u64>, _>(column).ok().flatten()
 }
 
-/// The server's variables that matter, in lower case.
-type Settings = HashMap<String, String>;
-
-async fn settings(link: &Link) -> Result<Settings> {
-    let sql = format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({VARIABLES})");
-    let rows = link.ask(sql).await?;
-    let pair = |row: &sqlx::mysql::MySqlRow| {
-        let text = |column| row.try_get_unchecked::<String, _>(column).ok();
-        Some((text(0)?.to_ascii_lowercase(), text(1)?.to_ascii_lowercase()))
-    };
-    Ok(rows.iter().filter_map(pair).collect())
+/// The bytes in a column; `None` for NULL as well.
+pub(crate) fn bytes(row: &MySqlRow, column: usize) -> Option<Vec<u8>> {
+    row.try_get_unchecked::<Option<Vec<u8>>, _>(column).ok().flatten()
 }
 
-/// What the deployment ensures, or why it is of no use.
-async fn judge(
-    link: &Link,
-    config: &Config,
-    settings: &Settings,
-    address: &Address,
-) -> Result<Characteristics> {
-    let is = |name: &str| settings.get(name).is_some_and(|value| value == "on" || value == "1");
-    let poor =
-        |message: &str| refused_as(Error::new(ErrorKind::DriverChosenPoorly, message), address);
-    let ask = format!(
-        "SELECT CAST(IS_USED_LOCK({})<=>CONNECTION_ID() AS SIGNED),CONNECTION_ID()",
-        names::marker(link.marker)
-    );
-    let rows = link.ask(ask).await?;
-    if number(&rows, 0) != Some(1) || unsigned(&rows, 1) != Some(link.number) {
-        return Err(poor(
-            "a proxy gives each statement another connection to the server, where locks would be \
-             stranded: connect to the server itself, or turn the proxy's multiplexing off",
-        ));
-    }
-    if is("read_only") || is("super_read_only") || is("innodb_read_only") {
-        let message = "the server is a read-only replica, whose locks nobody else sees: name the \
-                       server that takes writes, or all of them: the one that does is found";
-        return Err(refused_as(Error::new(ErrorKind::Connection, message), address));
-    }
-    let galera = is("wsrep_on")
-        && settings.get("wsrep_cluster_address").is_some_and(|address| !address.is_empty());
-    let group = settings.get("group_replication_group_name").is_some_and(|name| !name.is_empty());
-    let several = galera || (group && !is("group_replication_single_primary_mode"));
-    if several && !config.single_writer {
-        return Err(poor(match galera {
-            true => {
-                "this is a Galera cluster, whose nodes do not share locks: let all services name one \
-                 and the same node, and say so with single_writer=yes"
-            }
-            false => {
-                "this is group replication with several primaries, which do not share locks: let all \
-                 services name one and the same, and say so with single_writer=yes"
-            }
-        }));
-    }
-    let mut ensured = crate::DRIVER.characteristics;
-    if several || group {
-        // Another server that takes over knows nothing of the locks.
-        warn!("a failover forgets every lock: whoever held one learns it, but not at once");
-        ensured = ensured.without(Characteristics::of(&[Characteristic::Linearizable]));
-    }
-    Ok(ensured)
+/// The number in a column of any row; `None` for NULL as well.
+pub(crate) fn unsigned_in(row: &MySqlRow, column: usize) -> Option<u64> {
+    row.try_get_unchecked::<Option<u64>, _>(column).ok().flatten()
 }

@@ -1,55 +1,52 @@
-//! The option `lock_delay`: what was not given back is not granted again before a delay is over.
+//! The option `lock_delay`: what was not released is not granted again before a delay is over.
 //!
-//! While something is held, a row says so, and whoever gives it back removes the row. A row that is
-//! left when its holder has ended at the server says that the holder may not know yet: whoever gets
-//! the lock next starts the delay there and waits, with the lock. No renewal writes the row.
+//! While something is held, a row says so, and its release removes the row. A row that is left when
+//! its holder has ended at the server says that the holder may not know yet: whoever gets the lock
+//! next starts the delay there and waits, with the lock. No renewal writes the row.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{Error, ErrorKind, Lease, Mode, Moment, Result};
+use tooz_core::{Acquisition, Error, ErrorKind, Mode, Moment, Result};
 
-use crate::errors::{odd_answer, session_over};
-use crate::group::NOW;
-use crate::hold::Granted;
-use crate::link::{Link, number, unsigned};
-use crate::lock::{self, Attempt};
-use crate::names;
-use crate::session::Life;
+use crate::connection::{Connection, number, unsigned};
+use crate::errors::session_over;
+use crate::keys::{self, LockKeys, NOW};
+use crate::state::{Granted, State};
 
-/// What was granted, once the delay is over; `None` when the waiting ended before, and then or with
-/// an error it is given back.
+/// What was granted, once the delay is over; `None` when the wait ended before, and then or with an
+/// error it is released.
 pub(crate) async fn outlast(
-    life: &Arc<Life>,
-    attempt: &Attempt,
+    state: &State,
+    acquisition: &Acquisition<LockKeys>,
     granted: Granted,
 ) -> Result<Option<Granted>> {
-    let Granted { token, lease, link } = granted;
-    let own = link.number != life.main.number;
-    let waited = wait(life, attempt, &link).await;
+    let Granted { token, lease, connection } = granted;
+    let is_own = state.is_own(&connection);
+    let waited = wait(state, acquisition, &connection).await;
     if let Ok(Some(sent)) = waited {
         // The old one was not renewed while it waited.
-        let lease = if own { Lease::timed(life.config.timeout, sent) } else { lease };
-        return Ok(Some(Granted { token, lease, link }));
+        let lease =
+            if is_own { state.lease.timed_child(state.config.timeout, sent) } else { lease };
+        return Ok(Some(Granted { token, lease, connection }));
     }
-    if own {
-        tokio::spawn(async move { link.close().await });
+    if is_own {
+        tokio::spawn(async move { connection.close().await });
     } else {
-        let held = match attempt.mode {
-            Mode::Exclusive => attempt.prize.sql(),
-            Mode::Shared => names::reader(attempt.id),
-        };
-        lock::free(life, &held).await;
+        state.client.free(&acquisition.target.held(acquisition.mode, acquisition.id)).await;
     }
     waited.map(|_| None)
 }
 
-/// When the request was sent that found the delay over; `None` when the waiting ended before.
-async fn wait(life: &Arc<Life>, attempt: &Attempt, link: &Link) -> Result<Option<Moment>> {
-    let (hold, name) = (life.table("hold"), attempt.prize.sql());
-    let id = names::literal(attempt.id.as_bytes());
+/// When the request was sent that found the delay over; `None` when the wait ended before.
+async fn wait(
+    state: &State,
+    acquisition: &Acquisition<LockKeys>,
+    connection: &Connection,
+) -> Result<Option<Moment>> {
+    let (hold, name) = (state.table("hold"), acquisition.target.sql());
+    let id = keys::literal(acquisition.id.as_bytes());
     // Shared holders do not mind each other.
-    let (shared, in_the_way) = match attempt.mode {
+    let (shared, in_the_way) = match acquisition.mode {
         Mode::Exclusive => (0, format!("name={name}")),
         Mode::Shared => (1, format!("name={name} AND NOT shared")),
     };
@@ -65,39 +62,31 @@ async fn wait(life: &Arc<Life>, attempt: &Attempt, link: &Link) -> Result<Option
          SELECT {id},{name},CONNECTION_ID(),{shared} FROM DUAL WHERE @left=0 \
          ON DUPLICATE KEY UPDATE connection=CONNECTION_ID();\
          SELECT CAST(@left AS UNSIGNED)",
-        delay = life.config.lock_delay.as_millis(),
-        lives = names::lives("r", "operation", "connection"),
+        delay = state.config.lock_delay.as_millis(),
+        lives = keys::lives("r", "operation", "connection"),
     );
     loop {
         let sent = Moment::now();
-        let left = match link.change(&sql).await {
-            Ok(rows) => unsigned(&rows, 0).ok_or_else(odd_answer)?,
+        let left = match connection.change(&sql).await {
+            Ok(rows) => unsigned(&rows, 0).ok_or_else(Error::unexpected_answer)?,
             // A table is locked.
-            Err(failure) if failure.is_busy() && !attempt.waiting.is_over() => continue,
+            Err(failure) if failure.is_busy() && !acquisition.wait.is_over() => continue,
             Err(failure) => return Err(failure.into()),
         };
         if left == 0 {
             return Ok(Some(sent));
         }
         // The connection is heard of meanwhile.
-        let pause = Duration::from_millis(left).min(life.config.heartbeat_interval());
+        let pause = Duration::from_millis(left).min(state.config.heartbeat_interval());
         tokio::select! {
-            () = attempt.waiting.over() => return Ok(None),
-            () = life.over() => return Err(session_over()),
+            () = acquisition.wait.over() => return Ok(None),
+            () = state.client.over() => return Err(session_over()),
             () = tokio::time::sleep(pause) => {}
         }
-        if !is_ours(attempt, link).await? {
+        let ask = acquisition.target.is_held(acquisition.mode, acquisition.id);
+        if number(&connection.urge(ask).await?, 0) != Some(1) {
             let message = "the lock was taken away before it was granted";
             return Err(Error::new(ErrorKind::SessionLost, message));
         }
     }
-}
-
-async fn is_ours(attempt: &Attempt, link: &Link) -> Result<bool> {
-    let held = match attempt.mode {
-        Mode::Exclusive => attempt.prize.sql(),
-        Mode::Shared => names::reader(attempt.id),
-    };
-    let ask = format!("SELECT CAST(IS_USED_LOCK({held})<=>CONNECTION_ID() AS SIGNED)");
-    Ok(number(&link.urge(ask).await?, 0) == Some(1))
 }

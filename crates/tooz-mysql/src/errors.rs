@@ -12,7 +12,7 @@ pub(crate) const DUPLICATE: u16 = 1062;
 /// The answer of what a KILL QUERY ended, on MySQL. MariaDB's GET_LOCK answers NULL then.
 pub(crate) const INTERRUPTED: u16 = 1317;
 pub(crate) const NO_SUCH_TABLE: u16 = 1146;
-/// The connection is not there any more.
+/// The connection is no longer there.
 pub(crate) const NO_SUCH_THREAD: u16 = 1094;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
 
@@ -69,7 +69,7 @@ impl Failure {
         self.is(LOCK_WAIT_TIMEOUT) || matches!(self, Self::Slow)
     }
 
-    /// Whether the connection is of no use any more.
+    /// Whether the connection can no longer be used.
     pub(crate) fn is_fatal(&self) -> bool {
         !self.is_busy()
             && !matches!(self, Self::TooLarge { .. })
@@ -145,12 +145,18 @@ impl From<Failure> for Error {
     }
 }
 
-/// An answer that no statement of ours gives.
-pub(crate) fn odd_answer() -> Error {
-    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
-}
-
 /// A session is over that was asked for something.
 pub(crate) fn session_over() -> Error {
     Error::new(ErrorKind::SessionLost, "the session is over").outcome_is(Outcome::NotApplied)
+}
+
+/// NULL from GET_LOCK: neither got nor busy.
+pub(crate) fn no_verdict() -> Error {
+    Error::new(
+        ErrorKind::Backend,
+        "the server could not decide about the lock: it is short of memory, \
+               or the statement was killed",
+    )
+    .outcome_is(Outcome::NotApplied)
+    .retryable(true)
 }

@@ -1,6 +1,7 @@
 //! Groups: rows, of which those count whose session lives.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tooz_core::{
@@ -8,29 +9,32 @@ use tooz_core::{
     OperationId, Result, async_trait,
 };
 
-use crate::errors::{self, odd_answer};
-use crate::link::{bytes, number, unsigned, unsigned_in};
-use crate::listen;
-use crate::names;
-use crate::session::{Life, MySqlSession};
+use crate::connection::{bytes, number, unsigned, unsigned_in};
+use crate::errors;
+use crate::keys::{self, NOW};
+use crate::state::State;
+
+/// The groups of a session.
+#[derive(Debug)]
+pub(crate) struct MySqlGroups(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Groups for MySqlSession {
+impl Groups for MySqlGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        names::check_group(group)?;
-        let (table, id) = (life.table("group"), names::literal(group.as_bytes()));
+        let state = &self.0;
+        keys::check_group(group)?;
+        let (table, id) = (state.table("group"), keys::literal(group.as_bytes()));
         let operation = OperationId::random();
-        let by = names::literal(operation.as_bytes());
+        let by = keys::literal(operation.as_bytes());
         let sql = format!("INSERT INTO {table}(id,operation) VALUES({id},{by})");
-        match life.main.change(&sql).await {
+        match state.client.main.change(&sql).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.is(errors::DUPLICATE) => {
                 Err(Error::group_already_exists(group))
             }
             Err(failure) if failure.is_fatal() => {
                 let ask = format!("SELECT 1 FROM {table} WHERE id={id} AND operation={by}");
-                match life.ask_elsewhere(ask).await {
+                match state.client.ask_elsewhere(ask).await {
                     Ok(rows) if !rows.is_empty() => Ok(()),
                     _ => Err(failure.into()),
                 }
@@ -40,10 +44,10 @@ impl Groups for MySqlSession {
     }
 
     async fn delete(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        names::check_group(group)?;
-        let (table, members) = (life.table("group"), life.table("member"));
-        let id = names::literal(group.as_bytes());
+        let state = &self.0;
+        keys::check_group(group)?;
+        let (table, members) = (state.table("group"), state.table("member"));
+        let id = keys::literal(group.as_bytes());
         let sql = format!(
             "SET @found=(SELECT COUNT(*) FROM {table} WHERE id={id} FOR UPDATE);\
              SET @living=(SELECT COUNT(*) FROM {members} WHERE group_id={id} AND {lives});\
@@ -52,38 +56,41 @@ impl Groups for MySqlSession {
              SELECT CAST(@found AS SIGNED),CAST(@living AS SIGNED)",
             lives = lives(""),
         );
-        let rows = match life.main.transact(&sql).await {
+        let rows = match state.client.main.transact(&sql).await {
             Err(failure) if failure.is_fatal() => {
                 let ask = format!("SELECT 1 FROM {table} WHERE id={id}");
-                return match life.ask_elsewhere(ask).await {
+                return match state.client.ask_elsewhere(ask).await {
                     Ok(rows) if rows.is_empty() => Ok(()),
                     _ => Err(failure.into()),
                 };
             }
             result => result?,
         };
-        match (number(&rows, 0), number(&rows, 1)) {
+        let (found, living) = (number(&rows, 0), number(&rows, 1));
+        match (found, living) {
             (Some(0), _) => Err(Error::group_not_created(group)),
             (Some(_), Some(0)) => Ok(()),
             (Some(_), Some(_)) => Err(Error::group_not_empty(group)),
-            _ => Err(odd_answer()),
+            _ => Err(Error::unexpected_answer()),
         }
     }
 
     async fn list(&self) -> Result<BTreeSet<GroupId>> {
-        let life = &self.0;
-        let rows = life.ask(format!("SELECT id FROM {}", life.table("group"))).await?;
-        rows.iter().map(|row| bytes(row, 0).map(GroupId::from).ok_or_else(odd_answer)).collect()
+        let state = &self.0;
+        let rows = state.client.ask(format!("SELECT id FROM {}", state.table("group"))).await?;
+        rows.iter()
+            .map(|row| bytes(row, 0).map(GroupId::from).ok_or_else(Error::unexpected_answer))
+            .collect()
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Lease> {
-        let life = &self.0;
+        let state = &self.0;
         let JoinRequest { group, capabilities, again, .. } = request;
-        names::check_group(&group)?;
-        let (table, members) = (life.table("group"), life.table("member"));
-        let (id, member) = (names::literal(group.as_bytes()), life.member_sql());
-        let session = names::literal(life.main.marker.as_bytes());
-        let capabilities = names::literal(capabilities.as_msgpack());
+        keys::check_group(&group)?;
+        let (table, members) = (state.table("group"), state.table("member"));
+        let (id, member) = (keys::literal(group.as_bytes()), state.member_sql());
+        let session = state.session_sql();
+        let capabilities = keys::literal(capabilities.as_msgpack());
         let taken = match again {
             true => "0".to_owned(),
             false => format!(
@@ -91,7 +98,7 @@ impl Groups for MySqlSession {
                 lives("")
             ),
         };
-        // The dead are cleared away on this occasion.
+        // The dead are reaped on this occasion.
         let sql = format!(
             "SET @found=(SELECT COUNT(*) FROM {table} WHERE id={id} FOR UPDATE);SET @taken={taken};\
              DELETE FROM {members} WHERE group_id={id} AND @found AND NOT @taken \
@@ -101,24 +108,36 @@ impl Groups for MySqlSession {
              UUID_SHORT(),UUID_SHORT(),{NOW},{NOW} FROM DUAL WHERE @found AND NOT @taken;\
              SELECT CAST(@found AS SIGNED),CAST(@taken AS SIGNED)",
             lives = lives(""),
-            connection = life.main.number,
+            connection = state.client.main.number,
         );
-        let rows = life.transact(&sql).await?;
-        match (number(&rows, 0), number(&rows, 1)) {
+        let rows = state.client.transact(&sql).await?;
+        let (found, taken) = (number(&rows, 0), number(&rows, 1));
+        match (found, taken) {
             (Some(0), _) => Err(Error::group_not_created(&group)),
-            (Some(_), Some(0)) => Ok(life.add_membership(&group)),
-            (Some(_), Some(_)) => Err(Error::member_already_exists(&group, &life.member)),
-            _ => Err(odd_answer()),
+            (Some(_), Some(0)) => {
+                let lease = state.lease.child();
+                state.memberships.insert(group, lease.clone());
+                state.occupied.notify_one();
+                Ok(lease)
+            }
+            (Some(_), Some(_)) => Err(Error::member_already_exists(&group, &state.member)),
+            _ => Err(Error::unexpected_answer()),
         }
     }
 
     async fn leave(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        // Nobody who looks for removed memberships shall find this one.
-        let lease = life.take_membership(group);
-        let left = delete_ours(life, group).await;
+        let state = &self.0;
+        // From here on, no check finds it removed.
+        let lease = state.memberships.remove(group);
+        let sql = format!("DELETE FROM {}", state.table("member"));
+        let mut left = change_ours(state, group, &sql).await;
+        if left.is_err() && state.client.main.is_dead() {
+            // With the session, it is no longer a member; but the server may take a while to end it.
+            let sql = format!("{sql} WHERE {}", ours(state, group));
+            left = state.client.ask_elsewhere(sql).await.map(drop);
+        }
         if let (Err(_), Some(lease)) = (&left, lease) {
-            life.put_membership(group, lease);
+            state.memberships.insert(group.clone(), lease);
         }
         left
     }
@@ -128,21 +147,21 @@ impl Groups for MySqlSession {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        let life = &self.0;
+        let state = &self.0;
         let sql = format!(
             "UPDATE {} SET capabilities={},revision=UUID_SHORT(),updated_at={NOW}",
-            life.table("member"),
-            names::literal(capabilities.as_msgpack())
+            state.table("member"),
+            keys::literal(capabilities.as_msgpack())
         );
-        change_ours(life, group, &sql).await
+        change_ours(state, group, &sql).await
     }
 
     /// Removes a member, and wakes its session so that it looks for what it has lost.
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        let life = &self.0;
-        names::check_group(group)?;
-        let members = life.table("member");
-        let (id, whom) = (names::literal(group.as_bytes()), names::literal(member.as_bytes()));
+        let state = &self.0;
+        keys::check_group(group)?;
+        let members = state.table("member");
+        let (id, whom) = (keys::literal(group.as_bytes()), keys::literal(member.as_bytes()));
         let living = format!("group_id={id} AND id={whom} AND {}", lives(""));
         let sql = format!(
             "SET @session=(SELECT session FROM {members} WHERE {living} FOR UPDATE);\
@@ -150,13 +169,15 @@ impl Groups for MySqlSession {
              SELECT CAST(@session IS NOT NULL AS SIGNED),\
              (SELECT COUNT(*) FROM {group} WHERE id={id}),\
              (SELECT listener FROM {session} WHERE id=@session)",
-            group = life.table("group"),
-            session = life.table("session"),
+            group = state.table("group"),
+            session = state.table("session"),
         );
-        let rows = match life.main.transact(&sql).await {
+        let rows = match state.client.main.transact(&sql).await {
             Err(failure) if failure.is_fatal() => {
-                let left =
-                    life.ask_elsewhere(format!("SELECT 1 FROM {members} WHERE {living}")).await;
+                let left = state
+                    .client
+                    .ask_elsewhere(format!("SELECT 1 FROM {members} WHERE {living}"))
+                    .await;
                 return match left {
                     Ok(rows) if rows.is_empty() => Ok(()),
                     // It may be another membership by now.
@@ -165,95 +186,87 @@ impl Groups for MySqlSession {
             }
             result => result?,
         };
-        match (number(&rows, 0), number(&rows, 1)) {
+        let (was_member, groups, listener) =
+            (number(&rows, 0), number(&rows, 1), unsigned(&rows, 2));
+        match (was_member, groups) {
             (Some(1), _) => {
-                if let Some(listener) = unsigned(&rows, 2) {
-                    listen::wake(life, listener).await;
+                if let Some(listener) = listener {
+                    state.client.wake(listener).await;
                 }
                 Ok(())
             }
             (Some(_), Some(0)) => Err(Error::group_not_created(group)),
             (Some(_), Some(_)) => Err(Error::member_not_joined(group, member)),
-            _ => Err(odd_answer()),
+            _ => Err(Error::unexpected_answer()),
         }
     }
 
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+        let members = self.members_with_capabilities(group).await?;
+        Ok(members.into_iter().map(|member| member.id).collect())
     }
 
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        members(&self.0, group).await
+        let found = read(&self.0, group, None).await?;
+        let found = found.ok_or_else(|| Error::group_not_created(group))?;
+        Ok(found.into_iter().map(|found| found.member).collect())
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        let life = &self.0;
-        let found = read(life, group, Some(member)).await?;
+        let state = &self.0;
+        let found = read(state, group, Some(member)).await?;
         let found = found.ok_or_else(|| Error::group_not_created(group))?.pop();
         found.map(|found| found.member).ok_or_else(|| Error::member_not_joined(group, member))
     }
 
     async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        let life = &self.0;
-        names::check_group(group)?;
+        let state = &self.0;
+        keys::check_group(group)?;
         let mut known: Option<Known> = None;
         loop {
-            if known.is_none() || known != Some(glance(life, group).await?) {
+            if known.is_none() || known != Some(glance(state, group).await?) {
                 // A group that does not exist has no members, and may appear later.
-                let found = read(life, group, None).await?.unwrap_or_default();
+                let found = read(state, group, None).await?.unwrap_or_default();
                 known = Some(found.iter().map(|f| (f.member.id.clone(), f.revision)).collect());
                 feed.snapshot(found.into_iter().map(|found| found.member));
             }
-            tokio::time::sleep(life.config.poll_interval).await;
+            tokio::time::sleep(state.config.poll_interval).await;
         }
     }
 }
 
-/// The server's time in milliseconds.
-pub(crate) const NOW: &str = "CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS UNSIGNED)";
-
 /// In SQL: whether the session of a row of members lives.
 fn lives(table: &str) -> String {
-    names::lives("s", &format!("{table}session"), &format!("{table}connection"))
+    keys::lives("s", &format!("{table}session"), &format!("{table}connection"))
 }
 
 /// What finds this session's membership.
-fn ours(life: &Life, group: &GroupId) -> String {
+fn ours(state: &State, group: &GroupId) -> String {
     format!(
         "group_id={} AND id={} AND session={}",
-        names::literal(group.as_bytes()),
-        life.member_sql(),
-        names::literal(life.main.marker.as_bytes())
+        keys::literal(group.as_bytes()),
+        state.member_sql(),
+        state.session_sql()
     )
 }
 
 /// Changes this session's row; the error says what is missing.
-async fn change_ours(life: &Life, group: &GroupId, sql: &str) -> Result<()> {
-    names::check_group(group)?;
-    let (table, id) = (life.table("group"), names::literal(group.as_bytes()));
+async fn change_ours(state: &State, group: &GroupId, sql: &str) -> Result<()> {
+    keys::check_group(group)?;
+    let (table, id) = (state.table("group"), keys::literal(group.as_bytes()));
     let sql = format!(
         "{sql} WHERE {};SET @changed=ROW_COUNT();\
          SELECT CAST(@changed AS SIGNED),(SELECT COUNT(*) FROM {table} WHERE id={id})",
-        ours(life, group)
+        ours(state, group)
     );
-    let rows = life.change(&sql).await?;
-    match (number(&rows, 0), number(&rows, 1)) {
+    let rows = state.client.change(&sql).await?;
+    let (changed, groups) = (number(&rows, 0), number(&rows, 1));
+    match (changed, groups) {
         (Some(1..), _) => Ok(()),
         (Some(_), Some(0)) => Err(Error::group_not_created(group)),
-        (Some(_), Some(_)) => Err(Error::member_not_joined(group, &life.member)),
-        _ => Err(odd_answer()),
+        (Some(_), Some(_)) => Err(Error::member_not_joined(group, &state.member)),
+        _ => Err(Error::unexpected_answer()),
     }
-}
-
-async fn delete_ours(life: &Life, group: &GroupId) -> Result<()> {
-    let sql = format!("DELETE FROM {}", life.table("member"));
-    let left = change_ours(life, group, &sql).await;
-    if left.is_err() && life.main.is_dead() {
-        // With the session, it is no member any more; but the server may take a while to end it.
-        life.ask_elsewhere(format!("{sql} WHERE {}", ours(life, group))).await?;
-        return Ok(());
-    }
-    left
 }
 
 // ---- Reading.
@@ -264,48 +277,43 @@ struct Found {
     revision: u64,
 }
 
-pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
-    let found = read(life, group, None).await?.ok_or_else(|| Error::group_not_created(group))?;
-    Ok(found.into_iter().map(|found| found.member).collect())
-}
-
 /// What a watch compares.
 type Known = Vec<(MemberId, u64)>;
 
 /// The members of a group without what they publish.
-async fn glance(life: &Life, group: &GroupId) -> Result<Known> {
+async fn glance(state: &State, group: &GroupId) -> Result<Known> {
     let sql = format!(
         "SELECT m.id,m.revision FROM {} g JOIN {} m ON m.group_id=g.id AND {} WHERE g.id={} \
          ORDER BY m.id",
-        life.table("group"),
-        life.table("member"),
+        state.table("group"),
+        state.table("member"),
         lives("m."),
-        names::literal(group.as_bytes()),
+        keys::literal(group.as_bytes()),
     );
-    let rows = life.ask(sql).await?;
+    let rows = state.client.ask(sql).await?;
     let known = rows.iter().map(|row| Some((MemberId::from(bytes(row, 0)?), unsigned_in(row, 1)?)));
-    known.collect::<Option<Known>>().ok_or_else(odd_answer)
+    known.collect::<Option<Known>>().ok_or_else(Error::unexpected_answer)
 }
 
 /// The living members of a group in the order of their ids, or the one that is asked for; `None`
 /// without the group.
 async fn read(
-    life: &Life,
+    state: &State,
     group: &GroupId,
     member: Option<&MemberId>,
 ) -> Result<Option<Vec<Found>>> {
-    names::check_group(group)?;
-    let only = member.map(|member| format!(" AND m.id={}", names::literal(member.as_bytes())));
+    keys::check_group(group)?;
+    let only = member.map(|member| format!(" AND m.id={}", keys::literal(member.as_bytes())));
     let sql = format!(
         "SELECT m.id,m.capabilities,m.revision,m.incarnation,m.joined_at,m.updated_at FROM {} g \
          LEFT JOIN {} m ON m.group_id=g.id AND {}{} WHERE g.id={} ORDER BY m.id",
-        life.table("group"),
-        life.table("member"),
+        state.table("group"),
+        state.table("member"),
         lives("m."),
         only.unwrap_or_default(),
-        names::literal(group.as_bytes()),
+        keys::literal(group.as_bytes()),
     );
-    let rows = life.ask(sql).await?;
+    let rows = state.client.ask(sql).await?;
     if rows.is_empty() {
         return Ok(None);
     }
@@ -320,5 +328,5 @@ async fn read(
         member.updated_at = unsigned_in(row, 5).map(time);
         Some(Found { member, revision: unsigned_in(row, 2)? })
     });
-    found.collect::<Option<_>>().map(Some).ok_or_else(odd_answer)
+    found.collect::<Option<_>>().map(Some).ok_or_else(Error::unexpected_answer)
 }

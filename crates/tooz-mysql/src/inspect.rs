@@ -9,23 +9,21 @@ use std::time::Duration;
 use tooz_core::{CoordinatorUrl, MemberId, Options, Result};
 
 use crate::config::Config;
-use crate::connection;
-use crate::link::{Link, bytes, unsigned_in};
-use crate::names;
-use crate::schema;
+use crate::connection::{Connection, bytes, unsigned_in};
+use crate::{deployment, keys, schema};
 
 /// A connection of its own to what coordinators of a URL use.
 #[derive(Debug)]
 pub struct Inspector {
     config: Arc<Config>,
-    link: Link,
+    connection: Connection,
 }
 
 impl Inspector {
     /// Connects. It needs a Tokio runtime.
     ///
     /// # Errors
-    /// As of [`Coordinator::start`](tooz_core::Coordinator::start).
+    /// Same errors as [`Coordinator::start`](tooz_core::Coordinator::start).
     pub async fn connect(url: &str) -> Result<Self> {
         let url: CoordinatorUrl = url.parse()?;
         let mut config = Config::read(&url, Options::of(&url))?;
@@ -33,8 +31,8 @@ impl Inspector {
         config.timeout = Duration::from_secs(3_600);
         config.response_timeout = Duration::from_secs(60);
         let config = Arc::new(config);
-        let link = connection::open(&config).await?.link;
-        Ok(Self { config, link })
+        let (connection, _) = deployment::open(&config).await?;
+        Ok(Self { config, connection })
     }
 
     /// Makes the tables if they are not there.
@@ -42,7 +40,7 @@ impl Inspector {
     /// # Errors
     /// When the server does not answer or refuses.
     pub async fn prepare(&self) -> Result<()> {
-        schema::ensure(&self.link, &self.config).await.map(drop)
+        schema::ensure(&self.connection, &self.config).await.map(drop)
     }
 
     /// Runs statements and returns the first column of their rows.
@@ -50,7 +48,7 @@ impl Inspector {
     /// # Errors
     /// When the server does not answer or refuses.
     pub async fn ask(&self, sql: &str) -> Result<Vec<String>> {
-        let rows = self.link.ask(sql.to_owned()).await?;
+        let rows = self.connection.ask(sql.to_owned()).await?;
         let text = |row| bytes(row, 0).map(|text| String::from_utf8_lossy(&text).into_owned());
         Ok(rows.iter().filter_map(text).collect())
     }
@@ -61,15 +59,15 @@ impl Inspector {
     /// # Errors
     /// When the server does not answer or refuses.
     pub async fn residue(&self) -> Result<Vec<String>> {
-        let member = self.config.names.table("member");
+        let member = self.config.keys.table("member");
         let sql = format!(
             "SELECT CONCAT('connection ',ID,' ',COMMAND,' ',COALESCE(INFO,'')) \
              FROM information_schema.PROCESSLIST WHERE DB={database} AND ID<>CONNECTION_ID();\
              SELECT CONCAT('member ',HEX(id)) FROM {member} WHERE {lives};\
              SELECT CONCAT('broken ',HEX(operation)) FROM {broken}",
-            database = names::literal(self.config.database.as_bytes()),
-            lives = names::lives("s", "session", "connection"),
-            broken = self.config.names.table("broken"),
+            database = keys::literal(self.config.database.as_bytes()),
+            lives = keys::lives("s", "session", "connection"),
+            broken = self.config.keys.table("broken"),
         );
         self.ask(&sql).await
     }
@@ -81,14 +79,14 @@ impl Inspector {
     pub async fn end_sessions(&self, member: &MemberId) -> Result<usize> {
         let sql = format!(
             "SELECT connection FROM {} WHERE member_id={} AND {}",
-            self.config.names.table("session"),
-            names::literal(member.as_bytes()),
-            names::lives("s", "id", "connection"),
+            self.config.keys.table("session"),
+            keys::literal(member.as_bytes()),
+            keys::lives("s", "id", "connection"),
         );
-        let rows = self.link.ask(sql).await?;
+        let rows = self.connection.ask(sql).await?;
         let connections: Vec<_> = rows.iter().filter_map(|row| unsigned_in(row, 0)).collect();
         for connection in &connections {
-            self.link.ask(format!("KILL {connection}")).await?;
+            self.connection.ask(format!("KILL {connection}")).await?;
         }
         Ok(connections.len())
     }
@@ -98,12 +96,12 @@ impl Inspector {
     /// # Errors
     /// When the server does not answer or refuses.
     pub async fn connections(&self) -> Result<usize> {
-        let database = names::literal(self.config.database.as_bytes());
+        let database = keys::literal(self.config.database.as_bytes());
         let sql = format!(
             "SELECT ID FROM information_schema.PROCESSLIST WHERE DB={database} \
              AND ID<>CONNECTION_ID()"
         );
-        Ok(self.link.ask(sql).await?.len())
+        Ok(self.connection.ask(sql).await?.len())
     }
 
     /// Creates a database beside that of the URL.
@@ -118,7 +116,7 @@ impl Inspector {
     /// Removes a database.
     ///
     /// # Errors
-    /// As of [`create_database`](Self::create_database).
+    /// Same errors as [`create_database`](Self::create_database).
     pub async fn drop_database(&self, name: &str) -> Result<()> {
         self.on_database("DROP", name).await
     }
@@ -128,7 +126,7 @@ impl Inspector {
         {
             return Err(tooz_core::Error::invalid("a database's name has letters, digits and _"));
         }
-        self.link.ask(format!("{verb} DATABASE `{name}`")).await?;
+        self.connection.ask(format!("{verb} DATABASE `{name}`")).await?;
         Ok(())
     }
 }

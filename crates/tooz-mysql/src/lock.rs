@@ -1,207 +1,206 @@
-//! Acquiring: an attempt on the session's connection, and a wait on one of its own.
+//! Acquiring: an attempt on the main connection, and a wait on one of its own.
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 
 use tooz_core::{
-    Acquisition, Error, ErrorKind, Hold, LockName, Locks, Mode, Moment, OperationId, Outcome,
-    Result, Waiting, async_trait,
+    Acquisition, Error, ErrorKind, FencingToken, Hold, LockName, Locks, Mode, Moment, Result,
+    async_trait,
 };
 
-use crate::errors::{self, odd_answer, session_over};
-use crate::hold::{Granted, MySqlHold, Turn};
-use crate::link::{Link, Reply, number};
-use crate::names::{self, Prize};
-use crate::session::{Life, MySqlSession};
-use crate::{delay, shared, wait};
+use crate::connection::{Connection, Reply, number};
+use crate::errors::{no_verdict, session_over};
+use crate::hold::MySqlHold;
+use crate::keys::{self, LockKeys};
+use crate::state::{Grant, Granted, State};
+use crate::{break_lock, delay, queue, shared};
+
+/// The locks of a session.
+#[derive(Debug)]
+pub(crate) struct MySqlLocks(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Locks for MySqlSession {
+impl Locks for MySqlLocks {
     async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
-        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
-        let prize = self.0.config.names.lock(&target)?;
-        acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+        let keys = self.0.config.keys.lock(&acquisition.target)?;
+        self.acquire_keys(acquisition.with_target(keys)).await
     }
 
     async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        crate::break_lock::break_lock(&self.0, &self.0.config.names.lock(name)?).await
+        let state = &self.0;
+        let keys = state.config.keys.lock(name)?;
+        let holders = break_lock::holders(state, &keys).await?;
+        if holders.is_empty() {
+            return Ok(false);
+        }
+        let outlasted = break_lock::outlast(state, &keys, &holders).await;
+        let told: Vec<_> =
+            holders.iter().filter_map(|(_, id)| Some(keys::literal(id.as_deref()?))).collect();
+        if !told.is_empty() {
+            let (table, told) = (state.table("broken"), told.join(","));
+            let forget = format!("DELETE FROM {table} WHERE operation IN ({told})");
+            state.client.change(&forget).await?;
+        }
+        outlasted.map(|()| true)
     }
 }
 
-/// An acquisition of a lock or of a term.
-pub(crate) struct Attempt {
-    pub(crate) id: OperationId,
-    pub(crate) prize: Prize,
-    pub(crate) mode: Mode,
-    pub(crate) waiting: Waiting,
-}
-
-pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option<Arc<dyn Hold>>> {
-    let _counted = life.enter()?;
-    if let Some(until) = life.granting_from.filter(|until| !until.has_passed()) {
-        tokio::select! {
-            () = until.wait() => {}
-            () = attempt.waiting.over() => return Ok(None),
-            () = life.over() => return Err(session_over()),
+impl MySqlLocks {
+    pub(crate) async fn acquire_keys(
+        &self,
+        acquisition: Acquisition<LockKeys>,
+    ) -> Result<Option<Arc<dyn Hold>>> {
+        let state = &self.0;
+        let _underway = state.in_flight.begin();
+        if !state.client.is_open() {
+            return Err(session_over());
         }
-    }
-    let Some(turn) = turn(life, &attempt).await? else { return Ok(None) };
-    let granted = match attempt.mode {
-        Mode::Exclusive => attempt_exclusive(life, &attempt).await?,
-        Mode::Shared => shared::attempt(life, &attempt).await?,
-    };
-    let granted = match granted {
-        None if !attempt.waiting.is_over() => wait::acquire(life, &attempt).await?,
-        granted => granted,
-    };
-    let granted = match granted {
-        Some(granted) if !life.config.lock_delay.is_zero() => {
-            delay::outlast(life, &attempt, granted).await?
-        }
-        granted => granted,
-    };
-    let Some(granted) = granted else { return Ok(None) };
-    let Attempt { id, prize, mode, .. } = attempt;
-    Ok(Some(MySqlHold::new(life, (id, prize, mode), granted, turn)))
-}
-
-/// Our own acquisitions queue here, in the order of their arrival; `None` when the waiting ended.
-async fn turn(life: &Arc<Life>, attempt: &Attempt) -> Result<Option<Turn>> {
-    let queue = life.queue(&attempt.prize);
-    let turn = async {
-        match attempt.mode {
-            Mode::Exclusive => Turn::Exclusive { _guard: queue.write_owned().await },
-            Mode::Shared => Turn::Shared { _guard: queue.read_owned().await },
-        }
-    };
-    tokio::select! {
-        biased; // The first attempt is made even if the waiting is over already.
-        turn = turn => Ok(Some(turn)),
-        () = attempt.waiting.over() => Ok(None),
-        () = life.over() => Err(session_over()),
-    }
-}
-
-/// One round trip: the named lock, unless somebody has it or there are shared holders, and the
-/// token.
-async fn attempt_exclusive(life: &Arc<Life>, attempt: &Attempt) -> Result<Option<Granted>> {
-    let name = attempt.prize.sql();
-    let sql = format!(
-        "SELECT CAST(GET_LOCK({name},0) AS SIGNED);{claim};DO IF(ROW_COUNT(),0,RELEASE_LOCK({name}))",
-        claim = claim(life, attempt),
-    );
-    let reply = settle(life, attempt, &sql, &name).await?;
-    match number(&reply.rows, 0) {
-        Some(0) => Ok(None),
-        Some(_) => match claimed(&reply)? {
-            Claim::Token(token) => {
-                let lease = life.lease.child();
-                Ok(Some(Granted { token, lease, link: life.main.clone() }))
+        if let Some(until) = state.grants_from.filter(|until| !until.has_passed()) {
+            tokio::select! {
+                () = until.wait() => {}
+                () = acquisition.wait.over() => return Ok(None),
+                () = state.client.over() => return Err(session_over()),
             }
-            Claim::Readers => Ok(None),
-        },
-        None => Err(no_verdict()),
-    }
-}
-
-/// What the holder of a named lock found.
-pub(crate) enum Claim {
-    /// It is ours, with this token.
-    Token(u64),
-    /// Shared holders are left. On the session's connection the named lock is free again.
-    Readers,
-}
-
-/// In SQL: a token if the connection has the named lock, unless there are shared holders. A
-/// statement of its own, which sees what was there when the lock was got.
-fn claim(life: &Life, attempt: &Attempt) -> String {
-    let name = attempt.prize.sql();
-    let condition = format!(
-        "IS_USED_LOCK({name})<=>CONNECTION_ID() AND \
-         NOT EXISTS(SELECT 1 FROM {reader} WHERE name={name} AND {lives})",
-        reader = life.table("reader"),
-        lives = names::lives("r", "operation", "connection"),
-    );
-    next_token(life, attempt, &condition)
-}
-
-/// In SQL: draws the next token if the condition holds, for `LAST_INSERT_ID()`.
-pub(crate) fn next_token(life: &Life, attempt: &Attempt, condition: &str) -> String {
-    let (id, member) = (names::literal(attempt.id.as_bytes()), life.member_sql());
-    format!(
-        "INSERT INTO {table}(name,token,connection,operation,member_id) \
-         SELECT {name},LAST_INSERT_ID(1),CONNECTION_ID(),{id},{member} FROM DUAL WHERE {condition} \
-         ON DUPLICATE KEY UPDATE token=LAST_INSERT_ID({table}.token+1),\
-         connection=CONNECTION_ID(),operation={id},member_id={member}",
-        table = life.table("token"),
-        name = attempt.prize.sql(),
-    )
-}
-
-/// The outcome of a claim, the second of the statements.
-fn claimed(reply: &Reply) -> Result<Claim> {
-    let claim = reply.results.get(1).ok_or_else(odd_answer)?;
-    Ok(match claim.rows_affected() {
-        0 => Claim::Readers,
-        _ => Claim::Token(claim.last_insert_id()),
-    })
-}
-
-/// The same for a connection that waited for the named lock and has it. It keeps it if there are
-/// shared holders, so that no more of them get in.
-pub(crate) async fn claim_waited(
-    life: &Life,
-    attempt: &Attempt,
-    link: &Link,
-) -> Result<(Claim, Moment)> {
-    let sql = format!(
-        "SELECT CAST(IS_USED_LOCK({name})<=>CONNECTION_ID() AS SIGNED);{claim}",
-        name = attempt.prize.sql(),
-        claim = claim(life, attempt),
-    );
-    let sent = Moment::now();
-    let reply = link.change_and_reply(&sql).await?;
-    if number(&reply.rows, 0) != Some(1) {
-        return Err(session_over());
-    }
-    Ok((claimed(&reply)?, sent))
-}
-
-/// Statements on the session's connection that may have got the named lock `got` when they fail: it
-/// is given back. They are repeated while others are in their way, as long as the waiting goes on.
-pub(crate) async fn settle(life: &Life, attempt: &Attempt, sql: &str, got: &str) -> Result<Reply> {
-    loop {
-        let failure = match life.main.reply(sql.to_owned()).await {
-            Ok(reply) => return Ok(reply),
-            Err(failure) => failure,
+        }
+        let turn = tokio::select! {
+            biased; // The first attempt is made even if the wait is over already.
+            turn = state.local.turn(&acquisition.target, acquisition.mode) => turn,
+            () = acquisition.wait.over() => return Ok(None),
+            () = state.client.over() => return Err(session_over()),
         };
-        free(life, got).await;
-        let again = failure.is_conflict() || (failure.is_busy() && !attempt.waiting.is_over());
-        if life.main.is_dead() || !again {
-            return Err(life.failed(failure));
+        let granted = match acquisition.mode {
+            Mode::Exclusive => self.take_exclusive(&acquisition).await?,
+            Mode::Shared => shared::register(state, &acquisition).await?,
+        };
+        let granted = match granted {
+            None if !acquisition.wait.is_over() => self.take_in_queue(&acquisition).await?,
+            granted => granted,
+        };
+        let granted = match granted {
+            Some(granted) if !state.config.lock_delay.is_zero() => {
+                delay::outlast(state, &acquisition, granted).await?
+            }
+            granted => granted,
+        };
+        let Some(Granted { token, lease, connection }) = granted else { return Ok(None) };
+        let Acquisition { id, target: keys, mode, .. } = acquisition;
+        let turn = Mutex::new(Some(turn));
+        let grant = Arc::new(Grant { id, keys, mode, token, lease, connection, turn });
+        state.grants.insert(id, grant.clone());
+        state.occupied.notify_one();
+        let hold = MySqlHold { state: state.clone(), grant };
+        // The session may have been lost meanwhile, and nobody else ends what this holds alone.
+        if let Some(loss) = state.lease.loss() {
+            hold.end(loss);
         }
+        Ok(Some(Arc::new(hold)))
+    }
+
+    /// One round trip: the named lock, unless somebody has it or there are shared holders, and the
+    /// token.
+    async fn take_exclusive(&self, acquisition: &Acquisition<LockKeys>) -> Result<Option<Granted>> {
+        let name = acquisition.target.sql();
+        let sql = format!(
+            "SELECT CAST(GET_LOCK({name},0) AS SIGNED);{token};\
+             DO IF(ROW_COUNT(),0,RELEASE_LOCK({name}))",
+            token = self.token_unless_shared(acquisition),
+        );
+        let reply = self.0.client.take(&name, &sql, &acquisition.wait).await?;
+        match number(&reply.rows, 0) {
+            Some(0) => Ok(None),
+            Some(_) => Ok(token(&reply)?.map(|token| self.0.granted_on_main(token))),
+            None => Err(no_verdict()),
+        }
+    }
+
+    /// In SQL: a token if the connection has the named lock, unless there are shared holders. A
+    /// statement of its own, which sees what was there when the lock was got.
+    fn token_unless_shared(&self, acquisition: &Acquisition<LockKeys>) -> String {
+        let name = acquisition.target.sql();
+        let condition = format!(
+            "IS_USED_LOCK({name})<=>CONNECTION_ID() AND \
+             NOT EXISTS(SELECT 1 FROM {reader} WHERE name={name} AND {lives})",
+            reader = self.0.table("reader"),
+            lives = keys::lives("r", "operation", "connection"),
+        );
+        self.0.next_token(acquisition, &condition)
+    }
+
+    /// Waits on a connection of its own, where the server has the queue and wakes who is next; `None`
+    /// when the wait ended. A lock that was waited for keeps the connection that waited, for the
+    /// server gives it to none other.
+    async fn take_in_queue(&self, acquisition: &Acquisition<LockKeys>) -> Result<Option<Granted>> {
+        let connection = self.0.pool.take(&self.0.client).await?;
+        let result = self.take_on(acquisition, &connection).await;
+        match &result {
+            Ok(Some(granted)) if granted.connection.number == connection.number => {}
+            _ if connection.is_dead() => connection.abandon(),
+            _ => connection.close().await,
+        }
+        result
+    }
+
+    async fn take_on(
+        &self,
+        acquisition: &Acquisition<LockKeys>,
+        connection: &Connection,
+    ) -> Result<Option<Granted>> {
+        let state = &self.0;
+        let name = acquisition.target.sql();
+        if !queue::wait_for(state, connection, &name, &acquisition.wait).await? {
+            return Ok(None);
+        }
+        if acquisition.mode == Mode::Shared {
+            // Registered before the named lock is free again.
+            return shared::register_behind(state, acquisition).await;
+        }
+        loop {
+            match self.take_waited(acquisition, connection).await {
+                Ok(ControlFlow::Break(granted)) => return Ok(granted),
+                Ok(ControlFlow::Continue(())) => {}
+                // A table is locked; the named lock is ours meanwhile.
+                Err(error)
+                    if error.kind() == ErrorKind::TimedOut
+                        && !connection.is_dead()
+                        && !acquisition.wait.is_over() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// On a connection that waited for the named lock and has it: what is granted, or a wait until
+    /// the shared holders are gone. It keeps the named lock meanwhile, so that no more of them get in.
+    async fn take_waited(
+        &self,
+        acquisition: &Acquisition<LockKeys>,
+        connection: &Connection,
+    ) -> Result<ControlFlow<Option<Granted>>> {
+        let state = &self.0;
+        let sql = format!(
+            "SELECT CAST(IS_USED_LOCK({name})<=>CONNECTION_ID() AS SIGNED);{token}",
+            name = acquisition.target.sql(),
+            token = self.token_unless_shared(acquisition),
+        );
+        let sent = Moment::now();
+        let reply = connection.change_and_reply(&sql).await?;
+        if number(&reply.rows, 0) != Some(1) {
+            return Err(session_over());
+        }
+        if let Some(token) = token(&reply)? {
+            let lease = state.lease.timed_child(state.config.timeout, sent);
+            let connection = connection.clone();
+            return Ok(ControlFlow::Break(Some(Granted { token, lease, connection })));
+        }
+        Ok(match shared::outwait(state, acquisition, connection).await? {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(None),
+        })
     }
 }
 
-/// Gives back a named lock of the session's connection, of which it is not known whether we have it.
-pub(crate) async fn free(life: &Life, name: &str) {
-    while !life.main.is_dead() {
-        match life.main.urge(format!("DO RELEASE_LOCK({name})")).await {
-            // Somebody else ended the statement.
-            Err(failure) if failure.is(errors::INTERRUPTED) || failure.is_busy() => {}
-            Ok(_) => return,
-            // With the connection, the server gives back all.
-            Err(_) => life.main.cut().await,
-        }
-    }
-}
-
-/// NULL from GET_LOCK: neither had nor busy.
-pub(crate) fn no_verdict() -> Error {
-    Error::new(
-        ErrorKind::Backend,
-        "the server could not decide about the lock: it is short of memory, \
-               or the statement was killed",
-    )
-    .outcome_is(Outcome::NotApplied)
-    .retryable(true)
+/// The token that the second of the statements drew; `None` if shared holders are left. On the main
+/// connection the named lock is free again then.
+fn token(reply: &Reply) -> Result<Option<FencingToken>> {
+    let drawn = reply.results.get(1).ok_or_else(Error::unexpected_answer)?;
+    Ok((drawn.rows_affected() > 0).then(|| FencingToken(drawn.last_insert_id())))
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tooz_core::{Error, ErrorKind, Moment, Result};
 
 use crate::config::Config;
-use crate::errors::{self, Failure, odd_answer};
-use crate::link::{Link, bytes, number, unsigned};
+use crate::connection::{Connection, bytes, number, unsigned};
+use crate::errors::{self, Failure};
 
 /// The SQL that makes what the driver needs, for an administrator where its user may not.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -26,14 +26,14 @@ const ROUNDING: u64 = 2;
 
 /// Sees to it that the tables are there, and that they are ours to use; before when nothing may be
 /// granted.
-pub(crate) async fn ensure(link: &Link, config: &Config) -> Result<Option<Moment>> {
+pub(crate) async fn ensure(connection: &Connection, config: &Config) -> Result<Option<Moment>> {
     let mut ask =
-        format!("SELECT CAST(MAX(version) AS UNSIGNED) FROM {}", config.names.table("version"));
+        format!("SELECT CAST(MAX(version) AS UNSIGNED) FROM {}", config.keys.table("version"));
     if !config.lock_delay.is_zero() {
         // Older versions did not make it.
-        ask = format!("SELECT 1 FROM {} LIMIT 0;{ask}", config.names.table("hold"));
+        ask = format!("SELECT 1 FROM {} LIMIT 0;{ask}", config.keys.table("hold"));
     }
-    let version = match link.ask(ask.clone()).await {
+    let version = match connection.ask(ask.clone()).await {
         Ok(rows) => unsigned(&rows, 0),
         Err(failure) if failure.is(errors::NO_SUCH_TABLE) => None,
         Err(failure) if failure.is_denied() => return Err(denied("use", config, failure)),
@@ -41,7 +41,7 @@ pub(crate) async fn ensure(link: &Link, config: &Config) -> Result<Option<Moment
     };
     let version = match version {
         Some(version) => version,
-        None => create(link, config).await?,
+        None => create(connection, config).await?,
     };
     if version != VERSION {
         let message = format!(
@@ -49,19 +49,19 @@ pub(crate) async fn ensure(link: &Link, config: &Config) -> Result<Option<Moment
              tooz for all services of a namespace"
         );
         let error = Error::new(ErrorKind::Backend, message);
-        return Err(error.with("namespace", config.names.namespace()));
+        return Err(error.with("namespace", config.keys.namespace()));
     }
-    granting_from(link, config).await
+    grants_from(connection, config).await
 }
 
-/// Named locks are gone with a restart, and a holder that was cut off may not know. Nobody held any
-/// before the start who had no tables yet: so a new server, and a new namespace, need no grace.
-async fn granting_from(link: &Link, config: &Config) -> Result<Option<Moment>> {
-    let rows = link.ask("SHOW GLOBAL STATUS LIKE 'Uptime'".to_owned()).await?;
+/// Named locks are gone with a restart, and a holder that was cut off may not know. Whoever
+/// had no tables yet held none before the start: so a new server, and a new namespace, need no grace.
+async fn grants_from(connection: &Connection, config: &Config) -> Result<Option<Moment>> {
+    let rows = connection.ask("SHOW GLOBAL STATUS LIKE 'Uptime'".to_owned()).await?;
     let answered = Moment::now();
     let uptime = rows.first().and_then(|row| bytes(row, 1));
     let uptime = uptime.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
-    let uptime: u64 = uptime.ok_or_else(odd_answer)?;
+    let uptime: u64 = uptime.ok_or_else(Error::unexpected_answer)?;
     let until = config.restart_grace.until_by_seconds(uptime, answered);
     if until.is_none() {
         return Ok(None);
@@ -69,19 +69,19 @@ async fn granting_from(link: &Link, config: &Config) -> Result<Option<Moment>> {
     let ask = format!(
         "SELECT CAST(UNIX_TIMESTAMP(NOW())-UNIX_TIMESTAMP(MIN(CREATE_TIME)) AS SIGNED) \
          FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() AND TABLE_NAME IN ({})",
-        TABLES.map(|table| format!("'{}_{table}'", config.names.namespace())).join(","),
+        TABLES.map(|table| format!("'{}_{table}'", config.keys.namespace())).join(","),
     );
-    let rows = link.ask(ask).await?;
+    let rows = connection.ask(ask).await?;
     // Of an age that is not known, or in the future, the worst is supposed.
     let age = number(&rows, 0).and_then(|age| u64::try_from(age).ok()).unwrap_or(u64::MAX);
     // The uptime is the older of the two answers.
     Ok(until.filter(|_| age > uptime.saturating_add(ROUNDING)))
 }
 
-async fn create(link: &Link, config: &Config) -> Result<u64> {
-    let own = format!("`{}_", config.names.namespace());
+async fn create(connection: &Connection, config: &Config) -> Result<u64> {
+    let own = format!("`{}_", config.keys.namespace());
     // It takes longer than any other statement of ours.
-    let creation = link.wait(SCHEMA.replace("`tooz_", &own));
+    let creation = connection.wait(SCHEMA.replace("`tooz_", &own));
     match tokio::time::timeout(CREATION, creation).await {
         Ok(Ok(_)) => Ok(VERSION),
         Ok(Err(failure)) if failure.is_denied() => Err(denied("create", config, failure)),
@@ -96,6 +96,6 @@ fn denied(what: &str, config: &Config, failure: Failure) -> Error {
          tooz-mysql, which says how"
     );
     Error::new(ErrorKind::Authentication, message)
-        .with("namespace", config.names.namespace())
+        .with("namespace", config.keys.namespace())
         .caused_by(failure)
 }

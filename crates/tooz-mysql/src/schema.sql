@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS `tooz_session` (
 
 CREATE TABLE IF NOT EXISTS `tooz_group` (
     id           VARBINARY(1000) NOT NULL PRIMARY KEY,
-    -- The operation that created it, for who lost the answer.
+    -- The operation that created it, for whoever lost the answer.
     operation    BINARY(16) NOT NULL
 ) ENGINE=InnoDB;
 

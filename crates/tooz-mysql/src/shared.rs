@@ -4,53 +4,56 @@
 //! registers first and looks for an exclusive holder then; an exclusive holder has the named lock
 //! first and looks for registered ones then. So at least one of two sees the other.
 
-use std::sync::Arc;
-
 use std::time::Duration;
 
-use tooz_core::{Result, Waiting};
+use tooz_core::{Acquisition, Error, FencingToken, Result};
 
-use crate::errors::{odd_answer, session_over};
-use crate::hold::Granted;
-use crate::link::{Link, bytes, number, unsigned};
-use crate::lock::{Attempt, next_token, no_verdict, settle};
-use crate::names;
-use crate::session::Life;
-use crate::wait;
+use crate::connection::{Connection, bytes, number, unsigned};
+use crate::errors::{no_verdict, session_over};
+use crate::keys::{self, LockKeys};
+use crate::queue;
+use crate::state::{Granted, State};
 
 /// How soon it is tried again to register.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// One round trip: registers, and withdraws if somebody has the lock for himself.
-pub(crate) async fn attempt(life: &Arc<Life>, attempt: &Attempt) -> Result<Option<Granted>> {
-    let name = attempt.prize.sql();
-    register(life, attempt, &format!("COALESCE(IS_FREE_LOCK({name}),0)")).await
+/// Registers in one round trip, unless somebody has the lock exclusively.
+pub(crate) async fn register(
+    state: &State,
+    acquisition: &Acquisition<LockKeys>,
+) -> Result<Option<Granted>> {
+    let is_free = format!("COALESCE(IS_FREE_LOCK({}),0)", acquisition.target.sql());
+    register_if(state, acquisition, &is_free).await
 }
 
 /// The same, with the named lock on a connection of ours: nobody else can have it. `None` when the
-/// waiting ended.
+/// wait ended.
 pub(crate) async fn register_behind(
-    life: &Arc<Life>,
-    attempt: &Attempt,
+    state: &State,
+    acquisition: &Acquisition<LockKeys>,
 ) -> Result<Option<Granted>> {
     loop {
-        if let Some(granted) = register(life, attempt, "1").await? {
+        if let Some(granted) = register_if(state, acquisition, "1").await? {
             return Ok(Some(granted));
         }
-        // An exclusive holder that waited for us has not let go of our own lock yet.
+        // An exclusive holder that waited for us has not released our own lock yet.
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
-            () = attempt.waiting.over() => return Ok(None),
-            () = life.over() => return Err(session_over()),
+            () = acquisition.wait.over() => return Ok(None),
+            () = state.client.over() => return Err(session_over()),
         }
     }
 }
 
-async fn register(life: &Arc<Life>, attempt: &Attempt, condition: &str) -> Result<Option<Granted>> {
-    let (own, id) = (names::reader(attempt.id), names::literal(attempt.id.as_bytes()));
-    let reader = life.table("reader");
+async fn register_if(
+    state: &State,
+    acquisition: &Acquisition<LockKeys>,
+    condition: &str,
+) -> Result<Option<Granted>> {
+    let own = keys::reader(acquisition.id.as_bytes());
+    let (id, reader) = (keys::literal(acquisition.id.as_bytes()), state.table("reader"));
     // Our own lock is not free if an exclusive holder waited for it, which is what it does with every
-    // holder that it finds registered: when we registered before, and withdrew for a conflict.
+    // holder that it finds registered: when we registered before, and cancelled for a conflict.
     let sql = format!(
         "SET @own=GET_LOCK({own},0);\
          INSERT INTO {reader}(operation,name,connection) VALUES({id},{name},CONNECTION_ID()) \
@@ -59,44 +62,40 @@ async fn register(life: &Arc<Life>, attempt: &Attempt, condition: &str) -> Resul
          DELETE FROM {reader} WHERE operation={id} AND NOT @free;\
          DO IF(@free,0,RELEASE_LOCK({own}));\
          SELECT CAST(@own AS SIGNED),CAST(@free AS SIGNED),LAST_INSERT_ID()",
-        name = attempt.prize.sql(),
-        token = next_token(life, attempt, "@free"),
+        name = acquisition.target.sql(),
+        token = state.next_token(acquisition, "@free"),
     );
-    // A row without its lock counts for nothing, and the next exclusive holder clears it away.
-    let rows = settle(life, attempt, &sql, &own).await?.rows;
-    match (number(&rows, 0), number(&rows, 1), unsigned(&rows, 2)) {
+    // A row without its lock counts for nothing, and the next exclusive holder reaps it.
+    let rows = state.client.take(&own, &sql, &acquisition.wait).await?.rows;
+    let (own, free, token) = (number(&rows, 0), number(&rows, 1), unsigned(&rows, 2));
+    match (own, free, token) {
         (Some(0 | 1), Some(0), _) => Ok(None),
-        (Some(1), Some(_), Some(token)) => {
-            let lease = life.lease.child();
-            Ok(Some(Granted { token, lease, link: life.main.clone() }))
-        }
+        (Some(1), Some(_), Some(token)) => Ok(Some(state.granted_on_main(FencingToken(token)))),
         (None, ..) => Err(no_verdict()),
-        _ => Err(odd_answer()),
+        _ => Err(Error::unexpected_answer()),
     }
 }
 
-/// Waits on `link` until a shared holder is gone, who frees its own lock then. Whether the waiting
-/// went on.
+/// Waits on `connection` until all shared holders are gone, each of which frees its own lock then.
+/// Whether the wait went on.
 pub(crate) async fn outwait(
-    life: &Arc<Life>,
-    attempt: &Attempt,
-    link: &Link,
-    waiting: &Waiting,
+    state: &State,
+    acquisition: &Acquisition<LockKeys>,
+    connection: &Connection,
 ) -> Result<bool> {
-    let (reader, name) = (life.table("reader"), attempt.prize.sql());
-    let lives = names::lives("r", "operation", "connection");
+    let (reader, name) = (state.table("reader"), acquisition.target.sql());
+    let lives = keys::lives("r", "operation", "connection");
     let ask = format!("SELECT operation,CAST({lives} AS SIGNED) FROM {reader} WHERE name={name}");
-    let rows = link.ask(ask).await?;
-    for row in &rows {
-        let Some(operation) = bytes(row, 0) else { return Err(odd_answer()) };
-        let own = names::reader_of(&operation);
-        if !wait::for_name(life, link, &own, waiting).await? {
+    for row in &connection.ask(ask).await? {
+        let operation = bytes(row, 0).ok_or_else(Error::unexpected_answer)?;
+        let own = keys::reader(&operation);
+        if !queue::wait_for(state, connection, &own, &acquisition.wait).await? {
             return Ok(false);
         }
         // Nobody registers while the lock is ours: with its lock free, the row is of no use.
-        let id = names::literal(&operation);
+        let id = keys::literal(&operation);
         let sql = format!("DELETE FROM {reader} WHERE operation={id};DO RELEASE_LOCK({own})");
-        link.change(&sql).await?;
+        connection.change(&sql).await?;
     }
     Ok(true)
 }

@@ -1,10 +1,21 @@
 use std::fmt;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Options, RestartGrace, Result, Secret};
+use tooz_core::{
+    Characteristic, Characteristics, CoordinatorUrl, Error, Options, RestartGrace, Result, Secret,
+};
 
 use crate::keys::{Keys, Layout};
 use crate::tls::Tls;
+
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+    Characteristic::DistributedAcrossHosts,
+    Characteristic::Linearizable,
+    Characteristic::Sequential,
+    Characteristic::Causal,
+]);
 
 const PORT: u16 = 5432;
 
@@ -38,7 +49,7 @@ pub(crate) struct Config {
     pub(crate) waiters_per_lock: usize,
     /// How long a server that may have forgotten grants nothing.
     pub(crate) restart_grace: RestartGrace,
-    /// How long what was not given back is not granted again.
+    /// How long what was not released is not granted again.
     pub(crate) lock_delay: Duration,
 }
 
@@ -74,9 +85,9 @@ impl Config {
             return Err(Error::invalid("a timeout below 1 s is too short"));
         }
         // Two unanswered heartbeats fit into the timeout.
-        let patience = timeout / 3;
+        let response_timeout = timeout / 3;
         let connect_timeout =
-            options.seconds("connect_timeout", patience.clamp(CONNECT.0, CONNECT.1))?;
+            options.seconds("connect_timeout", response_timeout.clamp(CONNECT.0, CONNECT.1))?;
         let waiters_per_lock = options
             .parse::<u16>("waiters_per_lock", "how many waiters for one lock have a connection")?
             .unwrap_or(4);
@@ -115,7 +126,7 @@ impl Config {
             tls,
             keys: Keys::new(&schema, layout),
             timeout,
-            response_timeout: patience,
+            response_timeout,
             connect_timeout,
             waiters_per_lock: usize::from(waiters_per_lock),
             restart_grace,

@@ -3,20 +3,21 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Notification, Row};
 use tokio_util::sync::CancellationToken;
+use tooz_core::kit::locked;
 use tooz_core::{Error, ErrorKind, Moment, OperationId, Outcome, Result};
 use tracing::debug;
 
 use crate::config::{Address, Config, LANES};
 use crate::connector::{self, Opened, Socket};
-use crate::errors::{get, odd_answer, timed_out, translate};
-use crate::schema::quoted;
+use crate::errors::{get, timed_out, translate};
+use crate::keys::quoted;
 use crate::tls::Encrypted;
 
 /// How long a connection that nobody needs may take to say goodbye.
@@ -46,33 +47,26 @@ pub(crate) struct Connection {
     closing: CancellationToken,
 }
 
-/// What a new connection is for.
-pub(crate) enum Purpose<'a> {
-    /// A session of its own, on the first server that can be written to.
-    Session,
-    /// One more, beside this one.
-    Beside(&'a Connection),
-}
-
 /// What the server says unasked on a connection.
 pub(crate) type Notifications = mpsc::UnboundedReceiver<Notification>;
 
 impl Connection {
-    /// Opens a connection and leaves it as it is: see [`set_up`](Self::set_up).
+    /// Opens a connection and leaves it as it is: see [`set_up`](Self::set_up). It goes to the server
+    /// of another that it is to be beside, or else to the first that can be written to.
     pub(crate) async fn open(
         config: &Config,
         name: &str,
-        purpose: Purpose<'_>,
+        beside: Option<&Self>,
     ) -> Result<(Self, Notifications)> {
-        let servers = match &purpose {
-            Purpose::Session => &config.servers[..],
-            Purpose::Beside(other) => std::slice::from_ref(&other.server),
+        let servers = match beside {
+            None => &config.servers[..],
+            Some(other) => std::slice::from_ref(&other.server),
         };
         let mut last = None;
         for server in servers {
             match Self::open_at(config, server, name).await {
                 Ok(opened) => return Ok(opened),
-                // Who is refused by one server is not to try its password on all.
+                // A password that one server refuses is not to be tried on all.
                 Err(error) if error.kind() == ErrorKind::Authentication => return Err(error),
                 Err(error) => {
                     debug!(%server, %error, "not this server");
@@ -139,14 +133,14 @@ impl Connection {
     /// Makes it ours: the server ends it when it was silent for the timeout, and everybody can see
     /// whether it lives.
     ///
-    /// A statement on it waits for locks for `patience`; without end if it is zero.
+    /// A statement on it waits for locks for `lock_timeout`; without end if it is zero.
     pub(crate) async fn set_up(
         &self,
         config: &Config,
         beside: Option<&Self>,
-        patience: Duration,
+        lock_timeout: Duration,
     ) -> Result<()> {
-        let patience = patience.as_millis();
+        let lock_timeout = lock_timeout.as_millis();
         let timeout = config.timeout.as_millis();
         let part = (config.timeout.as_secs() / 4).max(1);
         // The other's key is taken, if this is the other's server.
@@ -161,7 +155,7 @@ impl Connection {
              set_config('tcp_keepalives_interval', '{part}s', false), \
              set_config('tcp_keepalives_count', '4', false), \
              set_config('statement_timeout', '0', false), \
-             set_config('lock_timeout', '{patience}ms', false), \
+             set_config('lock_timeout', '{lock_timeout}ms', false), \
              set_config('idle_in_transaction_session_timeout', '0', false), \
              set_config('default_transaction_isolation', 'read committed', false), \
              set_config('row_security', 'off', false), \
@@ -209,8 +203,8 @@ impl Connection {
         client.query_typed(sql, parameters).await.map_err(translate)
     }
 
-    /// A place among the statements that may have to wait, which are so few that no heartbeat comes
-    /// too late behind them. `None` when the connection is over.
+    /// A lane for a statement that may have to wait: there are so few that no heartbeat comes too
+    /// late behind them. `None` when the connection is over.
     pub(crate) async fn lane(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
         self.lanes.acquire().await.ok()
@@ -226,21 +220,23 @@ impl Connection {
         answer.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    /// A statement that waits for nobody, in no lane.
-    pub(crate) async fn beat(&self, sql: &str) -> Result<Row> {
-        let answer = tokio::time::timeout(self.limit, self.wait_for(sql, &[])).await;
+    /// The server's process that answers. The question waits for nobody, in no lane, and renews.
+    pub(crate) async fn process_now(&self) -> Result<i32> {
+        let answer = self.wait_for("SELECT pg_backend_pid()", &[]);
+        let answer = tokio::time::timeout(self.limit, answer).await;
         let rows = answer.unwrap_or_else(|_| Err(timed_out()));
-        rows.map_err(|error| error.outcome_is(Outcome::NotApplied))?.pop().ok_or_else(odd_answer)
+        let rows = rows.map_err(|error| error.outcome_is(Outcome::NotApplied))?;
+        get(rows.first().ok_or_else(Error::unexpected_answer)?, 0)
     }
 
-    /// The same, of a statement that only reads.
+    /// [`ask`](Self::ask), of a statement that only reads.
     pub(crate) async fn read(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
         self.ask(sql, parameters).await.map_err(|error| error.outcome_is(Outcome::NotApplied))
     }
 
     /// The one row of a statement's answer.
     pub(crate) async fn one(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row> {
-        self.ask(sql, parameters).await?.pop().ok_or_else(odd_answer)
+        self.ask(sql, parameters).await?.pop().ok_or_else(Error::unexpected_answer)
     }
 
     /// Statements without parameters, one after the other.
@@ -251,12 +247,12 @@ impl Connection {
     }
 
     fn client(&self) -> Result<Arc<Client>> {
-        *lock(&self.used) = Moment::now();
-        let client = lock(&self.client).clone();
+        *locked(&self.used) = Moment::now();
+        let client = locked(&self.client).clone();
         client.ok_or_else(|| Error::new(ErrorKind::SessionLost, "the session is over"))
     }
 
-    // ---- Its life.
+    // ---- Its end.
 
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
@@ -276,13 +272,13 @@ impl Connection {
 
     /// Since when nobody has used it.
     pub(crate) fn idle_since(&self) -> Moment {
-        *lock(&self.used)
+        *locked(&self.used)
     }
 
     /// Says goodbye as soon as the answers that are still to come are there, or after a short while
     /// without them.
     pub(crate) fn close(&self) {
-        drop(lock(&self.client).take());
+        drop(locked(&self.client).take());
         self.closing.cancel();
     }
 }
@@ -302,14 +298,9 @@ impl fmt::Debug for Connection {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is locked, so it is whole even if poisoned.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Moves what is sent and received, until either end has enough.
 async fn drive(
-    mut connection: tokio_postgres::Connection<Socket, Encrypted>,
+    mut connection: tokio_postgres::Connection<Socket, Encrypted<Socket>>,
     // Keeps the socket open, so it ends with the connection.
     _handle: Arc<OwnedFd>,
     said: mpsc::UnboundedSender<Notification>,
@@ -329,13 +320,13 @@ async fn drive(
             }
         }
     };
-    let patience = async {
+    let goodbye = async {
         closing.cancelled().await;
         tokio::time::sleep(GOODBYE).await;
     };
     tokio::select! {
         () = moving => {}
-        () = patience => {}
+        () = goodbye => {}
     }
     ended.cancel();
 }

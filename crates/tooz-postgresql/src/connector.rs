@@ -1,19 +1,17 @@
-//! The way to the first of the servers that can be written to.
+//! A socket to one server, and the log-in over it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::SslMode as Wanted;
 use tokio_postgres::{Client, Connection};
+use tokio_util::either::Either;
 use tooz_core::{Error, ErrorKind, Result};
 use tracing::debug;
 
@@ -24,10 +22,12 @@ use crate::tls::{Encrypted, Handshake, SslMode, Tls};
 /// The oldest server that can end silent sessions by itself.
 const OLDEST: u32 = 14;
 
+pub(crate) type Socket = Either<TcpStream, UnixStream>;
+
 /// A connection that is logged in.
 pub(crate) struct Opened {
     pub(crate) client: Client,
-    pub(crate) connection: Connection<Socket, Encrypted>,
+    pub(crate) connection: Connection<Socket, Encrypted<Socket>>,
     pub(crate) local_port: Option<u16>,
     /// The socket, to look at.
     pub(crate) handle: OwnedFd,
@@ -41,10 +41,16 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
             Address::Tcp(..) => client_of(&config.tls).await?,
             Address::Unix(_) => None,
         };
-        let socket = Socket::connect(address, config.timeout)
+        let socket = connect(address, config.timeout)
             .await
             .map_err(|e| Error::new(ErrorKind::Connection, "could not connect").caused_by(e))?;
-        let (local_port, handle) = (socket.local_port(), socket.handle()?);
+        let (local_port, handle) = match &socket {
+            Either::Left(tcp) => (tcp.local_addr().ok().map(|address| address.port()), tcp.as_fd()),
+            Either::Right(unix) => (None, unix.as_fd()),
+        };
+        let handle = handle.try_clone_to_owned().map_err(|e| {
+            Error::new(ErrorKind::Connection, "the system has no room for a socket").caused_by(e)
+        })?;
         let mut settings = tokio_postgres::Config::new();
         settings.application_name(name);
         if let Some(user) = &config.user {
@@ -119,85 +125,19 @@ pub(crate) fn stands(socket: &OwnedFd) -> bool {
     !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..))
 }
 
-/// A socket of either kind.
-pub(crate) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Socket {
-    /// Connects. A peer that is silent for `timeout` counts as gone.
-    async fn connect(address: &Address, timeout: Duration) -> io::Result<Self> {
-        match address {
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
-            Address::Tcp(host, port) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
-                let socket = SockRef::from(&stream);
-                let part = (timeout / 4).max(Duration::from_secs(1));
-                socket
-                    .set_tcp_keepalive(&TcpKeepalive::new().with_time(part).with_interval(part))?;
-                #[cfg(target_os = "linux")]
-                socket.set_tcp_user_timeout(Some(timeout))?;
-                Ok(Self::Tcp(stream))
-            }
-        }
-    }
-
-    fn handle(&self) -> Result<OwnedFd> {
-        let handle = match self {
-            Self::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
-            Self::Unix(stream) => stream.as_fd().try_clone_to_owned(),
-        };
-        handle.map_err(|e| {
-            Error::new(ErrorKind::Connection, "the system has no room for a socket").caused_by(e)
-        })
-    }
-
-    fn local_port(&self) -> Option<u16> {
-        match self {
-            Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.port()),
-            Self::Unix(_) => None,
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+/// Connects. A peer that is silent for `timeout` counts as gone.
+async fn connect(address: &Address, timeout: Duration) -> io::Result<Socket> {
+    match address {
+        Address::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
+        Address::Tcp(host, port) => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            let socket = SockRef::from(&stream);
+            let part = (timeout / 4).max(Duration::from_secs(1));
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(part).with_interval(part))?;
+            #[cfg(target_os = "linux")]
+            socket.set_tcp_user_timeout(Some(timeout))?;
+            Ok(Either::Left(stream))
         }
     }
 }

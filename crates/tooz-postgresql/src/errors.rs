@@ -55,7 +55,12 @@ pub(crate) fn is_locked_out(error: &Error) -> bool {
     error.context("sqlstate") == Some(LOCKED_OUT)
 }
 
-/// The same, of a connection that is being opened.
+/// Whether the answer is lost, and the session with it.
+pub(crate) fn is_session_lost(error: &Error) -> bool {
+    error.kind() == ErrorKind::SessionLost
+}
+
+/// [`translate`], of a connection that is being opened.
 pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
     let refused = |kind, message: &str| Error::new(kind, message);
     match error.code() {
@@ -84,12 +89,7 @@ pub(crate) fn timed_out() -> Error {
         .outcome_is(Outcome::Unknown)
 }
 
-/// An answer that no statement of ours gives.
-pub(crate) fn odd_answer() -> Error {
-    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
-}
-
 /// A column of an answer.
 pub(crate) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Error> {
-    row.try_get(column).map_err(|error| odd_answer().caused_by(error))
+    row.try_get(column).map_err(|error| Error::unexpected_answer().caused_by(error))
 }

@@ -2,10 +2,11 @@
 //! statement, which also tells everybody.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Row, types::ToSql};
 use tooz_core::{
     Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
     MemberId, OperationId, Outcome, Result, async_trait,
@@ -13,30 +14,25 @@ use tooz_core::{
 use tracing::debug;
 
 use crate::connection::{Connection, Parameter};
-use crate::errors::{get, is_locked_out};
+use crate::errors::{get, is_locked_out, is_session_lost};
 use crate::keys;
-use crate::session::{Life, PostgresSession};
-use crate::settle::{has_broken, settle};
-use crate::tables;
-use crate::watch::{Watch, bury};
+use crate::state::State;
+use crate::watch::{Watch, reap};
+
+/// The groups of a session.
+#[derive(Debug)]
+pub(crate) struct PostgresGroups(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Groups for PostgresSession {
+impl Groups for PostgresGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        keys::check_group(group)?;
+        let state = &self.0;
         let operation = OperationId::random();
-        let (channel, change) = (life.keys().channel(), life.keys().change(group));
-        let parameters: [Parameter<'_>; 4] = [
-            (&group.as_bytes(), Type::BYTEA),
-            (&&operation.as_bytes()[..], Type::BYTEA),
-            (&channel, Type::TEXT),
-            (&change, Type::TEXT),
-        ];
-        let created = match tables::one(life, CREATE, &parameters).await {
+        let more: [Parameter<'_>; 1] = [(&&operation.as_bytes()[..], Type::BYTEA)];
+        let created = match state.change_group(CREATE, group, &more).await {
             Ok(row) => get(&row, 0)?,
-            Err(error) if has_broken(&error) => {
-                let by = made_by(life, &error, group).await?;
+            Err(error) if is_session_lost(&error) => {
+                let by = made_by(state, &error, group).await?;
                 if by.as_deref() != Some(&operation.as_bytes()[..]) {
                     return Err(error);
                 }
@@ -48,14 +44,14 @@ impl Groups for PostgresSession {
     }
 
     async fn delete(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        let row = match change(life, DELETE, group, &[]).await {
+        let state = &self.0;
+        let row = match state.change_group(DELETE, group, &[]).await {
             Ok(row) => row,
             Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
                 return Err(Error::group_not_empty(group));
             }
-            Err(error) if has_broken(&error) => {
-                return match made_by(life, &error, group).await? {
+            Err(error) if is_session_lost(&error) => {
+                return match made_by(state, &error, group).await? {
                     None => Ok(()),
                     Some(_) => Err(error),
                 };
@@ -66,28 +62,28 @@ impl Groups for PostgresSession {
             return Ok(());
         }
         // Not in the statement, which sees how it was before: another may have deleted the group since.
-        match read(life, group).await? {
+        match read(state, group).await? {
             Some(_) => Err(Error::group_not_empty(group)),
             None => Err(Error::group_not_created(group)),
         }
     }
 
     async fn list(&self) -> Result<BTreeSet<GroupId>> {
-        let life = &self.0;
-        let rows = tables::read(life, "SELECT id FROM tooz_group", &[]).await?;
+        let state = &self.0;
+        let rows = state.client.read("SELECT id FROM tooz_group", &[]).await?;
         rows.iter().map(|row| get::<&[u8]>(row, 0).map(GroupId::from)).collect()
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Lease> {
-        let life = &self.0;
+        let state = &self.0;
         let JoinRequest { group, capabilities, again, .. } = request;
         keys::check_capabilities(&capabilities)?;
         let more: [Parameter<'_>; 3] = [
-            (&life.member.as_bytes(), Type::BYTEA),
+            (&state.member.as_bytes(), Type::BYTEA),
             (&capabilities.as_msgpack(), Type::BYTEA),
             (&again, Type::BOOL),
         ];
-        let row = match change(life, JOIN, &group, &more).await {
+        let row = match state.change_group(JOIN, &group, &more).await {
             Ok(row) => row,
             Err(error) if error.context("sqlstate") == Some(FOREIGN_KEY_VIOLATION) => {
                 return Err(Error::group_not_created(&group));
@@ -95,9 +91,9 @@ impl Groups for PostgresSession {
             Err(error) => {
                 if error.kind() == ErrorKind::TimedOut {
                     // Carried out after the join, which is what the connection's order is good for.
-                    let life = life.clone();
+                    let state = state.clone();
                     tokio::spawn(async move {
-                        if let Err(error) = change(&life, LEAVE, &group, &[]).await {
+                        if let Err(error) = state.change_group(LEAVE, &group, &[]).await {
                             debug!(%error, "a membership is left to end with its session");
                         }
                     });
@@ -105,22 +101,27 @@ impl Groups for PostgresSession {
                 return Err(error);
             }
         };
-        match (get(&row, 0)?, get(&row, 1)?) {
-            (true, _) => Ok(life.add_membership(&group)),
-            (false, true) => Err(Error::member_already_exists(&group, &life.member)),
+        let (joined, group_exists) = (get(&row, 0)?, get(&row, 1)?);
+        match (joined, group_exists) {
+            (true, _) => {
+                let lease = state.lease.child();
+                state.memberships.insert(group, lease.clone());
+                Ok(lease)
+            }
+            (false, true) => Err(Error::member_already_exists(&group, &state.member)),
             (false, false) => Err(Error::group_not_created(&group)),
         }
     }
 
     async fn leave(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        // From here on, nobody else takes it away.
-        let membership = life.remove_membership(group);
-        match change(life, LEAVE, group, &[]).await {
-            Ok(row) => was_member(life, group, &row),
+        let state = &self.0;
+        // From here on, no check finds it gone.
+        let membership = state.memberships.remove(group);
+        match state.change_group(LEAVE, group, &[]).await {
+            Ok(row) => was_member(state, group, &row),
             Err(error) => {
                 if let Some(membership) = membership {
-                    life.keep_membership(group, membership);
+                    state.memberships.insert(group.clone(), membership);
                 }
                 Err(error)
             }
@@ -132,45 +133,35 @@ impl Groups for PostgresSession {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        let life = &self.0;
+        let state = &self.0;
         keys::check_capabilities(capabilities)?;
         let more: [Parameter<'_>; 1] = [(&capabilities.as_msgpack(), Type::BYTEA)];
-        let row = change(life, UPDATE, group, &more).await?;
-        was_member(life, group, &row)
+        let row = state.change_group(UPDATE, group, &more).await?;
+        was_member(state, group, &row)
     }
 
     /// Removes the membership that there is now. One that the member makes meanwhile stays.
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()> {
-        let life = &self.0;
-        keys::check_group(group)?;
+        let state = &self.0;
         let not_joined = || Error::member_not_joined(group, member);
-        let parameters: [Parameter<'_>; 3] = [
-            (&group.as_bytes(), Type::BYTEA),
-            (&life.main.key, Type::INT8),
-            (&member.as_bytes(), Type::BYTEA),
-        ];
-        let rows = tables::read(life, WHICH, &parameters).await?;
+        let member_id: Parameter<'_> = (&member.as_bytes(), Type::BYTEA);
+        let rows = state.read_group(WHICH, group, std::slice::from_ref(&member_id)).await?;
         let Some(row) = rows.first() else {
             // For the error: which of the two is missing.
-            members(life, group).await?;
+            self.members_with_capabilities(group).await?;
             return Err(not_joined());
         };
         let incarnation: i64 = get(row, 0)?;
-        let (channel, change) = (life.keys().channel(), life.keys().change(group));
-        let parameters: [Parameter<'_>; 5] = [
-            (&group.as_bytes(), Type::BYTEA),
-            (&member.as_bytes(), Type::BYTEA),
-            (&incarnation, Type::INT8),
-            (&channel, Type::TEXT),
-            (&change, Type::TEXT),
-        ];
-        match tables::one(life, REMOVE, &parameters).await {
+        let more = [member_id, (&incarnation, Type::INT8)];
+        match state.change_group(REMOVE, group, &more).await {
             Ok(row) if get(&row, 0)? => Ok(()),
             Ok(_) => Err(not_joined()),
-            Err(error) if has_broken(&error) => {
+            Err(error) if is_session_lost(&error) => {
+                let [member_id, incarnation] = more;
+                let parameters = [(&group.as_bytes() as _, Type::BYTEA), member_id, incarnation];
                 let left =
                     "SELECT FROM tooz_member WHERE group_id = $1 AND id = $2 AND incarnation = $3";
-                let left = settle(life, &error, left, &parameters[..3]).await?;
+                let left = state.client.resolve(&error, left, &parameters).await?;
                 if left.is_empty() { Ok(()) } else { Err(error) }
             }
             Err(error) => Err(error),
@@ -178,25 +169,25 @@ impl Groups for PostgresSession {
     }
 
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+        let members = self.members_with_capabilities(group).await?;
+        Ok(members.into_iter().map(|member| member.id).collect())
     }
 
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        members(&self.0, group).await
+        read(&self.0, group).await?.ok_or_else(|| Error::group_not_created(group))
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        let life = &self.0;
-        let mut members = members(life, group).await?.into_iter();
+        let mut members = self.members_with_capabilities(group).await?.into_iter();
         members.find(|one| one.id == *member).ok_or_else(|| Error::member_not_joined(group, member))
     }
 
     async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        let life = &self.0;
-        let mut watch = Watch::open(life, group).await?;
+        let state = &self.0;
+        let mut watch = Watch::open(state, group).await?;
         loop {
             watch.mark();
-            match read(life, group).await {
+            match read(state, group).await {
                 // A group that does not exist has no members, and may appear later.
                 Ok(members) => feed.snapshot(members.unwrap_or_default()),
                 // Nobody can change it while nobody can read it.
@@ -213,7 +204,7 @@ impl Groups for PostgresSession {
 
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 
-const CREATE: &str = "WITH made AS (INSERT INTO tooz_group (id, operation) VALUES ($1, $2) \
+const CREATE: &str = "WITH made AS (INSERT INTO tooz_group (id, operation) VALUES ($1, $5) \
                           ON CONFLICT DO NOTHING RETURNING 1), \
                       told AS (SELECT pg_notify($3, $4) FROM made) \
                       SELECT count(*) > 0 FROM told";
@@ -259,10 +250,10 @@ const WHICH: &str = "SELECT incarnation FROM tooz_member WHERE group_id = $1 AND
                          AND (session = $2 OR NOT pg_try_advisory_xact_lock_shared(session))";
 
 /// Tells the group, and the member.
-const REMOVE: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND id = $2 \
-                          AND incarnation = $3 RETURNING session), \
-                      told AS (SELECT pg_notify($4, $5), \
-                          pg_notify($4, 'removed ' || lpad(to_hex(session), 16, '0')) FROM gone) \
+const REMOVE: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND id = $5 \
+                          AND incarnation = $6 RETURNING session), \
+                      told AS (SELECT pg_notify($3, $4), \
+                          pg_notify($3, 'removed ' || lpad(to_hex(session), 16, '0')) FROM gone) \
                       SELECT count(*) > 0 FROM told";
 
 const LEAVE_ALL: &str = "WITH gone AS (DELETE FROM tooz_member WHERE session = $1 RETURNING 1) \
@@ -275,62 +266,44 @@ const MEMBERS: &str = "SELECT m.id, m.capabilities, m.incarnation, m.joined_at, 
                        FROM tooz_group g LEFT JOIN tooz_member m ON m.group_id = g.id \
                        WHERE g.id = $1 ORDER BY m.id";
 
-/// A statement whose first parameters are the group, the session, the channel and what to say.
-async fn change(life: &Life, sql: &str, group: &GroupId, more: &[Parameter<'_>]) -> Result<Row> {
-    keys::check_group(group)?;
-    let (channel, change) = (life.keys().channel(), life.keys().change(group));
-    let mut parameters: Vec<Parameter<'_>> = Vec::new();
-    let group = group.as_bytes();
-    parameters.push((&group, Type::BYTEA));
-    parameters.push((&life.main.key, Type::INT8));
-    parameters.push((&channel, Type::TEXT));
-    parameters.push((&change, Type::TEXT));
-    parameters
-        .extend(more.iter().map(|(value, kind)| (*value as &(dyn ToSql + Sync), kind.clone())));
-    tables::one(life, sql, &parameters).await
-}
-
-/// The operation that made a group, once nothing of the lost session can be carried out any more;
+/// The operation that made a group, once nothing of the lost session can be carried out any longer;
 /// `None` if there is no such group.
-async fn made_by(life: &Life, error: &Error, group: &GroupId) -> Result<Option<Vec<u8>>> {
+async fn made_by(state: &State, error: &Error, group: &GroupId) -> Result<Option<Vec<u8>>> {
     let sql = "SELECT operation FROM tooz_group WHERE id = $1";
-    let rows = settle(life, error, sql, &[(&group.as_bytes(), Type::BYTEA)]).await?;
+    let rows = state.client.resolve(error, sql, &[(&group.as_bytes(), Type::BYTEA)]).await?;
     rows.first().map(|row| get(row, 0)).transpose()
 }
 
-fn was_member(life: &Life, group: &GroupId, row: &Row) -> Result<()> {
-    match (get(row, 0)?, get(row, 1)?) {
+fn was_member(state: &State, group: &GroupId, row: &Row) -> Result<()> {
+    let (changed, group_exists) = (get(row, 0)?, get(row, 1)?);
+    match (changed, group_exists) {
         (true, _) => Ok(()),
-        (false, true) => Err(Error::member_not_joined(group, &life.member)),
+        (false, true) => Err(Error::member_not_joined(group, &state.member)),
         (false, false) => Err(Error::group_not_created(group)),
     }
 }
 
 /// Leaves every group, at the end of the session: on its own connection, or on another.
-pub(crate) async fn leave_all(life: &Life, connection: &Connection) -> Result<()> {
-    let groups = life.memberships();
+pub(crate) async fn leave_all(state: &State, connection: &Connection) -> Result<()> {
+    let groups = state.memberships.entries();
     if groups.is_empty() {
         return Ok(());
     }
-    let changes: Vec<_> = groups.iter().map(|(group, _)| life.keys().change(group)).collect();
-    let channel = life.keys().channel();
-    let parameters: [Parameter<'_>; 3] =
-        [(&life.main.key, Type::INT8), (&channel, Type::TEXT), (&changes, Type::TEXT_ARRAY)];
+    let changes: Vec<_> = groups.iter().map(|(group, _)| state.keys().change(group)).collect();
+    let channel = state.keys().channel();
+    let parameters: [Parameter<'_>; 3] = [
+        (&state.client.main.key, Type::INT8),
+        (&channel, Type::TEXT),
+        (&changes, Type::TEXT_ARRAY),
+    ];
     connection.ask(LEAVE_ALL, &parameters).await.map(drop)
 }
 
 // ---- Reading.
 
-pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
-    read(life, group).await?.ok_or_else(|| Error::group_not_created(group))
-}
-
 /// The living members; `None` without the group.
-async fn read(life: &Life, group: &GroupId) -> Result<Option<Vec<Member>>> {
-    keys::check_group(group)?;
-    let parameters: [Parameter<'_>; 2] =
-        [(&group.as_bytes(), Type::BYTEA), (&life.main.key, Type::INT8)];
-    let rows = tables::read(life, MEMBERS, &parameters).await?;
+async fn read(state: &State, group: &GroupId) -> Result<Option<Vec<Member>>> {
+    let rows = state.read_group(MEMBERS, group, &[]).await?;
     if rows.is_empty() {
         return Ok(None);
     }
@@ -349,10 +322,10 @@ async fn read(life: &Life, group: &GroupId) -> Result<Option<Vec<Member>>> {
         members.push(member);
     }
     if dead {
-        match bury(life, group).await {
-            // Left to who comes next.
+        match reap(state, group).await {
+            // Left to whoever comes next.
             Err(error) if is_locked_out(&error) => {}
-            buried => buried.map_err(|error| error.outcome_is(Outcome::NotApplied))?,
+            reaped => reaped.map_err(|error| error.outcome_is(Outcome::NotApplied))?,
         }
     }
     Ok(Some(members))

@@ -6,10 +6,9 @@ use tokio_postgres::types::Type;
 use tooz_core::{CoordinatorUrl, Error, ErrorKind, MemberId, Moment, Options, Result};
 
 use crate::config::Config;
-use crate::connection::{Connection, Parameter, Purpose};
+use crate::connection::{Connection, Parameter};
 use crate::errors::get;
-use crate::keys::Keys;
-use crate::schema::quoted;
+use crate::keys::{Keys, quoted};
 
 /// A connection of its own to what coordinators of a URL use. Its role must see the sessions of
 /// theirs: the same role does, and a member of `pg_monitor`.
@@ -23,12 +22,11 @@ impl Inspector {
     /// Connects. It needs a Tokio runtime.
     ///
     /// # Errors
-    /// As of [`Coordinator::start`](tooz_core::Coordinator::start).
+    /// Same errors as [`Coordinator::start`](tooz_core::Coordinator::start).
     pub async fn connect(url: &str) -> Result<Self> {
         let url: CoordinatorUrl = url.parse()?;
         let config = Config::read(&url, Options::of(&url))?;
-        let purpose = Purpose::Session;
-        let (connection, _) = Connection::open(&config, "tooz-inspector", purpose).await?;
+        let (connection, _) = Connection::open(&config, "tooz-inspector", None).await?;
         Ok(Self { connection, keys: config.keys })
     }
 

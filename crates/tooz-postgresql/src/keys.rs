@@ -21,6 +21,14 @@ pub(crate) enum Key {
     Python(u8, u8),
 }
 
+/// What is acquired: a lock or a term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LockKeys {
+    pub(crate) key: Key,
+    /// The group, if it is its leadership.
+    pub(crate) term_in: Option<GroupId>,
+}
+
 /// How lock names become keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
@@ -44,18 +52,20 @@ impl Keys {
         &self.schema
     }
 
-    pub(crate) fn lock(&self, name: &LockName) -> Key {
-        match self.layout {
+    pub(crate) fn lock(&self, name: &LockName) -> LockKeys {
+        let key = match self.layout {
             Layout::Wide => Key::Wide(self.hash("lock", name.as_bytes())),
             Layout::Python => {
                 let digest = Md5::digest(name.as_bytes());
                 Key::Python(digest[0], digest[1])
             }
-        }
+        };
+        LockKeys { key, term_in: None }
     }
 
-    pub(crate) fn term(&self, group: &GroupId) -> Key {
-        Key::Wide(self.hash("leader", group.as_bytes()))
+    pub(crate) fn term(&self, group: &GroupId) -> LockKeys {
+        let key = Key::Wide(self.hash("leader", group.as_bytes()));
+        LockKeys { key, term_in: Some(group.clone()) }
     }
 
     /// What a connection holds as long as it lives.
@@ -63,7 +73,7 @@ impl Keys {
         self.hash("connection", id.as_bytes())
     }
 
-    /// Who creates the tables holds it.
+    /// Whoever creates the tables holds it.
     pub(crate) fn creation(&self) -> i64 {
         self.hash("schema", b"")
     }
@@ -156,6 +166,11 @@ impl fmt::Display for Key {
     }
 }
 
+/// A name as an identifier.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 pub(crate) fn check_group(group: &GroupId) -> Result<()> {
     check(group.as_bytes(), "group")
 }
@@ -187,27 +202,27 @@ mod tests {
     #[test]
     fn python_keys_are_the_original_ones() {
         let keys = Keys::new("tooz", Layout::Python);
-        let foo = keys.lock(&"foo".into());
+        let foo = keys.lock(&"foo".into()).key;
         assert_eq!(foo, Key::Python(172, 189));
-        assert_eq!(keys.lock(&"lock-18755".into()), foo, "which is why it is no default");
+        assert_eq!(keys.lock(&"lock-18755".into()).key, foo, "which is why it is no default");
         assert_eq!(foo.try_lock(Mode::Exclusive), "pg_try_advisory_lock(172, 189)");
-        assert!(matches!(keys.term(&"foo".into()), Key::Wide(_)));
+        assert!(matches!(keys.term(&"foo".into()).key, Key::Wide(_)));
     }
 
     #[test]
     fn names_kinds_and_schemas_are_apart() {
         let (one, two) = (Keys::new("a", Layout::Wide), Keys::new("b", Layout::Wide));
         let all = [
-            one.lock(&"x".into()),
-            two.lock(&"x".into()),
-            one.lock(&"y".into()),
-            one.term(&"x".into()),
+            one.lock(&"x".into()).key,
+            two.lock(&"x".into()).key,
+            one.lock(&"y".into()).key,
+            one.term(&"x".into()).key,
         ];
         for (index, key) in all.iter().enumerate() {
             assert!(!all[..index].contains(key));
         }
         // It must not change: processes of several versions work together.
-        assert_eq!(Keys::new("tooz", Layout::Wide).lock(&"foo".into()), Key::Wide(FOO));
+        assert_eq!(Keys::new("tooz", Layout::Wide).lock(&"foo".into()).key, Key::Wide(FOO));
     }
 
     const FOO: i64 = 3_580_148_503_269_494_630;

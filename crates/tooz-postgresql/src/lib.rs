@@ -6,47 +6,47 @@
 //!
 //! `docs/drivers/postgresql.md` has the options, the guarantees, the costs and the layout.
 
-mod breaking;
+// A holder is asked to release, for the server lets nobody else free its lock.
+mod break_lock;
+// What is told by NOTIFY, and who listens for it.
+mod channel;
+mod client;
 mod config;
 mod connection;
+// A socket, TLS and the log-in, of which a connection is made.
 mod connector;
+// The option lock_delay, for locks and terms alike.
 mod delay;
+// Poolers, which can make every lock worthless.
+mod deployment;
 mod driver;
 mod election;
 mod errors;
-mod extras;
 mod group;
 mod heartbeat;
+mod hold;
+#[doc(hidden)]
 pub mod inspect;
 mod keys;
-mod listeners;
+// To the server, all acquisitions on one connection are the same one: they are kept apart here.
+mod local;
 mod lock;
-mod memberships;
-mod names;
-mod pooler;
-mod rows;
+mod pool;
+// The tables: their creation, their version, and since when the server grants.
 mod schema;
 mod session;
-mod settle;
-mod tables;
+mod state;
 mod tls;
 mod watch;
 
 pub use schema::SCHEMA;
-use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};
+use tooz_core::{DriverEntry, Features, RunsOn};
 
 /// The driver, for [`Registry::with`](tooz_core::Registry::with).
 pub const DRIVER: DriverEntry = DriverEntry {
     name: "postgresql",
     schemes: &["postgresql", "postgres"],
-    characteristics: Characteristics::of(&[
-        Characteristic::DistributedAcrossThreads,
-        Characteristic::DistributedAcrossProcesses,
-        Characteristic::DistributedAcrossHosts,
-        Characteristic::Linearizable,
-        Characteristic::Sequential,
-        Characteristic::Causal,
-    ]),
+    characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
     runs_on: RunsOn::Engine,
     open: driver::open,

@@ -4,102 +4,63 @@
 //! connection of its own, which blocks in the server's queue and then holds what it was given until
 //! the release. It is never moved to the main connection: between the two, somebody could take it.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::types::Type;
 use tooz_core::{
-    Acquisition, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, Locks, Loss, Mode,
-    Moment, OperationId, Outcome, Release, Result, Waiting, async_trait,
+    Acquisition, Error, FencingToken, GroupId, Hold, Lease, LockName, Locks, Loss, Moment,
+    OperationId, Outcome, Result, async_trait,
 };
 use tracing::debug;
 
 use crate::connection::{Connection, Parameter};
-use crate::delay;
-use crate::errors::{get, is_locked_out, odd_answer, timed_out};
-use crate::keys::Key;
-use crate::names::{InUse, OnMain};
-use crate::pooler;
-use crate::rows::Rows;
-use crate::session::{Life, PostgresSession};
+use crate::errors::{get, is_locked_out, timed_out};
+use crate::hold::PostgresHold;
+use crate::keys::LockKeys;
+use crate::local::{InUse, OnMain};
+use crate::state::{Grant, State};
+use crate::{break_lock, delay, deployment};
+
+/// The locks of a session.
+#[derive(Debug)]
+pub(crate) struct PostgresLocks(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Locks for PostgresSession {
+impl Locks for PostgresLocks {
     async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
-        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
-        let (key, term_in) = (self.0.keys().lock(&target), None);
-        acquire(&self.0, Attempt { id, key, term_in, mode, waiting }).await
+        let keys = self.0.keys().lock(&acquisition.target);
+        self.acquire_keys(acquisition.with_target(keys)).await
     }
 
     async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        crate::breaking::take_away(&self.0, self.0.keys().lock(name)).await
-    }
-}
-
-/// One acquisition.
-#[derive(Clone)]
-pub(crate) struct Attempt {
-    pub(crate) id: OperationId,
-    pub(crate) key: Key,
-    pub(crate) mode: Mode,
-    pub(crate) waiting: Waiting,
-    /// The group, if it is its leadership.
-    pub(crate) term_in: Option<GroupId>,
-}
-
-/// The session that a hold lives in.
-#[derive(Clone, Debug)]
-enum Place {
-    Main,
-    Extra(Arc<Connection>),
-}
-
-/// One round trip if it is free; if not, the wait and one more.
-pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option<Arc<dyn Hold>>> {
-    let _attempt = life.attempts();
-    if !life.may_grant(&attempt.waiting).await {
-        return Ok(None);
-    }
-    // Somebody may want to break it. Once for each session.
-    life.listen().await?;
-    let name = life.names.using(attempt.key);
-    let hold = match attempt.on_main(life, &name).await? {
-        Some(granted) => Some(granted),
-        None if attempt.waiting.is_over() => None,
-        None => attempt.in_queue(life, &name).await?,
-    };
-    let Some((token, lease, place)) = hold else { return Ok(None) };
-    let hold = Arc::new(PostgresHold {
-        life: life.clone(),
-        attempt,
-        token,
-        lease,
-        place,
-        name,
-        given: tokio::sync::Mutex::default(),
-        asked: AtomicBool::new(false),
-    });
-    life.add_hold(&hold);
-    match hold.outlasts_the_delay().await {
-        Ok(true) => Ok(Some(hold)),
-        Ok(false) => {
-            hold.undo().await;
-            Ok(None)
+        let state = &self.0;
+        let key = state.keys().lock(name).key;
+        state.listen().await?;
+        let holders = break_lock::holders(state, key).await?;
+        if holders.is_empty() {
+            return Ok(false);
         }
-        Err(error) => {
-            hold.undo().await;
-            Err(error)
+        let id = OperationId::random().to_string();
+        let answers: Vec<_> = holders
+            .iter()
+            .map(|holder| state.channel.listener(break_lock::answer(&id, *holder)))
+            .collect();
+        for holder in &holders {
+            let request = format!("{}{} {id} {holder}", break_lock::BREAK, key.id());
+            state.channel.send(&state.client.main, &request).await?;
         }
+        let end = Moment::now() + break_lock::ANSWER;
+        for (holder, answer) in holders.into_iter().zip(answers) {
+            break_lock::outlast(state, key, holder, answer, end).await?;
+        }
+        Ok(true)
     }
 }
 
-/// The question whether a connection still leads to the same session.
-pub(crate) const WHO: &str = "SELECT pg_backend_pid()";
-
-/// How long a statement may take to end before it is asked to once more.
+/// How long a statement may take to end before it is cancelled once more.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// The lock itself failed.
@@ -111,164 +72,169 @@ const LEAD: &str = "WITH led AS (INSERT INTO tooz_leader (group_id, member_id, h
                         token = excluded.token RETURNING 1) \
                     SELECT pg_notify($5, $6), set_config('lock_timeout', $7, false) FROM led";
 
-/// What was granted.
-type Granted = (FencingToken, Lease, Place);
+/// What was granted, and the connection that holds nothing else, if it is not the main one.
+type Granted = (FencingToken, Lease, Option<Arc<Connection>>);
 
-impl Attempt {
+/// The token, if the lock was granted. The statement goes on when nobody waits for the answer.
+type Answer = JoinHandle<Result<Option<FencingToken>>>;
+
+impl PostgresLocks {
+    /// One round trip if it is free; if not, the wait and one more.
+    pub(crate) async fn acquire_keys(
+        &self,
+        acquisition: Acquisition<LockKeys>,
+    ) -> Result<Option<Arc<dyn Hold>>> {
+        let state = &self.0;
+        let _underway = state.in_flight.begin();
+        if !state.may_grant(&acquisition.wait).await {
+            return Ok(None);
+        }
+        // Somebody may want to break it. Once for each session.
+        state.listen().await?;
+        let local = state.local.using(acquisition.target.key);
+        let granted = match self.take_on_main(&acquisition, &local).await? {
+            Some(granted) => Some(granted),
+            None if acquisition.wait.is_over() => None,
+            None => self.take_in_queue(&acquisition, &local).await?,
+        };
+        let Some((token, lease, own)) = granted else { return Ok(None) };
+        let Acquisition { id, target: keys, mode, wait, .. } = acquisition;
+        let grant = Arc::new(Grant {
+            id,
+            keys,
+            mode,
+            token,
+            lease,
+            own,
+            local,
+            released: tokio::sync::Mutex::default(),
+            release_sent: false.into(),
+        });
+        state.grants.insert(id, grant.clone());
+        let hold = PostgresHold { state: state.clone(), grant };
+        if !state.config.lock_delay.is_zero() {
+            let outlasts = async {
+                let connection = hold.connection();
+                let LockKeys { key, term_in } = &hold.grant.keys;
+                let outlasts = delay::outlast(state, connection, *key, token, &wait).await?;
+                if let Some(group) = term_in.as_ref().filter(|_| outlasts) {
+                    self.lead(connection, group, token).await?;
+                }
+                Ok(outlasts)
+            };
+            match outlasts.await {
+                Ok(true) => {}
+                refused => {
+                    hold.cancel().await;
+                    return refused.map(|_| None);
+                }
+            }
+        }
+        Ok(Some(Arc::new(hold)))
+    }
+
     /// Takes what is free.
-    async fn on_main(&self, life: &Arc<Life>, name: &InUse) -> Result<Option<Granted>> {
-        let mut on_main = name.on_main.lock().await;
+    async fn take_on_main(
+        &self,
+        acquisition: &Acquisition<LockKeys>,
+        local: &InUse,
+    ) -> Result<Option<Granted>> {
+        let state = &self.0;
+        let mut on_main = local.on_main.lock().await;
         // Nobody passes those who wait here already; what waits at the server, the server sees to.
-        let passes = name.has_waiters() && !self.waiting.is_over();
-        if passes || !on_main.admits(self.mode) {
+        let passes = !local.waiting.is_none() && !acquisition.wait.is_over();
+        if passes || !on_main.admits(acquisition.mode) {
             return Ok(None);
         }
         let sent = Moment::now();
-        let mut asking = self.ask(life.clone(), None, self.key.try_lock(self.mode));
-        match tokio::time::timeout(life.config.response_timeout, &mut asking).await {
+        let LockKeys { key, .. } = acquisition.target;
+        let unlock = format!("SELECT {}", key.unlock(acquisition.mode));
+        let mut answer = self.ask(&acquisition.target, None, key.try_lock(acquisition.mode));
+        match tokio::time::timeout(state.config.response_timeout, &mut answer).await {
             Ok(answer) => {
-                let answer = answer.unwrap_or_else(|_| Err(odd_answer()));
+                let answer = answer.unwrap_or_else(|_| Err(Error::unexpected_answer()));
                 if let Err(error) = &answer {
-                    self.undo(life, *on_main, error).await;
+                    cancel_failed(state, *on_main, error, &unlock).await;
                 }
                 let Some(token) = answer? else { return Ok(None) };
-                on_main.add(self.mode);
-                life.proven(sent);
-                Ok(Some((token, life.lease.child(), Place::Main)))
+                on_main.add(acquisition.mode);
+                state.proven(sent);
+                Ok(Some((token, state.lease.child(), None)))
             }
             Err(_) => {
-                // It may be granted yet, and is given back then.
-                on_main.add(self.mode);
-                tokio::spawn(self.clone().withdraw(life.clone(), asking));
+                // It may be granted yet, and is released then.
+                on_main.add(acquisition.mode);
+                let (state, local) = (state.clone(), state.local.using(key));
+                tokio::spawn(async move { cancel_late(&state, &local, answer, &unlock).await });
                 Err(timed_out().outcome_is(Outcome::NotApplied))
             }
         }
     }
 
-    async fn withdraw(self, life: Arc<Life>, asking: JoinHandle<Result<Option<FencingToken>>>) {
-        let name = life.names.using(self.key);
-        let answer = asking.await;
-        let mut on_main = name.on_main.lock().await;
-        on_main.remove();
-        match answer {
-            Ok(Ok(Some(_))) => self.unlock_or_end(&life).await,
-            Ok(Err(error)) => self.undo(&life, *on_main, &error).await,
-            _ => {}
-        }
-    }
-
-    /// A statement that failed may have taken the lock before, which stays with the session.
-    async fn undo(&self, life: &Life, on_main: OnMain, error: &Error) {
-        match error.context("sqlstate") {
-            None | Some(NO_ROOM_FOR_LOCKS) => {}
-            // It is nobody else's here, and to give up what is not held does nothing.
-            Some(_) if is_locked_out(error) && on_main == OnMain::Nothing => {
-                self.unlock_or_end(life).await;
-            }
-            Some(_) => life.lease.lose(Loss::SessionEnded),
-        }
-    }
-
-    async fn unlock_or_end(&self, life: &Life) {
-        if let Err(error) = life.main.ask(&self.unlock(), &[]).await {
-            debug!(%error, "what is left of an acquisition ends with the session");
-            life.lease.lose(Loss::SessionEnded);
-        }
-    }
-
-    /// Stands in the queue, first in that of the coordinator, then in the server's.
-    async fn in_queue(&self, life: &Arc<Life>, name: &InUse) -> Result<Option<Granted>> {
-        let _waits = name.waits();
+    /// Waits in the queue, first in that of the coordinator, then in the server's.
+    async fn take_in_queue(
+        &self,
+        acquisition: &Acquisition<LockKeys>,
+        local: &InUse,
+    ) -> Result<Option<Granted>> {
+        let state = &self.0;
+        let _waits = local.waiting.begin();
         let ready = async {
             // It is never closed.
-            let turn = name.turns.acquire().await.ok();
-            let extra = life.extras.take(&life.main).await?;
-            Ok::<_, Error>((turn, extra))
+            let turn = local.turns.acquire().await.ok();
+            let own = state.pool.take(&state.client).await?;
+            Ok::<_, Error>((turn, own))
         };
-        let (_turn, extra) = tokio::select! {
+        let (_turn, own) = tokio::select! {
             ready = ready => ready?,
-            () = self.waiting.over() => return Ok(None),
+            () = acquisition.wait.over() => return Ok(None),
         };
-        let mut asking = self.ask(life.clone(), Some(extra.clone()), self.key.lock(self.mode));
+        let keys = &acquisition.target;
+        let mut answer = self.ask(keys, Some(own.clone()), keys.key.lock(acquisition.mode));
         let answer = tokio::select! {
-            answer = &mut asking => answer,
-            () = self.waiting.over() => match self.give_up(life, &extra, asking).await {
-                // Granted all the same.
-                Some(answer) => Ok(Ok(Some(answer))),
+            answer = &mut answer => answer,
+            () = acquisition.wait.over() => match cancel_wait(state, &own, answer).await {
+                // Granted before the cancel came.
+                Some(token) => Ok(Ok(Some(token))),
                 None => return Ok(None),
             },
         };
-        let Some(token) = answer.unwrap_or_else(|_| Err(odd_answer()))? else {
-            return Err(odd_answer());
+        let Some(token) = answer.unwrap_or_else(|_| Err(Error::unexpected_answer()))? else {
+            return Err(Error::unexpected_answer());
         };
-        // Nobody knows how long the answer was under way. While it was, the server's patience with
-        // a silent session ran.
+        // Nobody knows how long the answer was under way, and all the while the server's time limit
+        // for a silent session ran.
         let sent = Moment::now();
-        match self.term_beside(life) {
+        match term_beside(state, keys) {
             // It waits for tables next, which are not waited for as long.
-            None if !life.config.lock_delay.is_zero() => extra.wait_briefly(&life.config).await?,
-            None => drop(extra.beat(WHO).await?),
-            Some(group) => self.lead(life, &extra, group, token).await?,
+            None if !state.config.lock_delay.is_zero() => own.wait_briefly(&state.config).await?,
+            None => drop(own.process_now().await?),
+            Some(group) => self.lead(&own, group, token).await?,
         }
-        let lease = Lease::timed(life.config.timeout, sent);
-        lease.stands_with(extra.probe());
-        let (ends, lost) = (extra.clone(), lease.clone());
+        let lease = state.lease.timed_child(state.config.timeout, sent);
+        lease.stands_with(own.probe());
+        let (ends, lost) = (own.clone(), lease.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = ends.ended() => lost.lose(Loss::SessionEnded),
                 _ = lost.lost() => {}
             }
         });
-        Ok(Some((token, lease, Place::Extra(extra))))
+        Ok(Some((token, lease, Some(own))))
     }
 
-    /// Takes a waiter out of the queue; the token if it was granted before. The connection is not
-    /// used again: what was cancelled and what was granted cannot always be told apart.
-    async fn give_up(
-        &self,
-        life: &Life,
-        extra: &Connection,
-        mut asking: JoinHandle<Result<Option<FencingToken>>>,
-    ) -> Option<FencingToken> {
-        let parameters: [Parameter<'_>; 1] = [(&extra.process, Type::INT4)];
-        let limit = life.config.response_timeout;
-        let end = Moment::now() + limit;
-        // Again and again: the server forgets to end what has not reached it yet.
-        while !end.has_passed() {
-            let cancelled = life.main.ask("SELECT pg_cancel_backend($1)", &parameters).await;
-            if let Err(error) = &cancelled {
-                debug!(%error, "a waiting session is left to notice that we are gone");
-                break;
-            }
-            match tokio::time::timeout(AGAIN, &mut asking).await {
-                Ok(Ok(Ok(token))) => return token,
-                Ok(_) => break,
-                Err(_) => {}
-            }
-        }
-        asking.abort();
-        extra.close();
-        // It holds nothing any more once it has ended.
-        drop(tokio::time::timeout(limit, extra.ended()).await);
-        None
-    }
-
-    /// The statement that takes it, by a task: it goes on when nobody waits for it.
-    fn ask(
-        &self,
-        life: Arc<Life>,
-        extra: Option<Arc<Connection>>,
-        lock: String,
-    ) -> JoinHandle<Result<Option<FencingToken>>> {
+    /// The statement that takes it: on its own connection in the queue, on the main one otherwise.
+    fn ask(&self, keys: &LockKeys, own: Option<Arc<Connection>>, lock: String) -> Answer {
+        let state = self.0.clone();
         // Whoever waits in the queue locks no table meanwhile.
-        let group = self.term_beside(&life).filter(|_| extra.is_none()).cloned();
+        let group = term_beside(&state, keys).filter(|_| own.is_none()).cloned();
         tokio::spawn(async move {
-            let connection = extra.as_deref().unwrap_or(&life.main);
+            let connection = own.as_deref().unwrap_or(&state.client.main);
             let (process, key) = (connection.process, connection.key);
-            let on_main = extra.is_none();
-            let in_lane = on_main && (group.is_some() || life.tokens_are_locked());
+            let on_main = own.is_none();
+            let in_lane = on_main && (group.is_some() || state.tokens_locked.load(Relaxed));
             let _lane = if in_lane { connection.lane().await } else { None };
-            // In this order: the token of who comes later is higher.
+            // In this order: the token of a later acquisition is higher.
             let take = format!(
                 "CASE WHEN pg_backend_pid() = $1 AND {lock}::text IN ('', 'true') \
                  THEN nextval('tooz_token') END"
@@ -278,7 +244,8 @@ impl Attempt {
                     let sql = format!("SELECT pg_backend_pid(), {take}");
                     let rows = connection.wait_for(&sql, &[(&process, Type::INT4)]).await;
                     if on_main {
-                        life.set_tokens_locked(rows.as_ref().is_err_and(is_locked_out));
+                        let locked = rows.as_ref().is_err_and(is_locked_out);
+                        state.tokens_locked.store(locked, Relaxed);
                     }
                     rows?
                 }
@@ -292,11 +259,11 @@ impl Attempt {
                          told AS (SELECT pg_notify($5, $6) FROM led) \
                          SELECT pg_backend_pid(), token, (SELECT count(*) FROM told) FROM won"
                     );
-                    let (channel, change) = (life.keys().channel(), life.keys().change(group));
+                    let (channel, change) = (state.keys().channel(), state.keys().change(group));
                     let parameters: [Parameter<'_>; 6] = [
                         (&process, Type::INT4),
                         (&group.as_bytes(), Type::BYTEA),
-                        (&life.member.as_bytes(), Type::BYTEA),
+                        (&state.member.as_bytes(), Type::BYTEA),
                         (&key, Type::INT8),
                         (&channel, Type::TEXT),
                         (&change, Type::TEXT),
@@ -304,35 +271,25 @@ impl Attempt {
                     connection.wait_for(&sql, &parameters).await?
                 }
             };
-            let row = rows.first().ok_or_else(odd_answer)?;
+            let row = rows.first().ok_or_else(Error::unexpected_answer)?;
             if get::<i32>(row, 0)? != process {
-                life.lease.lose(Loss::SessionEnded);
-                return Err(pooler::refusal());
+                state.lease.lose(Loss::SessionEnded);
+                return Err(deployment::refusal());
             }
             let token = get::<Option<i64>>(row, 1)?;
             Ok(token.map(|token| FencingToken(token.unsigned_abs())))
         })
     }
 
-    /// The group whose leader is written as soon as it is granted; not if there may be a delay.
-    fn term_beside(&self, life: &Life) -> Option<&GroupId> {
-        self.term_in.as_ref().filter(|_| life.config.lock_delay.is_zero())
-    }
-
     /// Writes who leads.
-    async fn lead(
-        &self,
-        life: &Life,
-        holder: &Connection,
-        group: &GroupId,
-        token: FencingToken,
-    ) -> Result<()> {
+    async fn lead(&self, holder: &Connection, group: &GroupId, token: FencingToken) -> Result<()> {
+        let state = &self.0;
         // A release is not to wait for the table.
-        let briefly = format!("{}ms", life.config.lock_timeout().as_millis().max(1));
-        let (channel, change) = (life.keys().channel(), life.keys().change(group));
+        let briefly = format!("{}ms", state.config.lock_timeout().as_millis().max(1));
+        let (channel, change) = (state.keys().channel(), state.keys().change(group));
         let parameters: [Parameter<'_>; 7] = [
             (&group.as_bytes(), Type::BYTEA),
-            (&life.member.as_bytes(), Type::BYTEA),
+            (&state.member.as_bytes(), Type::BYTEA),
             (&holder.key, Type::INT8),
             (&token.0.cast_signed(), Type::INT8),
             (&channel, Type::TEXT),
@@ -341,181 +298,65 @@ impl Attempt {
         ];
         holder.one(LEAD, &parameters).await.map(drop)
     }
+}
 
-    fn unlock(&self) -> String {
-        format!("SELECT {}", self.key.unlock(self.mode))
+/// The group whose leader is written as soon as it is granted; not if there may be a delay.
+fn term_beside<'a>(state: &State, keys: &'a LockKeys) -> Option<&'a GroupId> {
+    keys.term_in.as_ref().filter(|_| state.config.lock_delay.is_zero())
+}
+
+/// Releases what is granted after its acquisition ended for want of an answer.
+async fn cancel_late(state: &State, local: &InUse, answer: Answer, unlock: &str) {
+    let answer = answer.await;
+    let mut on_main = local.on_main.lock().await;
+    on_main.remove();
+    match answer {
+        Ok(Ok(Some(_))) => unlock_or_end(state, unlock).await,
+        Ok(Err(error)) => cancel_failed(state, *on_main, &error, unlock).await,
+        _ => {}
     }
 }
 
-/// A lock or a term that is ours.
-pub(crate) struct PostgresHold {
-    life: Arc<Life>,
-    attempt: Attempt,
-    token: FencingToken,
-    lease: Lease,
-    place: Place,
-    name: InUse,
-    /// Whether it was given back. Locked while that is done.
-    given: tokio::sync::Mutex<bool>,
-    /// Whether the server was asked to take it back, and may have done so.
-    asked: AtomicBool,
-}
-
-impl PostgresHold {
-    pub(crate) fn id(&self) -> OperationId {
-        self.attempt.id
-    }
-
-    pub(crate) fn key(&self) -> Key {
-        self.attempt.key
-    }
-
-    fn connection(&self) -> &Connection {
-        match &self.place {
-            Place::Main => &self.life.main,
-            Place::Extra(connection) => connection,
+/// A statement that failed may have taken the lock before, which stays with the session.
+async fn cancel_failed(state: &State, on_main: OnMain, error: &Error, unlock: &str) {
+    match error.context("sqlstate") {
+        None | Some(NO_ROOM_FOR_LOCKS) => {}
+        // Nobody else here has it, and to unlock what is not held does nothing.
+        Some(_) if is_locked_out(error) && on_main == OnMain::Nothing => {
+            unlock_or_end(state, unlock).await;
         }
-    }
-
-    /// The server's process that holds it.
-    pub(crate) fn process(&self) -> i32 {
-        self.connection().process
-    }
-
-    /// The connection that is to be renewed for it alone.
-    pub(crate) fn extra(&self) -> Option<&Arc<Connection>> {
-        match &self.place {
-            Place::Main => None,
-            Place::Extra(connection) => Some(connection),
-        }
-    }
-
-    /// Ends it with its connection, at the end of the session.
-    pub(crate) fn abandon(&self) {
-        self.connection().close();
-    }
-
-    /// Whether it is granted: it is not if the waiting is over before the delay that the end of
-    /// an earlier holder has left.
-    async fn outlasts_the_delay(&self) -> Result<bool> {
-        if self.life.config.lock_delay.is_zero() {
-            return Ok(true);
-        }
-        let connection = self.connection();
-        if !delay::outlast(&self.life, connection, self.key(), self.token, &self.attempt.waiting)
-            .await?
-        {
-            return Ok(false);
-        }
-        if let Some(group) = &self.attempt.term_in {
-            self.attempt.lead(&self.life, connection, group, self.token).await?;
-        }
-        Ok(true)
-    }
-
-    /// Gives back what nobody was told of.
-    async fn undo(&self) {
-        self.lease.lose(Loss::GivenUp);
-        if let Err(error) = self.release().await {
-            debug!(%error, "what is left of an acquisition ends with its session");
-            match &self.place {
-                Place::Main => self.life.lease.lose(Loss::SessionEnded),
-                Place::Extra(connection) => connection.close(),
-            }
-        }
-    }
-
-    /// Whether it was ours.
-    async fn unlock(&self) -> Result<bool> {
-        let again = self.asked.swap(true, Relaxed);
-        let (key, mode, connection) = (self.attempt.key, self.attempt.mode, self.connection());
-        let row = match self.rows() {
-            None => connection.one(&self.attempt.unlock(), &[]).await?,
-            Some(rows) => match rows.remove(&self.life, connection, &key.unlock(mode)).await {
-                // The lock must not wait for the table.
-                Err(error) if is_locked_out(&error) => {
-                    tokio::spawn(rows.remove_later(self.life.clone()));
-                    connection.one(&self.attempt.unlock(), &[]).await?
-                }
-                row => row?,
-            },
-        };
-        // What a repeated request finds undone was done by the first.
-        Ok(get::<bool>(&row, 0)? || again)
-    }
-
-    /// What the tables say of it, if anything.
-    fn rows(&self) -> Option<Rows> {
-        let term_in = self.attempt.term_in.clone();
-        let says = term_in.is_some() || !self.life.config.lock_delay.is_zero();
-        says.then_some(Rows { term_in, token: self.token })
+        Some(_) => state.lease.lose(Loss::SessionEnded),
     }
 }
 
-#[async_trait]
-impl Hold for PostgresHold {
-    fn token(&self) -> FencingToken {
-        self.token
-    }
-
-    fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    async fn verify(&self) -> Result<bool> {
-        let mode = match self.attempt.mode {
-            Mode::Exclusive => "ExclusiveLock",
-            Mode::Shared => "ShareLock",
-        };
-        let sql = format!(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE {} AND pid = pg_backend_pid() \
-             AND mode = '{mode}') AND pg_backend_pid() = $1",
-            self.attempt.key.in_pg_locks()
-        );
-        let process = self.process();
-        let rows = self.connection().read(&sql, &[(&process, Type::INT4)]).await?;
-        get(rows.first().ok_or_else(odd_answer)?, 0)
-    }
-
-    async fn release(&self) -> Result<Release> {
-        let mut given = self.given.lock().await;
-        if *given {
-            return Ok(Release::WasLost);
-        }
-        let released = match &self.place {
-            Place::Main => {
-                let mut on_main = self.name.on_main.lock().await;
-                let released = self.unlock().await?;
-                on_main.remove();
-                released
-            }
-            Place::Extra(connection) => match self.unlock().await {
-                Ok(released) => {
-                    // One with rows waits for nothing any more, so it is of no use to a waiter.
-                    if self.rows().is_none() {
-                        self.life.extras.give_back(connection.clone());
-                    } else {
-                        connection.close();
-                    }
-                    released
-                }
-                // It was lost with its own session.
-                Err(error) if error.kind() == ErrorKind::SessionLost => false,
-                Err(error) => return Err(error),
-            },
-        };
-        *given = true;
-        self.life.remove_hold(self.id());
-        Ok(if released { Release::Released } else { Release::WasLost })
+async fn unlock_or_end(state: &State, unlock: &str) {
+    if let Err(error) = state.client.main.ask(unlock, &[]).await {
+        debug!(%error, "what is left of an acquisition ends with the session");
+        state.lease.lose(Loss::SessionEnded);
     }
 }
 
-impl fmt::Debug for PostgresHold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresHold")
-            .field("id", &self.attempt.id)
-            .field("token", &self.token)
-            .field("lease", &self.lease)
-            .finish_non_exhaustive()
+/// Takes a waiter out of the queue; the token if it was granted before. The connection is not used
+/// again: what was cancelled and what was granted cannot always be told apart.
+async fn cancel_wait(state: &State, own: &Connection, mut answer: Answer) -> Option<FencingToken> {
+    let limit = state.config.response_timeout;
+    let end = Moment::now() + limit;
+    // Again and again: the server forgets to end what has not reached it yet.
+    while !end.has_passed() {
+        let cancel = "SELECT pg_cancel_backend($1)";
+        if let Err(error) = state.client.main.ask(cancel, &[(&own.process, Type::INT4)]).await {
+            debug!(%error, "a waiting session is left to notice that we are gone");
+            break;
+        }
+        match tokio::time::timeout(AGAIN, &mut answer).await {
+            Ok(Ok(Ok(token))) => return token,
+            Ok(_) => break,
+            Err(_) => {}
+        }
     }
+    answer.abort();
+    own.close();
+    // It holds nothing once it has ended.
+    drop(tokio::time::timeout(limit, own.ended()).await);
+    None
 }

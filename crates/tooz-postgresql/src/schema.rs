@@ -6,7 +6,8 @@ use tooz_core::{Error, ErrorKind, Moment, Result};
 
 use crate::config::Config;
 use crate::connection::Connection;
-use crate::errors::{get, odd_answer};
+use crate::errors::get;
+use crate::keys::quoted;
 
 /// The SQL that makes what the driver needs, for an administrator where its role may not.
 pub const SCHEMA: &str = include_str!("schema.sql");
@@ -18,7 +19,7 @@ const UNDEFINED_TABLE: &str = "42P01";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// What the tables say.
-struct State {
+struct Found {
     version: i32,
     has_holds: bool,
     /// How long the server has granted without a break, if somebody may have held something before.
@@ -28,14 +29,14 @@ struct State {
 /// Sees to it that the tables are there, and that they are ours to use; before when nothing may be
 /// granted.
 pub(crate) async fn ensure(connection: &Connection, config: &Config) -> Result<Option<Moment>> {
-    let mut state = state(connection).await?;
-    let lacks_holds = |state: &State| !config.lock_delay.is_zero() && !state.has_holds;
-    if state.as_ref().is_none_or(lacks_holds) {
+    let mut found = find(connection).await?;
+    let lacks_holds = |found: &Found| !config.lock_delay.is_zero() && !found.has_holds;
+    if found.as_ref().is_none_or(lacks_holds) {
         create(connection, config).await?;
-        state = self::state(connection).await?;
+        found = find(connection).await?;
     }
-    let state = state.ok_or_else(odd_answer)?;
-    let version = state.version;
+    let found = found.ok_or_else(Error::unexpected_answer)?;
+    let version = found.version;
     if version != VERSION {
         return Err(Error::new(
             ErrorKind::Backend,
@@ -46,7 +47,7 @@ pub(crate) async fn ensure(connection: &Connection, config: &Config) -> Result<O
         )
         .with("schema", config.keys.schema()));
     }
-    let uptime = state.may_have_forgotten.map(|seconds| {
+    let uptime = found.may_have_forgotten.map(|seconds| {
         // A clock that was set back must not shorten it.
         Duration::try_from_secs_f64(seconds).unwrap_or_default()
     });
@@ -57,7 +58,7 @@ pub(crate) async fn ensure(connection: &Connection, config: &Config) -> Result<O
 /// any of its processes, and with the standby that became the primary; only the first shows in the
 /// server's start. The writer of the log starts anew each time, but not every role may see it; the
 /// statistics are empty after a crash.
-const STATE: &str = "SELECT version, has_sequence_privilege('tooz_token', 'USAGE') \
+const FIND: &str = "SELECT version, has_sequence_privilege('tooz_token', 'USAGE') \
                        AND has_table_privilege('tooz_group', 'SELECT, INSERT, UPDATE, DELETE') \
                        AND has_table_privilege('tooz_member', 'SELECT, INSERT, UPDATE, DELETE') \
                        AND has_table_privilege('tooz_leader', 'SELECT, INSERT, UPDATE, DELETE') \
@@ -73,10 +74,10 @@ const STATE: &str = "SELECT version, has_sequence_privilege('tooz_token', 'USAGE
                                WHERE backend_type = 'walwriter')) began";
 
 /// `None` if there are none.
-async fn state(connection: &Connection) -> Result<Option<State>> {
-    match connection.ask(STATE, &[]).await {
+async fn find(connection: &Connection) -> Result<Option<Found>> {
+    match connection.ask(FIND, &[]).await {
         Ok(rows) => match rows.first() {
-            Some(row) if get(row, 1)? => Ok(Some(State {
+            Some(row) if get(row, 1)? => Ok(Some(Found {
                 version: get(row, 0)?,
                 has_holds: get(row, 2)?,
                 may_have_forgotten: get(row, 3)?,
@@ -119,17 +120,12 @@ fn forbidden(what: &str) -> Error {
     )
 }
 
-/// A name as an identifier.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_database_of_any_encoding_can_have_the_tables() {
-        assert!(SCHEMA.is_ascii() && STATE.is_ascii());
+        assert!(SCHEMA.is_ascii() && FIND.is_ascii());
     }
 }

@@ -28,7 +28,7 @@ CREATE SEQUENCE IF NOT EXISTS tooz_token;
 
 CREATE TABLE IF NOT EXISTS tooz_group (
     id         bytea PRIMARY KEY,
-    -- The operation that created it, for who lost the answer.
+    -- The operation that created it, for whoever lost the answer.
     operation  bytea NOT NULL
 );
 
@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS tooz_leader (
     token     bigint NOT NULL
 );
 
--- What is held, with the option `lock_delay`: giving it back removes the row, so that the row of a
+-- What is held, with the option `lock_delay`: a release removes the row, so that the row of a
 -- session that has ended tells of a holder that may not know yet.
 CREATE TABLE IF NOT EXISTS tooz_hold (
     token   bigint PRIMARY KEY,

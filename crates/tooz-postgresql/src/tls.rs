@@ -17,13 +17,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tooz_core::{Error, Options, Result, ensure_crypto_provider};
 
-use crate::connector::Socket;
-
 /// How much of TLS is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SslMode {
     Disable,
-    /// If the server has it. Against who listens, not against who stands between.
+    /// If the server has it. It protects from those who listen, not from one that stands between.
     Prefer,
     Require,
     /// By an authority that we trust, for whatever name.
@@ -151,7 +149,7 @@ fn chain(
     verifier.map(Some).map_err(|e| Error::invalid("sslrootcert is of no use").caused_by(e))
 }
 
-/// Looks at a server's certificate as the mode asks for.
+/// Checks a server's certificate as far as the mode asks for.
 #[derive(Debug)]
 struct Verifier {
     mode: SslMode,
@@ -212,12 +210,15 @@ pub(crate) struct Handshake {
     pub(crate) to: Option<(ServerName<'static>, Arc<ClientConfig>)>,
 }
 
-impl TlsConnect<Socket> for Handshake {
-    type Stream = Encrypted;
+impl<S> TlsConnect<S> for Handshake
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Stream = Encrypted<S>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted<S>>> + Send>>;
 
-    fn connect(self, socket: Socket) -> Self::Future {
+    fn connect(self, socket: S) -> Self::Future {
         Box::pin(async move {
             let (name, config) =
                 self.to.ok_or_else(|| io::Error::other("TLS over a Unix socket"))?;
@@ -228,15 +229,15 @@ impl TlsConnect<Socket> for Handshake {
 }
 
 /// An encrypted connection.
-pub(crate) struct Encrypted(tokio_rustls::client::TlsStream<Socket>);
+pub(crate) struct Encrypted<S>(tokio_rustls::client::TlsStream<S>);
 
-impl TlsStream for Encrypted {
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Encrypted<S> {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }
 }
 
-impl AsyncRead for Encrypted {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Encrypted<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -246,7 +247,7 @@ impl AsyncRead for Encrypted {
     }
 }
 
-impl AsyncWrite for Encrypted {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Encrypted<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
-use tooz_core::{GroupId, Moment, Result};
+use tooz_core::{Error, GroupId, Moment, Result};
 
-use crate::connection::Parameter;
-use crate::errors::{get, is_locked_out, odd_answer};
-use crate::listeners::Listener;
-use crate::session::Life;
-use crate::tables;
+use crate::channel::Listener;
+use crate::errors::{get, is_locked_out};
+use crate::state::State;
 
 /// How often a watched group is looked at for members that died, which tell nobody.
 const LOOK: Duration = Duration::from_millis(500);
@@ -22,25 +19,25 @@ const DEAD: &str = "SELECT EXISTS (SELECT FROM tooz_member WHERE group_id = $1 A
                         AND pg_try_advisory_xact_lock_shared(holder))";
 
 /// Removes what is left of the dead, and tells everybody.
-const BURY: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND session <> $2 \
+const REAP: &str = "WITH gone AS (DELETE FROM tooz_member WHERE group_id = $1 AND session <> $2 \
                         AND pg_try_advisory_xact_lock_shared(session) RETURNING 1), \
                     fallen AS (DELETE FROM tooz_leader WHERE group_id = $1 AND holder <> $2 \
                         AND pg_try_advisory_xact_lock_shared(holder) RETURNING 1) \
-                    SELECT pg_notify($3, $4) \
+                    SELECT count(pg_notify($3, $4)) \
                     WHERE (SELECT count(*) FROM gone) + (SELECT count(*) FROM fallen) > 0";
 
-/// Wakes whenever something may have changed.
+/// Wakes its owner whenever something may have changed.
 pub(crate) struct Watch {
-    life: Arc<Life>,
+    state: Arc<State>,
     group: GroupId,
     listener: Listener,
 }
 
 impl Watch {
-    pub(crate) async fn open(life: &Arc<Life>, group: &GroupId) -> Result<Self> {
-        let listener = life.listeners.listen(life.keys().change(group));
-        life.listen().await?;
-        Ok(Self { life: life.clone(), group: group.clone(), listener })
+    pub(crate) async fn open(state: &Arc<State>, group: &GroupId) -> Result<Self> {
+        let listener = state.channel.listener(state.keys().change(group));
+        state.listen().await?;
+        Ok(Self { state: state.clone(), group: group.clone(), listener })
     }
 
     /// What changes from here on wakes [`changed`](Self::changed).
@@ -60,13 +57,11 @@ impl Watch {
                 () = self.listener.heard() => return Ok(()),
                 () = look.wait() => {}
             }
-            let parameters: [Parameter<'_>; 2] =
-                [(&self.group.as_bytes(), Type::BYTEA), (&self.life.main.key, Type::INT8)];
             let looked = async {
-                let rows = tables::read(&self.life, DEAD, &parameters).await?;
-                if get(rows.first().ok_or_else(odd_answer)?, 0)? {
+                let rows = self.state.read_group(DEAD, &self.group, &[]).await?;
+                if get(rows.first().ok_or_else(Error::unexpected_answer)?, 0)? {
                     // Told to ourselves as well.
-                    bury(&self.life, &self.group).await?;
+                    reap(&self.state, &self.group).await?;
                 }
                 Ok(())
             };
@@ -79,13 +74,6 @@ impl Watch {
 }
 
 /// Removes dead members and a dead leader.
-pub(crate) async fn bury(life: &Life, group: &GroupId) -> Result<()> {
-    let (channel, change) = (life.keys().channel(), life.keys().change(group));
-    let parameters: [Parameter<'_>; 4] = [
-        (&group.as_bytes(), Type::BYTEA),
-        (&life.main.key, Type::INT8),
-        (&channel, Type::TEXT),
-        (&change, Type::TEXT),
-    ];
-    tables::ask(life, BURY, &parameters).await.map(drop)
+pub(crate) async fn reap(state: &State, group: &GroupId) -> Result<()> {
+    state.change_group(REAP, group, &[]).await.map(drop)
 }

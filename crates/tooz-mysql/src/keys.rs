@@ -1,7 +1,7 @@
-//! The names that things have at the server, and how values are written in SQL.
+//! The names that things have at the server, and how values and conditions are written in SQL.
 
 use sha2::{Digest as _, Sha256};
-use tooz_core::{Error, GroupId, LockName, MemberId, OperationId, Result};
+use tooz_core::{Error, GroupId, LockName, MemberId, Mode, OperationId, Result};
 
 /// What an index of the server takes with room to spare.
 const LONGEST_ID: usize = 1_000;
@@ -26,7 +26,7 @@ pub(crate) enum Layout {
 
 /// A namespace: the beginning of its tables' names.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub(crate) struct Keys {
     namespace: String,
     database: String,
     layout: Layout,
@@ -34,9 +34,9 @@ pub(crate) struct Names {
 
 /// Something that is acquired: a named lock, which is also the key of its row.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Prize(Vec<u8>);
+pub(crate) struct LockKeys(Vec<u8>);
 
-impl Names {
+impl Keys {
     pub(crate) fn new(database: &str, namespace: &str, layout: Layout) -> Self {
         Self { namespace: namespace.to_owned(), database: database.to_owned(), layout }
     }
@@ -50,7 +50,7 @@ impl Names {
         format!("`{}_{name}`", self.namespace)
     }
 
-    pub(crate) fn lock(&self, name: &LockName) -> Result<Prize> {
+    pub(crate) fn lock(&self, name: &LockName) -> Result<LockKeys> {
         let bytes = name.as_bytes();
         let shared = self.namespace == DEFAULT_NAMESPACE;
         match self.layout {
@@ -61,17 +61,17 @@ impl Names {
                 "a lock's name has at most {LONGEST_NAME} bytes with layout=python, not {}",
                 bytes.len()
             ))),
-            Layout::Python => Ok(Prize(bytes.to_vec())),
-            Layout::Safe if shared && is_plain(bytes) => Ok(Prize(bytes.to_vec())),
+            Layout::Python => Ok(LockKeys(bytes.to_vec())),
+            Layout::Safe if shared && is_plain(bytes) => Ok(LockKeys(bytes.to_vec())),
             Layout::Safe => Ok(self.digest("l", bytes)),
         }
     }
 
-    pub(crate) fn term(&self, group: &GroupId) -> Prize {
+    pub(crate) fn term(&self, group: &GroupId) -> LockKeys {
         self.digest("e", group.as_bytes())
     }
 
-    fn digest(&self, kind: &str, name: &[u8]) -> Prize {
+    fn digest(&self, kind: &str, name: &[u8]) -> LockKeys {
         let mut hash = Sha256::new();
         // Only the last part may hold a zero byte, so that no two of these are the same text.
         for part in [&self.database, &self.namespace, kind] {
@@ -80,7 +80,7 @@ impl Names {
         }
         hash.update(name);
         let digest = &hash.finalize()[..20];
-        Prize(format!("{PREFIX}{kind}.{}", hexadecimal(digest)).into_bytes())
+        LockKeys(format!("{PREFIX}{kind}.{}", hexadecimal(digest)).into_bytes())
     }
 }
 
@@ -91,7 +91,7 @@ fn is_plain(name: &[u8]) -> bool {
     name.len() <= LONGEST_NAME && name.iter().all(plain) && !name.starts_with(PREFIX.as_bytes())
 }
 
-impl Prize {
+impl LockKeys {
     /// What is the same for all names that a server might take for one lock.
     pub(crate) fn folded(&self) -> Self {
         match std::str::from_utf8(&self.0) {
@@ -104,20 +104,32 @@ impl Prize {
     pub(crate) fn sql(&self) -> String {
         literal(&self.0)
     }
+
+    /// The named lock that a holder holds, as a value in SQL.
+    pub(crate) fn held(&self, mode: Mode, id: OperationId) -> String {
+        match mode {
+            Mode::Exclusive => self.sql(),
+            Mode::Shared => reader(id.as_bytes()),
+        }
+    }
+
+    /// In SQL: whether the connection that is asked holds it.
+    pub(crate) fn is_held(&self, mode: Mode, id: OperationId) -> String {
+        let name = self.held(mode, id);
+        format!("SELECT CAST(IS_USED_LOCK({name})<=>CONNECTION_ID() AS SIGNED)")
+    }
 }
+
+/// The server's time in milliseconds.
+pub(crate) const NOW: &str = "CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS UNSIGNED)";
 
 /// What a connection holds as long as it lives.
 pub(crate) fn marker(id: OperationId) -> String {
     format!("'{PREFIX}s.{id}'")
 }
 
-/// What a shared holder holds.
-pub(crate) fn reader(id: OperationId) -> String {
-    format!("'{PREFIX}r.{id}'")
-}
-
-/// The same, of the bytes in a row.
-pub(crate) fn reader_of(operation: &[u8]) -> String {
+/// What a shared holder holds, by the bytes of its operation.
+pub(crate) fn reader(operation: &[u8]) -> String {
     format!("'{PREFIX}r.{}'", hexadecimal(operation))
 }
 
@@ -157,8 +169,8 @@ fn check(id: &[u8], what: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn safe(namespace: &str) -> Names {
-        Names::new("db", namespace, Layout::Safe)
+    fn safe(namespace: &str) -> Keys {
+        Keys::new("db", namespace, Layout::Safe)
     }
 
     #[test]
@@ -170,12 +182,12 @@ mod tests {
 
     #[test]
     fn what_a_server_might_confuse_is_a_digest() {
-        let names = safe("tooz");
+        let keys = safe("tooz");
         let long = "x".repeat(65);
         let odd = ["Foo", "FOO", "f oo", "foo ", "é", "tooz.s.1", "f\0o", &long];
         let mut seen = Vec::new();
         for name in odd {
-            let Prize(bytes) = names.lock(&name.into()).unwrap();
+            let LockKeys(bytes) = keys.lock(&name.into()).unwrap();
             assert!(bytes.starts_with(b"tooz.l.") && bytes.len() == 47, "{name}");
             assert!(!seen.contains(&bytes), "{name}");
             seen.push(bytes);
@@ -187,11 +199,11 @@ mod tests {
         let all = [
             safe("a").lock(&"x".into()).unwrap(),
             safe("b").lock(&"x".into()).unwrap(),
-            Names::new("other", "a", Layout::Safe).lock(&"x".into()).unwrap(),
+            Keys::new("other", "a", Layout::Safe).lock(&"x".into()).unwrap(),
             safe("a").term(&"x".into()),
         ];
-        for (index, prize) in all.iter().enumerate() {
-            assert!(!all[..index].contains(prize));
+        for (index, key) in all.iter().enumerate() {
+            assert!(!all[..index].contains(key));
         }
         // It must not change: processes of several versions work together.
         assert_eq!(all[0].0, b"tooz.l.48d09911ab22d6f2b5850771af44db24536accfb");
@@ -199,13 +211,13 @@ mod tests {
 
     #[test]
     fn the_original_layout_takes_every_name_as_it_is() {
-        let names = Names::new("db", "tooz", Layout::Python);
-        assert_eq!(names.lock(&"f oo".into()).unwrap().0, b"f oo");
-        let [one, other] = ["Foo", "fOO"].map(|name| names.lock(&name.into()).unwrap());
+        let keys = Keys::new("db", "tooz", Layout::Python);
+        assert_eq!(keys.lock(&"f oo".into()).unwrap().0, b"f oo");
+        let [one, other] = ["Foo", "fOO"].map(|name| keys.lock(&name.into()).unwrap());
         assert_eq!(one.0, b"Foo");
         assert_eq!(one.folded(), other.folded(), "one lock on MySQL");
-        assert!(names.lock(&"x".repeat(65)[..].into()).is_err());
-        assert!(Names::new("db", "other", Layout::Python).lock(&"x".into()).is_err());
+        assert!(keys.lock(&"x".repeat(65)[..].into()).is_err());
+        assert!(Keys::new("db", "other", Layout::Python).lock(&"x".into()).is_err());
     }
 
     #[test]

@@ -6,14 +6,12 @@
 use tooz_core::{Error, ErrorKind, Result};
 
 use crate::connection::Connection;
-use crate::errors::get;
-use crate::lock::WHO;
 
 /// How often a pooler is looked for that did not answer in time.
 const LOOKS: usize = 3;
 
 /// Refuses such a pooler. Both connections are as they were opened.
-pub(crate) async fn refuse(connection: &Connection, other: &Connection) -> Result<()> {
+pub(crate) async fn refuse_pooler(connection: &Connection, other: &Connection) -> Result<()> {
     // Two clients share a session as long as they take turns with it.
     if connection.process == other.process {
         return Err(refusal());
@@ -23,7 +21,7 @@ pub(crate) async fn refuse(connection: &Connection, other: &Connection) -> Resul
         match stays(connection, other).await {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(refusal()),
-            // Who is slow is no pooler for that, nor is it none.
+            // A slow server is no pooler for that, and no proof that there is none.
             Err(error) if error.kind() == ErrorKind::TimedOut => unanswered = Some(error),
             Err(error) => return Err(error),
         }
@@ -53,7 +51,7 @@ async fn stays(connection: &Connection, other: &Connection) -> Result<bool> {
 async fn look(connection: &Connection, other: &Connection) -> Result<bool> {
     let mut stays = true;
     for asked in [connection, connection, connection, other] {
-        stays &= get::<i32>(&asked.one(WHO, &[]).await?, 0)? == asked.process;
+        stays &= asked.process_now().await? == asked.process;
     }
     Ok(stays)
 }

@@ -1,37 +1,37 @@
-//! The names that the coordinator has to do with, from its own side.
+//! The locks that the coordinator has to do with, from its own side.
 //!
 //! A session of the server may take a lock again that it has: to the server, all acquisitions on
-//! one connection are the same one. So what the main connection holds is known here.
+//! one connection are the same one. So what the main connection holds is known here, and who of the
+//! coordinator waits.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 use tooz_core::Mode;
+use tooz_core::kit::{InFlight, locked};
 
 use crate::keys::Key;
 
-/// Every name that is held or asked for.
+/// Every lock that is held or asked for.
 #[derive(Debug)]
-pub(crate) struct Names {
-    names: Mutex<HashMap<Key, Arc<Name>>>,
-    /// How many waiters for one name may stand in the server's queue.
+pub(crate) struct LocalLocks {
+    locks: Mutex<HashMap<Key, Arc<LocalLock>>>,
+    /// How many waiters for one lock may stand in the server's queue.
     waiters: usize,
 }
 
-/// One name.
 #[derive(Debug)]
-pub(crate) struct Name {
+pub(crate) struct LocalLock {
     /// What the main connection holds. Locked while that is changed at the server.
     pub(crate) on_main: tokio::sync::Mutex<OnMain>,
     /// Who may stand in the server's queue, in order of arrival.
     pub(crate) turns: Semaphore,
-    /// How many wait, here and at the server.
-    waiting: AtomicUsize,
+    /// Those who wait, here and at the server.
+    pub(crate) waiting: InFlight,
 }
 
-/// What the main connection holds of a name.
+/// What the main connection holds of a lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum OnMain {
     #[default]
@@ -41,52 +41,29 @@ pub(crate) enum OnMain {
     Shared(usize),
 }
 
-/// A name while somebody has to do with it.
+/// A lock while somebody has to do with it.
 #[derive(Debug)]
 pub(crate) struct InUse {
-    names: Arc<Names>,
+    locks: Arc<LocalLocks>,
     key: Key,
-    name: Arc<Name>,
+    lock: Arc<LocalLock>,
 }
 
-impl Names {
+impl LocalLocks {
     pub(crate) fn new(waiters: usize) -> Self {
-        Self { names: Mutex::default(), waiters }
+        Self { locks: Mutex::default(), waiters }
     }
 
     pub(crate) fn using(self: &Arc<Self>, key: Key) -> InUse {
         let new = || {
-            Arc::new(Name {
+            Arc::new(LocalLock {
                 on_main: tokio::sync::Mutex::default(),
                 turns: Semaphore::new(self.waiters),
-                waiting: AtomicUsize::new(0),
+                waiting: InFlight::default(),
             })
         };
-        let name = self.lock().entry(key).or_insert_with(new).clone();
-        InUse { names: self.clone(), key, name }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Name>>> {
-        // Nothing panics while it is locked, so it is whole even if poisoned.
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Name {
-    pub(crate) fn has_waiters(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
-    }
-
-    /// One more that waits, until the returned value is dropped.
-    pub(crate) fn waits(&self) -> impl Drop + '_ {
-        struct Waits<'a>(&'a AtomicUsize);
-        impl Drop for Waits<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Relaxed);
-            }
-        }
-        self.waiting.fetch_add(1, Relaxed);
-        Waits(&self.waiting)
+        let lock = locked(&self.locks).entry(key).or_insert_with(new).clone();
+        InUse { locks: self.clone(), key, lock }
     }
 }
 
@@ -116,19 +93,19 @@ impl OnMain {
 }
 
 impl std::ops::Deref for InUse {
-    type Target = Name;
+    type Target = LocalLock;
 
-    fn deref(&self) -> &Name {
-        &self.name
+    fn deref(&self) -> &LocalLock {
+        &self.lock
     }
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        let mut names = self.names.lock();
+        let mut locks = locked(&self.locks.locks);
         // The map's and ours.
-        if Arc::strong_count(&self.name) <= 2 {
-            names.remove(&self.key);
+        if Arc::strong_count(&self.lock) <= 2 {
+            locks.remove(&self.key);
         }
     }
 }
@@ -138,18 +115,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_known_as_long_as_somebody_has_to_do_with_it() {
-        let names = Arc::new(Names::new(2));
-        let one = names.using(Key::Wide(1));
-        let two = names.using(Key::Wide(1));
-        let waits = one.waits();
-        assert!(two.has_waiters() && two.turns.available_permits() == 2);
+    fn a_lock_is_known_as_long_as_somebody_has_to_do_with_it() {
+        let locks = Arc::new(LocalLocks::new(2));
+        let one = locks.using(Key::Wide(1));
+        let two = locks.using(Key::Wide(1));
+        let waits = one.waiting.begin();
+        assert!(!two.waiting.is_none() && two.turns.available_permits() == 2);
         drop(waits);
-        assert!(!two.has_waiters());
+        assert!(two.waiting.is_none());
         drop(one);
-        assert_eq!(names.lock().len(), 1);
+        assert_eq!(locked(&locks.locks).len(), 1);
         drop(two);
-        assert!(names.lock().is_empty());
+        assert!(locked(&locks.locks).is_empty());
     }
 
     #[test]
