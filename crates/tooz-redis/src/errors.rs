@@ -117,8 +117,3 @@ fn refusal(error: &RedisError) -> Option<&'static str> {
     let text = error.is_io_error().then(|| error.to_string())?;
     REFUSALS.into_iter().find(|why| text.contains(why))
 }
-
-/// An answer that no script of ours gives.
-pub(crate) fn odd_answer() -> Error {
-    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
-}
