@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use tooz_core::kit::{Current, Reconnecting};
-use tooz_core::{Error, Moment, Outcome, Result};
+use tooz_core::{Moment, Outcome, Result};
 
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::errors;
-use crate::wire::{Change, Item, Reply, Request};
+use crate::wire::{self, Change, Item, Reply, Request};
 
 /// The way to the server that a session's requests take.
 #[derive(Debug)]
@@ -74,8 +74,7 @@ impl Client {
         &self,
         requests: [Request; N],
     ) -> Result<[Reply; N]> {
-        let (replies, _) = self.call(&requests).await?;
-        replies.try_into().map_err(|_| Error::unexpected_answer())
+        wire::each(self.call(&requests).await?.0)
     }
 
     /// The item that a request is about.

@@ -101,11 +101,9 @@ async fn log_in(stream: &mut Box<dyn Stream>, login: &Login) -> Result<()> {
 }
 
 async fn has_meta(connection: &Connection) -> Result<bool> {
-    match connection.call(&[Request::Meta]).await?.pop() {
-        Some(Reply::Meta(meta)) => Ok(meta),
-        other => {
-            Err(other.and_then(|reply| reply.error()).unwrap_or_else(Error::unexpected_answer))
-        }
+    match connection.call_each([Request::Meta]).await? {
+        [Reply::Meta(meta)] => Ok(meta),
+        [other] => Err(other.error().unwrap_or_else(Error::unexpected_answer)),
     }
 }
 
@@ -197,6 +195,14 @@ impl Connection {
             true => broken(),
             false => broken().outcome_is(Outcome::Unknown),
         })
+    }
+
+    /// The same, for a number of requests that is known.
+    pub(crate) async fn call_each<const N: usize>(
+        &self,
+        requests: [Request; N],
+    ) -> Result<[Reply; N]> {
+        wire::each(self.call(&requests).await?)
     }
 
     /// Ends it, with all that is still asked on it.

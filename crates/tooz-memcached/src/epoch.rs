@@ -34,12 +34,11 @@ impl Epoch {
     }
 
     /// What the server says to [`begin`](Self::begin).
-    pub(crate) fn begun(mut replies: Vec<Reply>) -> Result<Self> {
-        if let Some(error) = replies.iter().find_map(Reply::error) {
-            return Err(error);
+    pub(crate) fn begun([stored, item]: [Reply; 2]) -> Result<Self> {
+        match stored.error() {
+            Some(error) => Err(error),
+            None => Self::read(&item.item()?.ok_or_else(Error::unexpected_answer)?),
         }
-        let item = replies.pop().ok_or_else(Error::unexpected_answer)?.item()?;
-        Self::read(&item.ok_or_else(Error::unexpected_answer)?)
     }
 
     pub(crate) fn read(item: &Item) -> Result<Self> {

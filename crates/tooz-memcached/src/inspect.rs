@@ -154,11 +154,10 @@ impl Inspector {
     // ---- Looking.
 
     async fn ask(&self, request: Request) -> Result<Reply> {
-        let requests = [request];
-        let answer = self.connection.call(&requests);
+        let answer = self.connection.call_each([request]);
         let answer = tokio::time::timeout(self.config.connect_timeout, answer).await;
-        let mut replies = answer.unwrap_or_else(|_| Err(errors::no_answer()))?;
-        replies.pop().ok_or_else(Error::unexpected_answer)
+        let [reply] = answer.unwrap_or_else(|_| Err(errors::no_answer()))?;
+        Ok(reply)
     }
 
     /// Everything in the namespace that has not expired.

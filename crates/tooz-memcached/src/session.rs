@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tooz_core::kit::{InFlight, Table, goodbye, locked};
 use tooz_core::{
-    Characteristics, Elections, Error, Groups, Hold as _, Lease, Locks, Loss, MemberId, Moment,
+    Characteristics, Elections, Groups, Hold as _, Lease, Locks, Loss, MemberId, Moment,
     OperationId, Result, RetryPolicy, Session, async_trait,
 };
 use tracing::debug;
@@ -20,7 +20,7 @@ use crate::group::{self, MemcachedGroups};
 use crate::hold::MemcachedHold;
 use crate::lock::MemcachedLocks;
 use crate::state::{State, sign_of_life};
-use crate::wire::{How, Item, RAW, Reply, Request, Seconds};
+use crate::wire::{How, Item, RAW, Request, Seconds};
 use crate::{deployment, errors, heartbeat, local};
 
 /// A session: as long as its item is renewed, over any number of connections.
@@ -40,7 +40,8 @@ impl MemcachedSession {
         let connection = connection::open(&config).await?;
         let opening = tokio::time::timeout(config.connect_timeout, async {
             let closed_until = deployment::look_at(&connection, &config).await?;
-            let epoch = Epoch::begun(connection.call(&Epoch::begin(&config.keys, None)?).await?)?;
+            let epoch = connection.call_each(Epoch::begin(&config.keys, None)?).await?;
+            let epoch = Epoch::begun(epoch)?;
             let sent = Moment::now();
             let ttl = Seconds::at_least(config.membership_timeout);
             let value = member.as_bytes().to_vec();
@@ -50,12 +51,11 @@ impl MemcachedSession {
                 sign_of_life(&config, &member_key, &id),
                 Request::get(&session),
             ];
-            let mut replies = connection.call(&first).await?;
-            if let Some(error) = replies.iter().find_map(Reply::error) {
+            let [stored, alive, item] = connection.call_each(first).await?;
+            if let Some(error) = stored.error().or_else(|| alive.error()) {
                 return Err(error);
             }
-            let item = replies.pop().ok_or_else(Error::unexpected_answer)?.item()?;
-            if item.is_some_and(|item| item.cas == 0) {
+            if item.item()?.is_some_and(|item| item.cas == 0) {
                 return Err(deployment::without_cas());
             }
             Ok((closed_until, epoch, sent))
@@ -143,11 +143,10 @@ async fn reconnect(state: &State) -> Option<Connection> {
 
 async fn connect_again(state: &State) -> Result<Option<Connection>> {
     let connection = connection::open(&state.config).await?;
-    let ask = [Request::get(&state.keys().epoch())];
-    let answer = tokio::time::timeout(state.config.response_timeout, connection.call(&ask));
-    let mut replies = answer.await.unwrap_or_else(|_| Err(errors::no_answer()))?;
-    let item = replies.pop().ok_or_else(Error::unexpected_answer)?.item()?;
-    let epoch = item.as_ref().map(Epoch::read).transpose()?;
+    let answer = connection.call_each([Request::get(&state.keys().epoch())]);
+    let answer = tokio::time::timeout(state.config.response_timeout, answer).await;
+    let [item] = answer.unwrap_or_else(|_| Err(errors::no_answer()))?;
+    let epoch = item.item()?.as_ref().map(Epoch::read).transpose()?;
     Ok((epoch.as_ref() == Some(&*locked(&state.epoch))).then_some(connection))
 }
 

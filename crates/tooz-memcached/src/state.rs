@@ -102,7 +102,7 @@ impl State {
             Some(item) => Epoch::read(&item)?,
             None => {
                 let begin = Epoch::begin(self.keys(), Some(&locked(&self.epoch)))?;
-                Epoch::begun(self.client.call(&begin).await?.0)?
+                Epoch::begun(self.client.call_each(begin).await?)?
             }
         };
         locked(&self.epoch).clone_from(&epoch);

@@ -115,6 +115,11 @@ pub(crate) enum Reply {
     Failed(String),
 }
 
+/// The replies to so many requests.
+pub(crate) fn each<const N: usize>(replies: Vec<Reply>) -> Result<[Reply; N]> {
+    replies.try_into().map_err(|_| Error::unexpected_answer())
+}
+
 impl Reply {
     pub(crate) fn item(self) -> Result<Option<Item>> {
         match self {

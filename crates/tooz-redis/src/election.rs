@@ -10,7 +10,7 @@ use tooz_core::{
 
 use crate::keys;
 use crate::lock;
-use crate::scripts::Script;
+use crate::scripts::{self, Script};
 use crate::state::State;
 use crate::watch::Watch;
 
@@ -69,11 +69,7 @@ async fn ask(state: &State, group: &GroupId) -> Result<Leader> {
     let [Value::Int(exists), Value::BulkString(value), Value::Int(ttl)] = &parts[..] else {
         return Err(Error::unexpected_answer());
     };
-    Ok(Leader {
-        group_exists: *exists == 1,
-        member: member_in(value),
-        ttl: u64::try_from(*ttl).ok().map(Duration::from_millis),
-    })
+    Ok(Leader { group_exists: *exists == 1, member: member_in(value), ttl: scripts::ttl(*ttl) })
 }
 
 /// The member in OPERATION:NUMBER:SESSION:MEMBER.

@@ -12,7 +12,7 @@ use tooz_core::{
 
 use crate::client::Answer;
 use crate::keys;
-use crate::scripts::{Script, flag};
+use crate::scripts::{self, Script, flag};
 use crate::state::{Membership, State};
 use crate::watch::Watch;
 
@@ -246,29 +246,29 @@ async fn read(
     let [Value::BulkString(found), Value::Int(milliseconds), records @ ..] = &parts[..] else {
         return Err(Error::unexpected_answer());
     };
-    let members = records.chunks(3).map(|record| match record {
-        [Value::BulkString(id), Value::BulkString(capabilities), Value::BulkString(ours)] => {
-            let capabilities = Capabilities::from_msgpack(&capabilities[..]);
-            Ok(with_record(Member::new(&id[..], capabilities), ours))
-        }
-        _ => Err(Error::unexpected_answer()),
-    });
-    let members = if found == digest { None } else { Some(members.collect::<Result<Vec<_>>>()?) };
-    let members = members.map(|mut members| {
+    let members = if found == digest {
+        None
+    } else {
+        let mut members = records.chunks(3).map(member_in).collect::<Result<Vec<_>>>()?;
         members.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        members
-    });
-    let ttl = u64::try_from(*milliseconds).ok().map(Duration::from_millis);
-    Ok(Some(Members { digest: found.clone(), ttl, members }))
+        Some(members)
+    };
+    Ok(Some(Members { digest: found.clone(), ttl: scripts::ttl(*milliseconds), members }))
 }
 
-/// Adds what SESSION:OPERATION:INCARNATION:JOINED:UPDATED says, if it is there.
-fn with_record(mut member: Member, record: &[u8]) -> Member {
+/// The member in `[id, capabilities, record]`, where the record of one of ours says
+/// SESSION:OPERATION:INCARNATION:JOINED:UPDATED.
+fn member_in(parts: &[Value]) -> Result<Member> {
+    let [Value::BulkString(id), Value::BulkString(capabilities), Value::BulkString(record)] = parts
+    else {
+        return Err(Error::unexpected_answer());
+    };
+    let mut member = Member::new(&id[..], Capabilities::from_msgpack(&capabilities[..]));
     let record = std::str::from_utf8(record).unwrap_or_default();
     let mut numbers = record.split(':').skip(2).map_while(|number| number.parse::<u64>().ok());
     let time = |ms: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
     member.incarnation = numbers.next().unwrap_or(0);
     member.joined_at = numbers.next().map(time);
     member.updated_at = numbers.next().map(time);
-    member
+    Ok(member)
 }

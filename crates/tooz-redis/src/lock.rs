@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tooz_core::kit::cancel_until_gone;
@@ -205,7 +204,7 @@ impl Answer {
             ] => Ok(Self::Queued(QueueEntry {
                 score: score.clone(),
                 before: u32::try_from(*before).unwrap_or(0),
-                ttl: u64::try_from(*ttl).ok().map(Duration::from_millis),
+                ttl: scripts::ttl(*ttl),
                 is_ours: *ours == 1,
             })),
             _ => Err(Error::unexpected_answer()),

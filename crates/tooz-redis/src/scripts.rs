@@ -84,10 +84,15 @@ pub(crate) fn load() -> redis::Pipeline {
     pipeline
 }
 
-// ---- How arguments are written.
+// ---- How values are written.
 
 pub(crate) fn milliseconds(time: Duration) -> String {
     time.as_millis().to_string()
+}
+
+/// A time to live as scripts answer with it; `None` if for ever.
+pub(crate) fn ttl(milliseconds: i64) -> Option<Duration> {
+    u64::try_from(milliseconds).ok().map(Duration::from_millis)
 }
 
 pub(crate) fn flag(is_so: bool) -> &'static [u8] {
