@@ -14,17 +14,12 @@ use crate::wire::{self, Change, Item, Reply, Request};
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,
-    connections: Reconnecting<Connection>,
+    pub(crate) connections: Reconnecting<Connection>,
 }
 
 impl Client {
     pub(crate) fn new(config: Arc<Config>, connection: Connection) -> Self {
         Self { config, connections: Reconnecting::new(connection) }
-    }
-
-    /// There is a connection again.
-    pub(crate) fn resume(&self, connection: Connection) {
-        self.connections.resume(connection);
     }
 
     /// No connection follows.

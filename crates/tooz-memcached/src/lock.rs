@@ -137,8 +137,13 @@ impl Contender {
                 continue;
             }
             take = if in_turn { Take::InTurn } else { Take::No };
-            if !free && began.elapsed() > PATIENCE && self.has_reaped(&seen).await {
-                continue;
+            if !free && began.elapsed() > PATIENCE {
+                match self.reap(&seen).await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    // The next look shows it as well.
+                    Err(error) => debug!(%error, "it is not known which shared holders live"),
+                }
             }
             if self.must_queue(&seen) {
                 entries.push(self.operation().to_owned());
@@ -192,15 +197,7 @@ impl Contender {
         pause * 3 / 4 + random_part(pause / 4)
     }
 
-    /// Removes shared holders whose sessions are gone; whether there were any. A failure is shown by
-    /// the next look as well.
-    async fn has_reaped(&self, seen: &Seen) -> bool {
-        self.reap(seen).await.unwrap_or_else(|error| {
-            debug!(%error, "it is not known which shared holders live");
-            false
-        })
-    }
-
+    /// Removes shared holders whose sessions are gone; whether there were any.
     async fn reap(&self, seen: &Seen) -> Result<bool> {
         let (Some(item), Some(held @ Value::Shared(owners))) = (&seen.item, &seen.value) else {
             return Ok(false);

@@ -115,7 +115,7 @@ async fn run(state: Arc<State>, closed: CancellationToken) {
             drop(state.session_lost());
             return;
         };
-        state.client.resume(connection);
+        state.client.connections.resume(connection);
         debug!(member = %state.member, "connected again");
         // The renewal is the proof of what is still ours.
         let state = state.clone();
