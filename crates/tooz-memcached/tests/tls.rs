@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use server::{Server, asked_for, build};
-use tooz_core::{ErrorKind, Release, Result};
+use tooz_core::{ErrorKind, Result};
 
 /// Two authorities, and a certificate for `127.0.0.1` by the first. The server, which runs as
 /// somebody else, must be able to read them.
@@ -78,7 +78,6 @@ async fn files_that_were_replaced_count_from_the_next_connection_on() -> Result<
     assert_eq!(error.kind(), ErrorKind::Connection, "{error:?}");
     std::fs::copy(folder.path("right.pem"), &ours).unwrap();
     coordinator.start().await?;
-    let guard = coordinator.lock("l")?.acquire().await?;
-    assert_eq!(guard.release().await?, Release::Released);
+    coordinator.lock("l")?.acquire().await?.release().await?;
     coordinator.stop().await
 }
