@@ -1,12 +1,29 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Options, RestartGrace, Result, Secret};
+#[cfg(feature = "tls")]
+use tooz_core::kit::{PemFiles, PemOptions};
+use tooz_core::{
+    Characteristic, Characteristics, CoordinatorUrl, Error, Options, RestartGrace, Result, Secret,
+};
 
 use crate::keys::Keys;
 use crate::wire::LONGEST_TIME;
 
 const PORT: u16 = 11211;
+
+/// What the backend ensures in general.
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+    Characteristic::DistributedAcrossHosts,
+    Characteristic::Causal,
+]);
+
+/// As the original's client has them.
+#[cfg(feature = "tls")]
+const PEM_OPTIONS: PemOptions =
+    PemOptions { authorities: "ca_cert", certificate: "ssl_cert", key: "ssl_key", one_file: true };
 
 /// The bounds of the time that a connection may take: a TLS handshake must fit.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -23,8 +40,9 @@ pub(crate) struct Config {
     /// How many hosts were named beyond the first, which are not used.
     pub(crate) unused_hosts: usize,
     pub(crate) login: Option<Login>,
+    /// The certificates, where TLS is spoken.
     #[cfg(feature = "tls")]
-    pub(crate) tls: Option<crate::tls::Tls>,
+    pub(crate) tls: Option<PemFiles>,
     pub(crate) protocol: Protocol,
     pub(crate) keys: Keys,
     /// The time to live of a member, and so of a session.
@@ -93,7 +111,7 @@ impl Config {
             return Err(Error::invalid("the URL has a path; see the option namespace"));
         }
         #[cfg(feature = "tls")]
-        let tls = crate::tls::Tls::read(&mut options)?;
+        let tls = tls(&mut options)?;
         #[cfg(not(feature = "tls"))]
         no_tls(&mut options)?;
         // One connection carries everything, and all that rustls speaks is safe.
@@ -134,6 +152,29 @@ impl Config {
 
 fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// What the options say; `None` without `use_ssl`.
+#[cfg(feature = "tls")]
+fn tls(options: &mut Options) -> Result<Option<PemFiles>> {
+    let is_wanted = options.flag("use_ssl", false)?;
+    let files = PemFiles::from_options(options, PEM_OPTIONS)?;
+    if options.secret("ssl_key_password").is_some() {
+        return Err(Error::invalid(
+            "ssl_key_password is not supported; store the key without encryption",
+        ));
+    }
+    if !options.flag("ssl_check_hostname", true)? {
+        return Err(Error::invalid(
+            "ssl_check_hostname=no is not supported; use a name of the certificate",
+        ));
+    }
+    if !is_wanted {
+        return Ok(None);
+    }
+    // What is wrong with the files is told at once.
+    files.client_config()?;
+    Ok(Some(files))
 }
 
 #[cfg(not(feature = "tls"))]

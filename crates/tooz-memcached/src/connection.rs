@@ -1,14 +1,22 @@
 //! One connection: requests go out as they come, and answers come back in their order.
 //!
-//! Nobody who asks is needed for the answers to be read, so a dropped or late caller never leaves an
+//! The answers are read whether or not their callers still wait, so a dropped or late caller never leaves an
 //! answer for the next one.
 
 use std::io;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 
+#[cfg(feature = "tls")]
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+#[cfg(feature = "tls")]
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
+#[cfg(feature = "tls")]
+use tooz_core::kit::PemFiles;
 use tooz_core::{Error, Outcome, Result};
 
 use crate::config::{Config, Login, Protocol};
@@ -27,12 +35,12 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Batch {
     bytes: Vec<u8>,
-    waiting: Waiting,
+    awaited: Awaited,
 }
 
 /// Answers that are to come.
 #[derive(Debug)]
-struct Waiting {
+struct Awaited {
     expected: Vec<Expected>,
     reply: oneshot::Sender<Vec<Reply>>,
 }
@@ -66,9 +74,19 @@ async fn connect(config: &Config) -> Result<Box<dyn Stream>> {
     stream.set_nodelay(true).map_err(errors::refused)?;
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
-        return Ok(Box::new(tls.connect(&config.host, stream).await?));
+        return Ok(Box::new(secured(tls, &config.host, stream).await?));
     }
     Ok(Box::new(stream))
+}
+
+/// Speaks TLS on a stream. Host names of certificates are always checked.
+#[cfg(feature = "tls")]
+async fn secured(tls: &PemFiles, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| {
+        Error::invalid("the host is no name that a certificate can have").caused_by(error)
+    })?;
+    let connector = TlsConnector::from(Arc::new(tls.client_config_now().await?));
+    connector.connect(name, stream).await.map_err(errors::refused)
 }
 
 /// As a server with the option `-Y` has it: a `set` of any key.
@@ -83,16 +101,16 @@ async fn log_in(stream: &mut Box<dyn Stream>, login: &Login) -> Result<()> {
 }
 
 async fn has_meta(connection: &Connection) -> Result<bool> {
-    match connection.call(&[Request::Meta]).await?.pop() {
-        Some(Reply::Meta(meta)) => Ok(meta),
-        other => Err(other.and_then(|reply| reply.error()).unwrap_or_else(errors::odd_answer)),
+    match connection.call_each([Request::Meta]).await? {
+        [Reply::Meta(meta)] => Ok(meta),
+        [other] => Err(other.error().unwrap_or_else(Error::unexpected_answer)),
     }
 }
 
 fn start(stream: Box<dyn Stream>) -> Connection {
     let (reader, writer) = tokio::io::split(stream);
     let (requests, batches) = mpsc::unbounded_channel();
-    let (sent, waiting) = mpsc::unbounded_channel();
+    let (sent, awaited) = mpsc::unbounded_channel();
     let down = CancellationToken::new();
     let (writing, reading) = (down.clone(), down.clone());
     tokio::spawn(async move {
@@ -104,7 +122,7 @@ fn start(stream: Box<dyn Stream>) -> Connection {
     });
     tokio::spawn(async move {
         tokio::select! {
-            ended = read_all(BufReader::new(reader), waiting) => {
+            ended = read_all(BufReader::new(reader), awaited) => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "the connection ends");
                 }
@@ -119,11 +137,11 @@ fn start(stream: Box<dyn Stream>) -> Connection {
 async fn write_all(
     mut writer: impl AsyncWrite + Unpin,
     mut batches: mpsc::UnboundedReceiver<Batch>,
-    sent: mpsc::UnboundedSender<Waiting>,
+    sent: mpsc::UnboundedSender<Awaited>,
 ) {
-    while let Some(Batch { bytes, waiting }) = batches.recv().await {
-        // Before it is written, so that whoever reads the answer knows of it.
-        if sent.send(waiting).is_err() || writer.write_all(&bytes).await.is_err() {
+    while let Some(Batch { bytes, awaited }) = batches.recv().await {
+        // Before it is written, so that the reader of the answer knows of it.
+        if sent.send(awaited).is_err() || writer.write_all(&bytes).await.is_err() {
             return;
         }
         // TLS may keep something back.
@@ -135,33 +153,33 @@ async fn write_all(
 
 async fn read_all(
     mut reader: BufReader<impl AsyncRead + Unpin>,
-    mut sent: mpsc::UnboundedReceiver<Waiting>,
+    mut sent: mpsc::UnboundedReceiver<Awaited>,
 ) -> io::Result<()> {
     loop {
-        let waiting = tokio::select! {
+        let awaited = tokio::select! {
             biased;
-            waiting = sent.recv() => waiting,
+            awaited = sent.recv() => awaited,
             // A server that goes away is noticed with nothing asked.
             bytes = reader.fill_buf() => match bytes?.is_empty() {
                 true => return Err(io::ErrorKind::UnexpectedEof.into()),
                 false => sent.try_recv().ok(),
             },
         };
-        let Some(Waiting { expected, reply }) = waiting else {
-            // Nobody asks any more, or nobody asked for what came.
+        let Some(Awaited { expected, reply }) = awaited else {
+            // Nobody asks any longer, or nobody asked for what came.
             return Ok(());
         };
         let mut replies = Vec::with_capacity(expected.len());
         for expected in expected {
             replies.push(wire::read(&mut reader, expected).await?);
         }
-        // Whoever asked may have gone.
+        // The caller may have gone.
         let _ = reply.send(replies);
     }
 }
 
 impl Connection {
-    /// Sends all in one piece; the answers, one for each. There is no limit of time.
+    /// Sends all in one piece; the answers, one for each. There is no time limit.
     pub(crate) async fn call(&self, requests: &[Request]) -> Result<Vec<Reply>> {
         let mut bytes = Vec::new();
         for request in requests {
@@ -169,7 +187,7 @@ impl Connection {
         }
         let expected = requests.iter().map(|request| request.expects(self.meta)).collect();
         let (reply, replies) = oneshot::channel();
-        let batch = Batch { bytes, waiting: Waiting { expected, reply } };
+        let batch = Batch { bytes, awaited: Awaited { expected, reply } };
         let broken = errors::ended;
         // What the writer never took was never sent.
         self.requests.send(batch).map_err(|_| broken())?;
@@ -177,6 +195,14 @@ impl Connection {
             true => broken(),
             false => broken().outcome_is(Outcome::Unknown),
         })
+    }
+
+    /// The same, for a number of requests that is known.
+    pub(crate) async fn call_each<const N: usize>(
+        &self,
+        requests: [Request; N],
+    ) -> Result<[Reply; N]> {
+        wire::each(self.call(&requests).await?)
     }
 
     /// Ends it, with all that is still asked on it.
@@ -187,9 +213,5 @@ impl Connection {
     /// Waits until it is of no more use.
     pub(crate) async fn down(&self) {
         self.down.cancelled().await;
-    }
-
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        self.requests.same_channel(&other.requests)
     }
 }

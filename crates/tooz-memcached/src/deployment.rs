@@ -23,21 +23,18 @@ pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<
         );
     }
     let ask = [Request::Version, Request::Stats("settings"), Request::Stats("")];
-    let replies = connection.call(&ask).await?;
+    let [version, settings, stats] = connection.call_each(ask).await?;
     let answered = Moment::now();
-    let mut replies = replies.into_iter();
-    let version = match replies.next() {
-        Some(Reply::Version(version)) => version,
+    let version = match version {
+        Reply::Version(version) => version,
         _ => String::new(),
     };
-    let settings = match replies.next() {
-        Some(Reply::Stats(settings)) => settings,
+    let stats_in = |reply| match reply {
+        Reply::Stats(stats) => stats,
         _ => BTreeMap::new(),
     };
-    let uptime = match replies.next() {
-        Some(Reply::Stats(stats)) => stats.get("uptime").and_then(|time| time.parse().ok()),
-        _ => None,
-    };
+    let (settings, stats) = (stats_in(settings), stats_in(stats));
+    let uptime = stats.get("uptime").and_then(|time| time.parse().ok());
     if !version.starts_with(|c: char| c.is_ascii_digit()) || !settings.contains_key("evictions") {
         warn!(
             version,

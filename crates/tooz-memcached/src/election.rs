@@ -6,34 +6,43 @@ use tooz_core::{
     Acquisition, Elections, Error, GroupId, Hold, LeaderFeed, MemberId, Result, async_trait,
 };
 
-use crate::errors;
-use crate::lock::{self, Attempt, Kind};
+use crate::local;
+use crate::lock;
 use crate::roster::Roster;
-use crate::session::MemcachedSession;
+use crate::state::State;
 use crate::wire::Request;
 
+/// The elections of a session.
+#[derive(Debug)]
+pub(crate) struct MemcachedElections(pub(crate) Arc<State>);
+
 #[async_trait]
-impl Elections for MemcachedSession {
+impl Elections for MemcachedElections {
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        let Acquisition { id, target: group, mode, wait: waiting, .. } = acquisition;
-        let (prize, kind) = (self.0.keys().leader(&group)?, Kind::Term);
-        lock::acquire(&self.0, Attempt { id, prize, kind, mode, waiting }).await
+        let keys = self.0.keys().leader(&acquisition.target)?;
+        lock::acquire(&self.0, acquisition.with_target(keys)).await
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        let life = &self.0;
-        let (key, leader) = (life.keys().group(group)?, life.keys().leader(group)?.key);
-        let (mut replies, _) = life.link.call(&[Request::get(&key), Request::get(&leader)]).await?;
-        let (leader, item) = (replies.pop(), replies.pop());
-        let item = item.ok_or_else(errors::odd_answer)?.item()?;
-        if item.as_ref().map(Roster::read).transpose()?.flatten().is_none() {
+        let state = &self.0;
+        let (key, leader) = (state.keys().group(group)?, state.keys().leader(group)?.key);
+        let requests = [Request::get(&key), Request::get(&leader)];
+        let [item, leader] = state.client.call_each(requests).await?;
+        if Roster::of(item.item()?.as_ref())?.is_none() {
             return Err(Error::group_not_created(group));
         }
-        let leader = leader.ok_or_else(errors::odd_answer)?.item()?;
-        Ok(leader.map(|item| MemberId::from(item.value)))
+        Ok(leader.item()?.map(|item| MemberId::from(item.value)))
     }
 
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        crate::watch::leader(&self.0, group, feed).await
+        let state = &self.0;
+        let key = state.keys().leader(group)?.key;
+        let cell = local::cell(&state.server, &key);
+        loop {
+            let changes = cell.changes();
+            let item = state.client.get(&key).await?;
+            feed.leader(item.map(|item| MemberId::from(item.value)));
+            local::next_look(changes).await;
+        }
     }
 }

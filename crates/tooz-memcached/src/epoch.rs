@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use tooz_core::{Error, ErrorKind, FencingToken, OperationId, Result};
 
-use crate::errors;
 use crate::keys::Keys;
 use crate::wire::{How, Item, RAW, Reply, Request, Seconds};
 
@@ -35,18 +34,17 @@ impl Epoch {
     }
 
     /// What the server says to [`begin`](Self::begin).
-    pub(crate) fn begun(mut replies: Vec<Reply>) -> Result<Self> {
-        if let Some(error) = replies.iter().find_map(Reply::error) {
-            return Err(error);
+    pub(crate) fn begun([stored, item]: [Reply; 2]) -> Result<Self> {
+        match stored.error() {
+            Some(error) => Err(error),
+            None => Self::read(&item.item()?.ok_or_else(Error::unexpected_answer)?),
         }
-        let item = replies.pop().ok_or_else(errors::odd_answer)?.item()?;
-        Self::read(&item.ok_or_else(errors::odd_answer)?)
     }
 
     pub(crate) fn read(item: &Item) -> Result<Self> {
-        let text = std::str::from_utf8(&item.value).map_err(|_| errors::odd_answer())?;
-        let (base, id) = text.split_once(':').ok_or_else(errors::odd_answer)?;
-        let base = base.parse().map_err(|_| errors::odd_answer())?;
+        let text = std::str::from_utf8(&item.value).map_err(|_| Error::unexpected_answer())?;
+        let (base, id) = text.split_once(':').ok_or_else(Error::unexpected_answer)?;
+        let base = base.parse().map_err(|_| Error::unexpected_answer())?;
         Ok(Self { id: id.to_owned(), base })
     }
 

@@ -20,11 +20,6 @@ pub(crate) fn server_said(text: &str) -> Error {
     Error::new(ErrorKind::Backend, message).with("answer", text)
 }
 
-/// An answer that no request of ours has.
-pub(crate) fn odd_answer() -> Error {
-    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
-}
-
 pub(crate) fn broken(error: io::Error) -> Error {
     Error::new(ErrorKind::Connection, "the connection broke").caused_by(error)
 }

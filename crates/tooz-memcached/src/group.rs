@@ -1,46 +1,50 @@
 //! Groups: one item each, changed as a whole and only as it was last seen.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tooz_core::kit::random_part;
 use tooz_core::{
     Capabilities, Error, ErrorKind, GroupFeed, GroupId, Groups, JoinRequest, Lease, Member,
     MemberId, Moment, OperationId, Outcome, Result, async_trait,
 };
 
-use crate::life::{Life, random_fraction};
 use crate::roster::{Entry, Record, Roster};
-use crate::session::MemcachedSession;
-use crate::wire::{Change, How, Item, MSGPACK, Request, Seconds};
-use crate::{errors, list, local};
+use crate::state::{Membership, State};
+use crate::wire::{Change, How, Item, Request};
+use crate::{list, local};
+
+/// The groups of a session.
+#[derive(Debug)]
+pub(crate) struct MemcachedGroups(pub(crate) Arc<State>);
 
 #[async_trait]
-impl Groups for MemcachedSession {
+impl Groups for MemcachedGroups {
     /// The list first: what is listed and does not exist is not shown, and the other way round would be.
     async fn create(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        let key = life.keys().group(group)?;
+        let state = &self.0;
+        let key = state.keys().group(group)?;
         let mut deleting: Option<(u64, Moment)> = None;
         loop {
-            match life.link.ask(Request::get(&key)).await?.0.item()? {
+            match state.client.get(&key).await? {
                 None => {
-                    list::add(life, group).await?;
-                    let empty = Roster::default().write()?;
-                    let add = Request::store(&key, How::Add, MSGPACK, Seconds::FOR_EVER, empty);
-                    match life.link.ask(add).await {
-                        Ok((reply, _)) if reply.change()? == Change::Done => {}
+                    list::add(state, group).await?;
+                    let add = Roster::default().store(&key, How::Add)?;
+                    match state.client.change(add).await {
+                        Ok(Change::Done) => {}
                         Ok(_) => return Err(Error::group_already_exists(group)),
                         // There was no group, and there is one now.
                         Err(error) if error.outcome() == Outcome::Unknown => {
-                            if life.link.ask(Request::get(&key)).await?.0.item()?.is_none() {
+                            if state.client.get(&key).await?.is_none() {
                                 continue;
                             }
                         }
                         Err(error) => return Err(error),
                     }
-                    local::changed(&life.server, &key);
-                    // Somebody may have found it listed without its item, and tidied up.
-                    return list::add(life, group).await;
+                    local::changed(&state.server, &key);
+                    // Somebody may have found it listed without its item, and reaped it.
+                    return list::add(state, group).await;
                 }
                 Some(item) if Roster::read(&item)?.is_some() => {
                     return Err(Error::group_already_exists(group));
@@ -48,7 +52,7 @@ impl Groups for MemcachedSession {
                 // The original deletes in two steps, and may have crashed between them.
                 Some(item) => match deleting {
                     Some((cas, since)) if cas == item.cas && since.elapsed() >= DELETION => {
-                        life.link.ask(Request::Delete(key.clone(), cas)).await?;
+                        state.client.change(Request::Delete(key.clone(), cas)).await?;
                     }
                     Some((cas, _)) if cas == item.cas => {
                         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -61,51 +65,69 @@ impl Groups for MemcachedSession {
 
     /// The item goes in one step, if it is as it was when nobody lived in it.
     async fn delete(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        let key = life.keys().group(group)?;
-        let mut again = false;
+        let state = &self.0;
+        let key = state.keys().group(group)?;
+        let mut repeated = false;
         loop {
-            let item = life.link.ask(Request::get(&key)).await?.0.item()?;
-            let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
+            let item = state.client.get(&key).await?;
+            let roster = Roster::of(item.as_ref())?;
             let Some((item, roster)) = item.zip(roster) else {
-                if again {
-                    return list::remove(life, group).await;
+                if repeated {
+                    return list::remove(state, group).await;
                 }
                 return Err(Error::group_not_created(group));
             };
-            if !living(life, &roster).await?.members.is_empty() {
+            if !living(state, &roster).await?.members.is_empty() {
                 return Err(Error::group_not_empty(group));
             }
-            match life.link.ask(Request::Delete(key.clone(), item.cas)).await {
-                Ok((reply, _)) => {
-                    if reply.change()? == Change::Done {
-                        local::changed(&life.server, &key);
-                        return list::remove(life, group).await;
-                    }
+            match state.client.change(Request::Delete(key.clone(), item.cas)).await {
+                Ok(Change::Done) => {
+                    local::changed(&state.server, &key);
+                    return list::remove(state, group).await;
                 }
-                Err(error) if error.outcome() == Outcome::Unknown => again = true,
+                Ok(_) => {}
+                Err(error) if error.outcome() == Outcome::Unknown => repeated = true,
                 Err(error) => return Err(error),
             }
         }
     }
 
     async fn list(&self) -> Result<BTreeSet<GroupId>> {
-        let life = &self.0;
-        list::all(life).await
+        let state = &self.0;
+        let Some(item) = state.client.get(&state.keys().groups()).await? else {
+            return Ok(BTreeSet::new());
+        };
+        // What the original would let nobody create has no item either.
+        let named = list::read(&item)?.into_iter().filter_map(|group| {
+            let key = state.keys().group(&group).ok()?;
+            Some((group, Request::get(&key)))
+        });
+        let (groups, requests): (Vec<_>, Vec<_>) = named.unzip();
+        let (replies, _) = state.client.call(&requests).await?;
+        if replies.len() != groups.len() {
+            return Err(Error::unexpected_answer());
+        }
+        let mut existing = BTreeSet::new();
+        for (group, reply) in groups.into_iter().zip(replies) {
+            if Roster::of(reply.item()?.as_ref())?.is_some() {
+                existing.insert(group);
+            }
+        }
+        Ok(existing)
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Lease> {
-        let life = &self.0;
+        let state = &self.0;
         let JoinRequest { group, capabilities, again: replace, .. } = request;
         let [a, b, c, d, e, f, g, h, ..] = *OperationId::random().as_bytes();
         let incarnation = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
         let mut dead: Option<Entry> = None;
         loop {
-            // Who is there already, and may not be replaced as far as is known.
-            let present = change(life, &group, |roster, again| {
-                let present = roster.get(&life.member);
+            // The one that is there already, and may not be replaced as far as is known.
+            let present = change(state, &group, |roster, repeated| {
+                let present = roster.get(&state.member);
                 match present {
-                    Some(present) if again && present.incarnation() == incarnation => {
+                    Some(present) if repeated && present.incarnation() == incarnation => {
                         return Ok(Edit::Keep(None));
                     }
                     Some(present) if !replace && dead.as_ref() != Some(present) => {
@@ -113,14 +135,19 @@ impl Groups for MemcachedSession {
                     }
                     _ => {}
                 }
-                let record = Record::new(&life.id, incarnation);
-                roster.insert(&life.member, Entry::new(&capabilities, record)?);
+                let record = Record::new(&state.id, incarnation);
+                roster.insert(&state.member, Entry::new(&capabilities, record)?);
                 Ok(Edit::Write(None))
             });
             match present.await? {
-                None => return Ok(life.add_membership(&group)),
-                Some(present) if is_alive(life, &life.member, &present).await? => {
-                    return Err(Error::member_already_exists(&group, &life.member));
+                None => {
+                    let lease = state.lease.child();
+                    let membership = Membership { lease: lease.clone(), cas: 0 };
+                    state.memberships.insert(group, membership);
+                    return Ok(lease);
+                }
+                Some(present) if is_alive(state, &state.member, &present).await? => {
+                    return Err(Error::member_already_exists(&group, &state.member));
                 }
                 Some(present) => dead = Some(present),
             }
@@ -128,13 +155,13 @@ impl Groups for MemcachedSession {
     }
 
     async fn leave(&self, group: &GroupId) -> Result<()> {
-        let life = &self.0;
-        let left = take_out(life, group).await;
-        life.remove_membership(group);
+        let state = &self.0;
+        let left = remove_own(state, group).await;
+        state.memberships.remove(group);
         match left {
-            // It was a member no more, and is none: the loss is told through the lease.
+            // It was no longer a member, and is none: the loss is told through the lease.
             Err(error) if error.kind() == ErrorKind::SessionLost => Ok(()),
-            Ok(false) => Err(Error::member_not_joined(group, &life.member)),
+            Ok(false) => Err(Error::member_not_joined(group, &state.member)),
             left => left.map(drop),
         }
     }
@@ -144,10 +171,10 @@ impl Groups for MemcachedSession {
         group: &GroupId,
         capabilities: &Capabilities,
     ) -> Result<()> {
-        let life = &self.0;
-        change(life, group, |roster, _| {
-            let Some(entry) = roster.of_session_mut(&life.member, &life.id) else {
-                return Err(Error::member_not_joined(group, &life.member));
+        let state = &self.0;
+        change(state, group, |roster, _| {
+            let Some(entry) = roster.of_session_mut(&state.member, &state.id) else {
+                return Err(Error::member_not_joined(group, &state.member));
             };
             entry.update(capabilities)?;
             Ok(Edit::Write(()))
@@ -157,37 +184,42 @@ impl Groups for MemcachedSession {
 
     /// Removes a member, whoever it is: one of ours learns of it with its next heartbeat.
     async fn remove_member(&self, group: &GroupId, id: &MemberId) -> Result<()> {
-        let life = &self.0;
-        // Who is dead is no member.
+        let state = &self.0;
+        // One that is dead is no member.
         self.member(group, id).await?;
-        change(life, group, |roster, again| match roster.get(id) {
+        change(state, group, |roster, repeated| match roster.get(id) {
             Some(_) => {
                 roster.remove(id);
                 Ok(Edit::Write(()))
             }
             // What a repeated request finds undone was done by the first.
-            None if again => Ok(Edit::Keep(())),
+            None if repeated => Ok(Edit::Keep(())),
             None => Err(Error::member_not_joined(group, id)),
         })
         .await
     }
 
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>> {
-        Ok(members(&self.0, group).await?.into_iter().map(|member| member.id).collect())
+        let members = self.members_with_capabilities(group).await?;
+        Ok(members.into_iter().map(|member| member.id).collect())
     }
 
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>> {
-        members(&self.0, group).await
+        let state = &self.0;
+        let key = state.keys().group(group)?;
+        let item = state.client.get(&key).await?;
+        let roster = Roster::of(item.as_ref())?;
+        let (item, roster) = item.zip(roster).ok_or_else(|| Error::group_not_created(group))?;
+        Ok(reap(state, &key, &item, roster).await?.0.into_members())
     }
 
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member> {
-        let life = &self.0;
-        life.keys().member(member)?;
-        let item = life.link.ask(Request::get(&life.keys().group(group)?)).await?.0.item()?;
-        let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
-        let roster = roster.ok_or_else(|| Error::group_not_created(group))?;
+        let state = &self.0;
+        state.keys().member(member)?;
+        let item = state.client.get(&state.keys().group(group)?).await?;
+        let roster = Roster::of(item.as_ref())?.ok_or_else(|| Error::group_not_created(group))?;
         match roster.get(member) {
-            Some(entry) if is_alive(life, member, entry).await? => {
+            Some(entry) if is_alive(state, member, entry).await? => {
                 Ok(entry.clone().into_member(member.clone()))
             }
             _ => Err(Error::member_not_joined(group, member)),
@@ -195,7 +227,28 @@ impl Groups for MemcachedSession {
     }
 
     async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()> {
-        crate::watch::group(&self.0, group, feed).await
+        let state = &self.0;
+        let key = state.keys().group(group)?;
+        let cell = local::cell(&state.server, &key);
+        let mut seen: Option<Option<u64>> = None;
+        let mut safe = Moment::now();
+        loop {
+            let changes = cell.changes();
+            let cas = state.client.item(Request::Look(key.clone())).await?.map(|item| item.cas);
+            if seen != Some(cas) || safe.has_passed() {
+                let item = state.client.get(&key).await?;
+                let roster = Roster::of(item.as_ref())?;
+                seen = Some(item.as_ref().map(|item| item.cas));
+                let (roster, time) = match item.zip(roster) {
+                    Some((item, roster)) => reap(state, &key, &item, roster).await?,
+                    // A group that does not exist has no members, and may appear later.
+                    None => (Roster::default(), state.config.membership_timeout),
+                };
+                safe = Moment::now() + time;
+                feed.snapshot(roster.into_members());
+            }
+            local::next_look(changes).await;
+        }
     }
 }
 
@@ -211,44 +264,39 @@ enum Edit<T> {
 /// Changes a group as often as others get in the way, for as long as a session lasts. `edit` is
 /// told whether a change of it whose answer was lost may have been made.
 async fn change<T>(
-    life: &Life,
+    state: &State,
     group: &GroupId,
     mut edit: impl FnMut(&mut Roster, bool) -> Result<Edit<T>>,
 ) -> Result<T> {
-    let key = life.keys().group(group)?;
-    let until = Moment::now() + life.config.membership_timeout;
-    let (mut again, mut round) = (false, 0);
+    let key = state.keys().group(group)?;
+    let until = Moment::now() + state.config.membership_timeout;
+    let (mut repeated, mut round) = (false, 0);
     loop {
-        let requests = [Request::get(&key), Request::Look(life.session_key())];
-        let (mut replies, _) = life.link.call(&requests).await?;
-        let (session, item) = (replies.pop(), replies.pop());
-        if session.ok_or_else(errors::odd_answer)?.item()?.is_none() {
-            return Err(life.forgotten());
+        let requests = [Request::get(&key), Request::Look(state.session_key())];
+        let [item, session] = state.client.call_each(requests).await?;
+        if session.item()?.is_none() {
+            return Err(state.session_lost());
         }
-        let Some(item) = item.ok_or_else(errors::odd_answer)?.item()? else {
+        let item = item.item()?;
+        let roster = Roster::of(item.as_ref())?;
+        let Some((item, mut roster)) = item.zip(roster) else {
             return Err(Error::group_not_created(group));
         };
-        let Some(mut roster) = Roster::read(&item)? else {
-            return Err(Error::group_not_created(group));
-        };
-        let answer = match edit(&mut roster, again)? {
+        let answer = match edit(&mut roster, repeated)? {
             Edit::Keep(answer) => return Ok(answer),
             Edit::Write(answer) => answer,
         };
-        let how = How::Swap(item.cas);
-        let store = Request::store(&key, how, MSGPACK, Seconds::FOR_EVER, roster.write()?);
-        match life.link.ask(store).await {
-            Ok((reply, _)) => {
-                if reply.change()? == Change::Done {
-                    local::changed(&life.server, &key);
-                    return Ok(answer);
-                }
+        match state.client.change(roster.store(&key, How::Swap(item.cas))?).await {
+            Ok(Change::Done) => {
+                local::changed(&state.server, &key);
+                return Ok(answer);
             }
-            Err(error) if error.outcome() == Outcome::Unknown => again = true,
+            Ok(_) => {}
+            Err(error) if error.outcome() == Outcome::Unknown => repeated = true,
             Err(error) => return Err(error),
         }
         if until.has_passed() {
-            let outcome = if again { Outcome::Unknown } else { Outcome::NotApplied };
+            let outcome = if repeated { Outcome::Unknown } else { Outcome::NotApplied };
             return Err(Error::new(ErrorKind::TimedOut, "others change the group all the time")
                 .with("group", group)
                 .outcome_is(outcome));
@@ -260,21 +308,16 @@ async fn change<T>(
 
 /// Lets others go first: at random, so that they do not meet again.
 async fn pause(round: u32) {
-    let most = Duration::from_millis(1 << round.min(5));
-    tokio::time::sleep(most.mul_f64(random_fraction())).await;
+    tokio::time::sleep(random_part(Duration::from_millis(1 << round.min(5)))).await;
 }
 
-// ---- The group itself.
-
-// ---- This member.
-
-/// Whether it was in the group.
-pub(crate) async fn take_out(life: &Life, group: &GroupId) -> Result<bool> {
-    change(life, group, |roster, again| {
-        if roster.of_session(&life.member, &life.id).is_none() {
-            return Ok(Edit::Keep(again));
+/// Removes this member; whether it was in the group.
+pub(crate) async fn remove_own(state: &State, group: &GroupId) -> Result<bool> {
+    change(state, group, |roster, repeated| {
+        if roster.of_session(&state.member, &state.id).is_none() {
+            return Ok(Edit::Keep(repeated));
         }
-        roster.remove(&life.member);
+        roster.remove(&state.member);
         Ok(Edit::Write(true))
     })
     .await
@@ -282,45 +325,36 @@ pub(crate) async fn take_out(life: &Life, group: &GroupId) -> Result<bool> {
 
 // ---- Reading.
 
-pub(crate) async fn members(life: &Life, group: &GroupId) -> Result<Vec<Member>> {
-    let key = life.keys().group(group)?;
-    let item = life.link.ask(Request::get(&key)).await?.0.item()?;
-    let roster = item.as_ref().map(Roster::read).transpose()?.flatten();
-    let (item, roster) = item.zip(roster).ok_or_else(|| Error::group_not_created(group))?;
-    Ok(without_dead(life, &key, &item, roster).await?.0.into_members())
-}
-
 /// The members that live, having removed the others from the item if nobody else does so meanwhile;
 /// and how long none of them can die by silence.
-pub(crate) async fn without_dead(
-    life: &Life,
+async fn reap(
+    state: &State,
     key: &[u8],
     item: &Item,
     mut roster: Roster,
 ) -> Result<(Roster, Duration)> {
-    let Living { members, safe } = living(life, &roster).await?;
+    let Living { members, safe } = living(state, &roster).await?;
     let all: Vec<_> = roster.iter().map(|(id, _)| id.clone()).collect();
     if all.len() > members.len() {
         all.iter().filter(|id| !members.contains(id)).for_each(|id| roster.remove(id));
-        let how = How::Swap(item.cas);
-        let store = Request::store(key, how, MSGPACK, Seconds::FOR_EVER, roster.write()?);
-        if life.link.ask(store).await?.0.change()? == Change::Done {
-            local::changed(&life.server, key);
+        let store = roster.store(key, How::Swap(item.cas))?;
+        if state.client.change(store).await? == Change::Done {
+            local::changed(&state.server, key);
         }
     }
     Ok((roster, safe))
 }
 
-/// What shows whether a member lives: for ours its session, for the original's its sign of life.
-pub(crate) fn sign(life: &Life, member: &MemberId, entry: &Entry) -> Result<Request> {
+/// What shows whether a member lives: for ours its session, for the original's its sign of state.
+fn sign(state: &State, member: &MemberId, entry: &Entry) -> Result<Request> {
     Ok(Request::Look(match entry.session() {
-        Some(session) => life.keys().session(session),
-        None => life.keys().member(member)?,
+        Some(session) => state.keys().session(session),
+        None => state.keys().member(member)?,
     }))
 }
 
-async fn is_alive(life: &Life, member: &MemberId, entry: &Entry) -> Result<bool> {
-    Ok(life.link.ask(sign(life, member, entry)?).await?.0.item()?.is_some())
+async fn is_alive(state: &State, member: &MemberId, entry: &Entry) -> Result<bool> {
+    Ok(state.client.item(sign(state, member, entry)?).await?.is_some())
 }
 
 struct Living {
@@ -328,13 +362,13 @@ struct Living {
     safe: Duration,
 }
 
-async fn living(life: &Life, roster: &Roster) -> Result<Living> {
-    let mut living = Living { members: BTreeSet::new(), safe: life.config.membership_timeout };
+async fn living(state: &State, roster: &Roster) -> Result<Living> {
+    let mut living = Living { members: BTreeSet::new(), safe: state.config.membership_timeout };
     if roster.is_empty() {
         return Ok(living);
     }
-    let signs = roster.iter().map(|(id, entry)| sign(life, id, entry));
-    let (replies, _) = life.link.call(&signs.collect::<Result<Vec<_>>>()?).await?;
+    let signs = roster.iter().map(|(id, entry)| sign(state, id, entry));
+    let (replies, _) = state.client.call(&signs.collect::<Result<Vec<_>>>()?).await?;
     for ((id, _), reply) in roster.iter().zip(replies) {
         let Some(item) = reply.item()? else { continue };
         living.members.insert(id.clone());

@@ -9,7 +9,7 @@ use crate::connection::{self, Connection};
 use crate::errors;
 use crate::roster::Roster;
 use crate::value::Value;
-use crate::wire::{Change, How, Item, MSGPACK, Reply, Request, Seconds};
+use crate::wire::{Change, How, Item, Reply, Request, Seconds};
 
 /// A connection of its own to the namespace of a URL.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ enum Found {
     Session(String),
     Member(MemberId),
     Group(GroupId),
-    Prize,
+    Lock,
     Queue,
     /// What is meant to stay.
     Other,
@@ -33,7 +33,7 @@ impl Inspector {
     /// Connects. It needs a Tokio runtime.
     ///
     /// # Errors
-    /// As of [`Coordinator::start`](tooz_core::Coordinator::start).
+    /// Same errors as [`Coordinator::start`](tooz_core::Coordinator::start).
     pub async fn connect(url: &str) -> Result<Self> {
         let url: CoordinatorUrl = url.parse()?;
         let config = Config::read(&url, Options::of(&url))?;
@@ -53,7 +53,7 @@ impl Inspector {
             match self.found(&key) {
                 Found::Session(id) => residue.push(format!("session {id}")),
                 Found::Member(member) => residue.push(format!("sign of life of {member}")),
-                Found::Prize => residue.push(format!("held: {shown}")),
+                Found::Lock => residue.push(format!("held: {shown}")),
                 Found::Queue => residue.push(format!("waited for: {shown}")),
                 Found::Group(group) => {
                     let roster = Roster::read(&item)?.unwrap_or_default();
@@ -87,8 +87,8 @@ impl Inspector {
         }
         for (key, item) in items {
             match self.found(&key) {
-                Found::Prize => self.take(&key, &item, member, &sessions).await?,
-                Found::Group(_) => self.take_out(&key, member, &sessions).await?,
+                Found::Lock => self.expire_lock(&key, &item, member, &sessions).await?,
+                Found::Group(_) => self.expire_member(&key, member, &sessions).await?,
                 _ => {}
             }
         }
@@ -106,9 +106,9 @@ impl Inspector {
         Ok(())
     }
 
-    // ---- Taking away.
+    // ---- Expiring.
 
-    async fn take(
+    async fn expire_lock(
         &self,
         key: &[u8],
         item: &Item,
@@ -123,14 +123,19 @@ impl Inspector {
             held => held.owners().iter().any(|owner| goes(&owner.session)),
         };
         if ours {
-            let life = Seconds::at_least(self.config.lock_timeout);
-            let request = held.without(|owner| goes(&owner.session), (key, item.cas), life);
+            let ttl = Seconds::at_least(self.config.lock_timeout);
+            let request = held.without(|owner| goes(&owner.session), (key, item.cas), ttl);
             self.ask(request).await?;
         }
         Ok(())
     }
 
-    async fn take_out(&self, key: &[u8], member: &MemberId, sessions: &[String]) -> Result<()> {
+    async fn expire_member(
+        &self,
+        key: &[u8],
+        member: &MemberId,
+        sessions: &[String],
+    ) -> Result<()> {
         loop {
             let Some(item) = self.ask(Request::get(key)).await?.item()? else { return Ok(()) };
             let mut roster = Roster::read(&item)?.unwrap_or_default();
@@ -139,8 +144,7 @@ impl Inspector {
                 return Ok(());
             }
             roster.remove(member);
-            let (how, value) = (How::Swap(item.cas), roster.write()?);
-            let store = Request::store(key, how, MSGPACK, Seconds::FOR_EVER, value);
+            let store = roster.store(key, How::Swap(item.cas))?;
             if self.ask(store).await?.change()? == Change::Done {
                 return Ok(());
             }
@@ -150,11 +154,10 @@ impl Inspector {
     // ---- Looking.
 
     async fn ask(&self, request: Request) -> Result<Reply> {
-        let requests = [request];
-        let answer = self.connection.call(&requests);
+        let answer = self.connection.call_each([request]);
         let answer = tokio::time::timeout(self.config.connect_timeout, answer).await;
-        let mut replies = answer.unwrap_or_else(|_| Err(errors::no_answer()))?;
-        replies.pop().ok_or_else(errors::odd_answer)
+        let [reply] = answer.unwrap_or_else(|_| Err(errors::no_answer()))?;
+        Ok(reply)
     }
 
     /// Everything in the namespace that has not expired.
@@ -176,7 +179,7 @@ impl Inspector {
                 Reply::Keys(keys) => return Ok(keys),
                 // One at a time may ask for all keys.
                 Reply::Failed(text) if text.starts_with("BUSY") => {}
-                reply => return Err(reply.error().unwrap_or_else(errors::odd_answer)),
+                reply => return Err(reply.error().unwrap_or_else(Error::unexpected_answer)),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -193,7 +196,7 @@ impl Inspector {
             return Found::Queue;
         }
         if name.starts_with(b"__TOOZ_LOCK_") {
-            return Found::Prize;
+            return Found::Lock;
         }
         if let Some(member) = name.strip_prefix(b"_TOOZ_MEMBER_") {
             return Found::Member(member.into());

@@ -13,11 +13,13 @@ pub(crate) struct Keys {
 
 /// The keys of a lock, or of the leadership of a group.
 #[derive(Clone, Debug)]
-pub(crate) struct Prize {
-    /// Who has it.
+pub(crate) struct LockKeys {
+    /// Says who has it.
     pub(crate) key: Vec<u8>,
-    /// Who of ours waits for it.
+    /// Says who of ours waits for it.
     pub(crate) queue: Vec<u8>,
+    /// Whether it is a leadership. Its value is the member alone, which peers of the original read.
+    pub(crate) is_term: bool,
 }
 
 impl Keys {
@@ -71,7 +73,7 @@ impl Keys {
         self.checked(&[b"_TOOZ_MEMBER_", member.as_bytes()], "member id")
     }
 
-    pub(crate) fn lock(&self, name: &LockName) -> Result<Prize> {
+    pub(crate) fn lock(&self, name: &LockName) -> Result<LockKeys> {
         let name = name.as_bytes();
         if name.starts_with(b"_TOOZ_GROUP_LEADER_") {
             return Err(Error::invalid(
@@ -79,13 +81,13 @@ impl Keys {
             ));
         }
         let key = self.checked(&[b"__TOOZ_LOCK_", name], "lock name")?;
-        Ok(Prize { key, queue: self.key(&[b"_TOOZ:Q:", name]) })
+        Ok(LockKeys { key, queue: self.key(&[b"_TOOZ:Q:", name]), is_term: false })
     }
 
-    pub(crate) fn leader(&self, group: &GroupId) -> Result<Prize> {
+    pub(crate) fn leader(&self, group: &GroupId) -> Result<LockKeys> {
         let group = group.as_bytes();
         let key = self.checked(&[b"__TOOZ_LOCK__TOOZ_GROUP_LEADER_", group], "group id")?;
-        Ok(Prize { key, queue: self.key(&[b"_TOOZ:C:", group]) })
+        Ok(LockKeys { key, queue: self.key(&[b"_TOOZ:C:", group]), is_term: true })
     }
 
     // ---- Ours.

@@ -2,17 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
+use tooz_core::kit::{locked, random_part};
 
-/// A key on a server, to those of this process who care about it.
+/// A key on a server, as those of this process see it that care about it.
 #[derive(Debug)]
 pub(crate) struct Cell {
     name: Name,
     /// Rises with each change that this process makes.
     changes: watch::Sender<u64>,
-    /// Whoever has it may contend for the lock; the others wait in the order of their arrival.
+    /// Its owner may contend for the lock; the others wait in the order of their arrival.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Whether other processes were seen to wait for the lock.
     contended: AtomicBool,
@@ -25,8 +27,7 @@ type Name = (String, Vec<u8>);
 static CELLS: LazyLock<Mutex<HashMap<Name, Weak<Cell>>>> = LazyLock::new(Mutex::default);
 
 fn cells() -> MutexGuard<'static, HashMap<Name, Weak<Cell>>> {
-    // Nothing panics while it is locked, so it is whole even if poisoned.
-    CELLS.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(&CELLS)
 }
 
 /// The cell of a key.
@@ -46,7 +47,7 @@ pub(crate) fn cell(server: &str, key: &[u8]) -> Arc<Cell> {
     cell
 }
 
-/// Tells whoever cares about the key that it has changed.
+/// Tells those that care about the key that it has changed.
 pub(crate) fn changed(server: &str, key: &[u8]) {
     let cell = cells().get(&(server.to_owned(), key.to_vec())).and_then(Weak::upgrade);
     if let Some(cell) = cell {
@@ -57,20 +58,16 @@ pub(crate) fn changed(server: &str, key: &[u8]) {
 /// The sessions of this process, whose changes are told.
 static SESSIONS: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
 
-fn sessions() -> MutexGuard<'static, HashSet<String>> {
-    SESSIONS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 pub(crate) fn add_session(id: &str) {
-    sessions().insert(id.to_owned());
+    locked(&SESSIONS).insert(id.to_owned());
 }
 
 pub(crate) fn remove_session(id: &str) {
-    sessions().remove(id);
+    locked(&SESSIONS).remove(id);
 }
 
 pub(crate) fn has_session(id: &str) -> bool {
-    sessions().contains(id)
+    locked(&SESSIONS).contains(id)
 }
 
 impl Cell {
@@ -91,10 +88,23 @@ impl Cell {
     }
 }
 
+/// The longest pause between two looks of a watch.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Waits for the next look of a watch: at once after a change of this process, and in time for one of
+/// another.
+pub(crate) async fn next_look(mut changes: watch::Receiver<u64>) {
+    tokio::select! {
+        // The cell lives in the caller: the wait cannot fail.
+        _ = changes.changed() => {}
+        () = tokio::time::sleep(PAUSE * 3 / 4 + random_part(PAUSE / 4)) => {}
+    }
+}
+
 impl Drop for Cell {
     fn drop(&mut self) {
         let mut cells = cells();
-        // Another may have taken its place meanwhile.
+        // There may be another one meanwhile.
         if cells.get(&self.name).is_some_and(|cell| cell.strong_count() == 0) {
             cells.remove(&self.name);
         }

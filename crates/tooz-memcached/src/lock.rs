@@ -1,40 +1,58 @@
-//! Acquiring locks and terms: who may try, how often they look, and how what is free is taken.
+//! Acquiring locks and terms: which acquisition may try, how often it looks, and how what is free is
+//! taken.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tooz_core::{
-    Acquisition, Error, Hold, LockName, Locks, Mode, Moment, OperationId, Outcome, Result, Waiting,
-    async_trait,
-};
+use tooz_core::kit::{cancel_until_gone, random_part};
+use tooz_core::{Acquisition, Error, Hold, LockName, Locks, Moment, Outcome, Result, async_trait};
+use tracing::debug;
 
-use crate::keys::Prize;
-use crate::life::{Busy, Life, random_fraction};
-use crate::local::{self, Cell, Turn};
+use crate::keys::LockKeys;
+use crate::local::{self, Turn};
 use crate::queue::{self, GRACE, Queue};
-use crate::session::MemcachedSession;
-use crate::step::{Seen, Step, Take};
+use crate::state::State;
+use crate::step::{Contender, Seen, Step, Take};
 use crate::value::{Owner, Value};
 use crate::wire::{Change, Request, Seconds};
 
+/// The locks of a session.
+#[derive(Debug)]
+pub(crate) struct MemcachedLocks(pub(crate) Arc<State>);
+
 #[async_trait]
-impl Locks for MemcachedSession {
+impl Locks for MemcachedLocks {
     async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>> {
-        let Acquisition { id, target, mode, wait: waiting, .. } = acquisition;
-        let (prize, kind) = (self.0.keys().lock(&target)?, Kind::Lock);
-        acquire(&self.0, Attempt { id, prize, kind, mode, waiting }).await
+        let keys = self.0.keys().lock(&acquisition.target)?;
+        acquire(&self.0, acquisition.with_target(keys)).await
     }
 
     async fn break_lock(&self, name: &LockName) -> Result<bool> {
-        take_away(&self.0, &self.0.keys().lock(name)?).await
+        let (state, key) = (&self.0, self.0.keys().lock(name)?.key);
+        let mut repeated = false;
+        loop {
+            let Some(item) = state.client.get(&key).await? else {
+                // What a repeated request finds undone was done by the first.
+                return Ok(repeated);
+            };
+            match state.client.change(Request::Delete(key.clone(), item.cas)).await {
+                Ok(Change::Done) => {
+                    local::changed(&state.server, &key);
+                    return Ok(true);
+                }
+                Ok(_) => {}
+                Err(error) if error.outcome() == Outcome::Unknown => repeated = true,
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
 /// The shortest and the longest pause between two looks.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 
-/// The same for those who are not the first in the queue, by their place.
-const PAUSE_PER_PLACE: Duration = Duration::from_millis(20);
+/// The shortest for those who are not the first in the queue, for each that is before them.
+const PAUSE_PER_ENTRY: Duration = Duration::from_millis(20);
 
 /// How often an item is looked at that ends within a second.
 const NEAR_THE_END: Duration = Duration::from_millis(50);
@@ -42,110 +60,60 @@ const NEAR_THE_END: Duration = Duration::from_millis(50);
 /// How long shared holders are waited for before it is asked whether they live.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// One acquisition.
-pub(crate) struct Attempt {
-    pub(crate) id: OperationId,
-    pub(crate) prize: Prize,
-    pub(crate) kind: Kind,
-    pub(crate) mode: Mode,
-    pub(crate) waiting: Waiting,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Lock,
-    /// Its value is the member alone, which peers of the original read.
-    Term,
-}
-
-/// An acquisition under way.
-pub(crate) struct Contender {
-    pub(crate) life: Arc<Life>,
-    pub(crate) attempt: Attempt,
-    pub(crate) owner: Owner,
-    cell: Arc<Cell>,
-    _busy: Busy,
-}
-
 /// One round trip if it is free and nobody waits.
-pub(crate) async fn acquire(life: &Arc<Life>, attempt: Attempt) -> Result<Option<Arc<dyn Hold>>> {
-    let contender = Contender {
-        owner: Owner::new(attempt.id, &life.id),
-        cell: local::cell(&life.server, &attempt.prize.key),
-        life: life.clone(),
-        attempt,
-        _busy: life.busy(),
-    };
-    if let Some(until) = life.closed_until.filter(|until| !until.has_passed()) {
-        life.tell_closed(until);
+pub(crate) async fn acquire(
+    state: &Arc<State>,
+    acquisition: Acquisition<LockKeys>,
+) -> Result<Option<Arc<dyn Hold>>> {
+    let contender = Contender::new(state, acquisition);
+    let wait = &contender.acquisition.wait;
+    if let Some(until) = state.closed_until.filter(|until| !until.has_passed()) {
+        state.warn_closed(until);
         tokio::select! {
             () = until.wait() => {}
-            () = contender.attempt.waiting.over() => return Ok(None),
-            _ = life.lease.lost() => return Err(life.forgotten()),
+            () = wait.over() => return Ok(None),
+            _ = state.lease.lost() => return Err(state.session_lost()),
         }
     }
-    if contender.attempt.waiting.is_over() {
+    if wait.is_over() {
         return match contender.step(Take::InTurn).await {
             Ok(Step::Granted(hold, _)) => Ok(Some(hold)),
             Ok(Step::Seen(_)) => Ok(None),
-            Err(error) => Err(contender.withdraw(error)),
+            Err(error) => Err(contender.cancel(error)),
         };
     }
     let turn = tokio::select! {
         biased;
         turn = contender.cell.turn() => turn,
-        () = contender.attempt.waiting.over() => return Ok(None),
-        _ = contender.life.lease.lost() => return Err(contender.life.forgotten()),
+        () = wait.over() => return Ok(None),
+        _ = state.lease.lost() => return Err(state.session_lost()),
     };
     contender.contend(turn).await
 }
 
-pub(crate) async fn take_away(life: &Life, prize: &Prize) -> Result<bool> {
-    let mut again = false;
-    loop {
-        let Some(item) = life.link.ask(Request::get(&prize.key)).await?.0.item()? else {
-            // What a repeated request finds undone was done by the first.
-            return Ok(again);
-        };
-        match life.link.ask(Request::Delete(prize.key.clone(), item.cas)).await {
-            Ok((reply, _)) => {
-                if reply.change()? == Change::Done {
-                    local::changed(&life.server, &prize.key);
-                    return Ok(true);
-                }
-            }
-            Err(error) if error.outcome() == Outcome::Unknown => again = true,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 impl Contender {
-    pub(crate) fn operation(&self) -> &str {
-        &self.owner.operation
-    }
-
     // ---- Waiting.
 
     async fn contend(self, turn: Turn) -> Result<Option<Arc<dyn Hold>>> {
         let began = Moment::now();
-        let mode = self.attempt.mode;
+        let mode = self.acquisition.mode;
         // The first attempt is made at once, unless others were seen to wait lately.
         let mut take = if self.cell.is_contended() { Take::No } else { Take::InTurn };
         let mut free_since: Option<Moment> = None;
-        let mut places = Vec::new();
+        // The queue entries that are to be removed in the end.
+        let mut entries = Vec::new();
         loop {
             let mut changes = self.cell.changes();
             let seen = match self.step(take).await {
                 Ok(Step::Granted(hold, queue)) => {
                     self.cell.set_contended(queue.has_others(self.operation()));
-                    self.clean_up(turn, queue, places);
+                    self.clean_up(turn, queue, entries);
                     return Ok(Some(hold));
                 }
                 Ok(Step::Seen(seen)) => seen,
                 Err(error) => {
-                    let error = self.withdraw(error);
-                    self.clean_up(turn, Queue::default(), places);
+                    let error = self.cancel(error);
+                    self.clean_up(turn, Queue::default(), entries);
                     return Err(error);
                 }
             };
@@ -162,32 +130,37 @@ impl Contender {
             };
             if free && take == Take::No && next != Take::No {
                 if next == Take::Anyway {
-                    // They did not come, so they lose their places.
-                    places.extend(before);
+                    // They did not come, so they lose their entries.
+                    entries.extend(before);
                 }
                 take = next;
                 continue;
             }
             take = if in_turn { Take::InTurn } else { Take::No };
-            if !free && began.elapsed() > PATIENCE && self.has_removed_dead(&seen).await {
-                continue;
+            if !free && began.elapsed() > PATIENCE {
+                match self.reap(&seen).await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    // The next look shows it as well.
+                    Err(error) => debug!(%error, "it is not known which shared holders live"),
+                }
             }
             if self.must_queue(&seen) {
-                places.push(self.operation().to_owned());
-                self.queue(&seen).await;
+                entries.push(self.operation().to_owned());
+                self.enter_queue(&seen).await;
             }
             let pause = self.pause(&seen, before.len(), began.elapsed());
             tokio::select! {
                 // The cell lives in `self`: the wait cannot fail.
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(pause) => {}
-                () = self.attempt.waiting.over() => {
-                    self.clean_up(turn, seen.queue, places);
+                () = self.acquisition.wait.over() => {
+                    self.clean_up(turn, seen.queue, entries);
                     return Ok(None);
                 }
-                _ = self.life.lease.lost() => {
-                    let lost = self.life.forgotten();
-                    self.clean_up(turn, seen.queue, places);
+                _ = self.state.lease.lost() => {
+                    let lost = self.state.session_lost();
+                    self.clean_up(turn, seen.queue, entries);
                     return Err(lost);
                 }
             }
@@ -197,49 +170,40 @@ impl Contender {
     /// Whether other processes must know that it waits: not for the release of a lock that this very
     /// process has alone.
     fn must_queue(&self, seen: &Seen) -> bool {
-        let alone = matches!(&seen.value, Some(Value::Exclusive(owner)) if local::has_session(&owner.session))
-            && !seen.queue.has_others(self.operation());
+        let alone = seen.is_of_this_process() && !seen.queue.has_others(self.operation());
         !alone && !seen.queue.contains(self.operation())
     }
 
-    /// Takes its place. The queue is advice, so that a failure is none of the acquisition.
-    async fn queue(&self, seen: &Seen) {
-        let (key, mode) = (&self.attempt.prize.queue, self.attempt.mode);
+    /// The queue is advice, so that a failure is none of the acquisition.
+    async fn enter_queue(&self, seen: &Seen) {
+        let (key, mode) = (&self.acquisition.target.queue, self.acquisition.mode);
         let queue = seen.queue.clone();
-        if let Err(error) = queue::join(&self.life, key, queue, self.operation(), mode).await {
-            tracing::debug!(%error, "no place in the queue");
+        if let Err(error) = queue::join(&self.state, key, queue, self.operation(), mode).await {
+            debug!(%error, "no entry in the queue");
         }
     }
 
     /// A twentieth of the time that was waited, so that a wait gets at most that much longer.
     fn pause(&self, seen: &Seen, before: usize, waited: Duration) -> Duration {
-        let of_the_first = match &seen.value {
+        let of_the_first = match seen.is_of_this_process() {
             // Its release is told.
-            Some(Value::Exclusive(owner)) if local::has_session(&owner.session) => PAUSES.1,
-            _ => (waited / 20).clamp(PAUSES.0, PAUSES.1),
+            true => PAUSES.1,
+            false => (waited / 20).clamp(PAUSES.0, PAUSES.1),
         };
-        let places = u32::try_from(before).unwrap_or(u32::MAX);
-        let pause = of_the_first.max(PAUSE_PER_PLACE.saturating_mul(places)).min(PAUSES.1);
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        let pause = of_the_first.max(PAUSE_PER_ENTRY.saturating_mul(before)).min(PAUSES.1);
         let ends = seen.item.as_ref().and_then(|item| item.left).is_some_and(|left| left <= 1);
         let pause = if ends { pause.min(NEAR_THE_END) } else { pause };
-        pause.mul_f64(0.75 + random_fraction() / 4.0)
-    }
-
-    /// The same, where a failure is shown by the next look as well.
-    async fn has_removed_dead(&self, seen: &Seen) -> bool {
-        self.remove_dead(seen).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "it is not known which shared holders live");
-            false
-        })
+        pause * 3 / 4 + random_part(pause / 4)
     }
 
     /// Removes shared holders whose sessions are gone; whether there were any.
-    async fn remove_dead(&self, seen: &Seen) -> Result<bool> {
-        let (Some(item), Some(Value::Shared(owners))) = (&seen.item, &seen.value) else {
+    async fn reap(&self, seen: &Seen) -> Result<bool> {
+        let (Some(item), Some(held @ Value::Shared(owners))) = (&seen.item, &seen.value) else {
             return Ok(false);
         };
-        let sessions = owners.iter().map(|o| Request::Look(self.life.keys().session(&o.session)));
-        let (replies, _) = self.life.link.call(&sessions.collect::<Vec<_>>()).await?;
+        let sessions = owners.iter().map(|o| Request::Look(self.state.keys().session(&o.session)));
+        let (replies, _) = self.state.client.call(&sessions.collect::<Vec<_>>()).await?;
         let mut dead = Vec::new();
         for (owner, reply) in owners.iter().zip(replies) {
             if reply.item()?.is_none() {
@@ -249,68 +213,63 @@ impl Contender {
         if dead.is_empty() {
             return Ok(false);
         }
-        let place = (&self.attempt.prize.key[..], item.cas);
-        let change = Value::read(&item.value).without(|o| dead.contains(o), place, self.seconds());
+        let item = (&self.acquisition.target.key[..], item.cas);
+        let removal = held.without(|owner| dead.contains(owner), item, self.ttl());
         // If it was changed meanwhile, the next look shows how.
-        self.life.link.ask(change).await?.0.change().map(|change| change == Change::Done)
+        Ok(self.state.client.change(removal).await? == Change::Done)
     }
 
     // ---- The end.
 
     /// Leaves the queue in the background; the next of this process has its turn after that.
-    fn clean_up(self, turn: Turn, queue: Queue, mut places: Vec<String>) {
-        places.dedup();
-        if places.is_empty() {
+    fn clean_up(self, turn: Turn, queue: Queue, mut entries: Vec<String>) {
+        entries.dedup();
+        if entries.is_empty() {
             return;
         }
         tokio::spawn(async move {
             let _turn = turn;
-            let (life, key) = (&self.life, &self.attempt.prize.queue);
-            // It may have been seen before all took their places.
-            let left = match places.iter().all(|place| queue.contains(place)) {
-                true => queue::leave(life, key, queue, &places).await,
-                false => leave_as_it_is(life, key, &places).await,
-            };
-            if let Err(error) = left {
-                tracing::debug!(%error, "a place in a queue is left to be passed");
+            let key = &self.acquisition.target.queue;
+            if let Err(error) = queue::leave(&self.state, key, queue, &entries).await {
+                debug!(%error, "an entry in a queue is left to be passed");
             }
         });
     }
 
-    /// Takes the attempt back as soon as that can be done, if it may have been granted.
-    fn withdraw(&self, error: Error) -> Error {
-        if error.outcome() == Outcome::Unknown && self.attempt.kind == Kind::Lock {
-            let (life, prize, owner) =
-                (self.life.clone(), self.attempt.prize.clone(), self.owner.clone());
+    /// Cancels it in the background, if it may have been granted.
+    fn cancel(&self, error: Error) -> Error {
+        let keys = self.acquisition.target.clone();
+        if error.outcome() == Outcome::Unknown && !keys.is_term {
+            let (state, owner) = (self.state.clone(), self.owner.clone());
             tokio::spawn(async move {
-                if let Err(error) = take_back(&life, &prize, &owner).await {
-                    tracing::debug!(%error, "what is left of an acquisition is left to expire");
-                }
+                let known = state.lease.timed_child(state.config.lock_timeout, Moment::now());
+                cancel_until_gone(&known, || cancel(&state, &keys.key, &owner)).await;
             });
         }
         error
     }
 }
 
-async fn leave_as_it_is(life: &Life, key: &[u8], places: &[String]) -> Result<()> {
-    let queue = Queue::read(life.link.ask(Request::get(key)).await?.0.item()?);
-    queue::leave(life, key, queue, places).await
-}
-
-async fn take_back(life: &Life, prize: &Prize, owner: &Owner) -> Result<()> {
+/// Removes what an acquisition has left of a lock, if it has left anything.
+async fn cancel(state: &State, key: &[u8], owner: &Owner) -> Result<()> {
+    let ttl = Seconds::at_least(state.config.lock_timeout);
     loop {
-        let Some(item) = life.link.ask(Request::get(&prize.key)).await?.0.item()? else {
-            return Ok(());
-        };
+        let Some(item) = state.client.get(key).await? else { return Ok(()) };
         let held = Value::read(&item.value);
         if !held.is_of(&owner.operation) {
             return Ok(());
         }
-        let seconds = Seconds::at_least(life.config.lock_timeout);
-        let change = held.without(|other| other == owner, (&prize.key, item.cas), seconds);
-        if life.link.ask(change).await?.0.change()? == Change::Done {
-            local::changed(&life.server, &prize.key);
+        let removal = held.without(|other| other == owner, (key, item.cas), ttl);
+        if state.client.change(removal).await? == Change::Done {
+            local::changed(&state.server, key);
             return Ok(());
         }
+    }
+}
+
+impl Seen {
+    /// Whether this very process has it alone, so that its release will be told.
+    fn is_of_this_process(&self) -> bool {
+        matches!(&self.value, Some(Value::Exclusive(owner)) if local::has_session(&owner.session))
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tooz_core::{Capabilities, Error, ErrorKind, Member, MemberId, Result};
 
 use crate::msgpack;
-use crate::wire::{Item, MSGPACK};
+use crate::wire::{How, Item, MSGPACK, Request, Seconds};
 
 const CAPABILITIES: &[u8] = b"capabilities";
 const RECORD: &[u8] = b"tooz";
@@ -57,7 +57,17 @@ impl Roster {
         members.collect::<Result<_>>().map(|members| Some(Self(members)))
     }
 
-    pub(crate) fn write(&self) -> Result<Vec<u8>> {
+    /// That of a group's item; `None` if there is no group.
+    pub(crate) fn of(item: Option<&Item>) -> Result<Option<Self>> {
+        Ok(item.map(Self::read).transpose()?.flatten())
+    }
+
+    /// What writes it to a group's item.
+    pub(crate) fn store(&self, key: &[u8], how: How) -> Result<Request> {
+        Ok(Request::store(key, how, MSGPACK, Seconds::FOR_EVER, self.write()?))
+    }
+
+    fn write(&self) -> Result<Vec<u8>> {
         let mut written = Vec::new();
         msgpack::write_map(self.0.len(), &mut written);
         for (id, entry) in &self.0 {

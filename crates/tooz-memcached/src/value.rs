@@ -71,13 +71,13 @@ impl Value {
         &self,
         goes: impl Fn(&Owner) -> bool,
         (key, cas): (&[u8], u64),
-        life: Seconds,
+        ttl: Seconds,
     ) -> Request {
         let rest: Vec<_> = self.owners().iter().filter(|owner| !goes(owner)).collect();
         if rest.is_empty() {
             return Request::Delete(key.to_vec(), cas);
         }
-        Request::store(key, How::Swap(cas), RAW, life, shared(rest))
+        Request::store(key, How::Swap(cas), RAW, ttl, shared(rest))
     }
 
     pub(crate) fn is_of(&self, operation: &str) -> bool {

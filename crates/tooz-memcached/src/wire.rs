@@ -30,7 +30,7 @@ const MOST_KEYS: usize = 1 << 20;
 pub(crate) const RAW: u32 = 1;
 pub(crate) const MSGPACK: u32 = 2;
 
-/// How long an item lives, in seconds; 0 is for ever.
+/// A time to live in seconds; 0 is for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seconds(pub(crate) u64);
 
@@ -69,7 +69,7 @@ pub(crate) struct Store {
     pub(crate) key: Vec<u8>,
     pub(crate) how: How,
     pub(crate) flags: u32,
-    pub(crate) life: Seconds,
+    pub(crate) ttl: Seconds,
     pub(crate) value: Vec<u8>,
 }
 
@@ -115,12 +115,17 @@ pub(crate) enum Reply {
     Failed(String),
 }
 
+/// The replies to so many requests.
+pub(crate) fn each<const N: usize>(replies: Vec<Reply>) -> Result<[Reply; N]> {
+    replies.try_into().map_err(|_| Error::unexpected_answer())
+}
+
 impl Reply {
     pub(crate) fn item(self) -> Result<Option<Item>> {
         match self {
             Self::Item(item) => Ok(item),
             Self::Failed(text) => Err(errors::server_said(&text)),
-            _ => Err(errors::odd_answer()),
+            _ => Err(Error::unexpected_answer()),
         }
     }
 
@@ -128,7 +133,7 @@ impl Reply {
         match self {
             Self::Change(change) => Ok(*change),
             Self::Failed(text) => Err(errors::server_said(text)),
-            _ => Err(errors::odd_answer()),
+            _ => Err(Error::unexpected_answer()),
         }
     }
 
@@ -146,8 +151,8 @@ impl Request {
         Self::Get(key.to_vec(), None)
     }
 
-    pub(crate) fn store(key: &[u8], how: How, flags: u32, life: Seconds, value: Vec<u8>) -> Self {
-        Self::Store(Store { key: key.to_vec(), how, flags, life, value })
+    pub(crate) fn store(key: &[u8], how: How, flags: u32, ttl: Seconds, value: Vec<u8>) -> Self {
+        Self::Store(Store { key: key.to_vec(), how, flags, ttl, value })
     }
 
     /// Whether carrying it out twice is the same as once, and a lost answer no loss.
@@ -159,19 +164,19 @@ impl Request {
         match self {
             Self::Get(key, touch) if meta => {
                 push(to, &[b"mg ", key, b" c f t v"]);
-                if let Some(Seconds(life)) = touch {
-                    push(to, &[b" T", life.to_string().as_bytes()]);
+                if let Some(Seconds(ttl)) = touch {
+                    push(to, &[b" T", ttl.to_string().as_bytes()]);
                 }
             }
-            Self::Get(key, Some(Seconds(life))) => {
-                push(to, &[b"gats ", life.to_string().as_bytes(), b" ", key]);
+            Self::Get(key, Some(Seconds(ttl))) => {
+                push(to, &[b"gats ", ttl.to_string().as_bytes(), b" ", key]);
             }
             Self::Look(key) if meta => push(to, &[b"mg ", key, b" c t"]),
             Self::Get(key, None) | Self::Look(key) => push(to, &[b"gets ", key]),
             // "Stale" means nothing to anybody here, and the next store ends it.
-            Self::Renew(Store { key, how: How::Swap(cas), life, .. }) if meta => {
-                let (cas, life) = (cas.to_string(), life.0.to_string());
-                push(to, &[b"md ", key, b" C", cas.as_bytes(), b" I T", life.as_bytes()]);
+            Self::Renew(Store { key, how: How::Swap(cas), ttl, .. }) if meta => {
+                let (cas, ttl) = (cas.to_string(), ttl.0.to_string());
+                push(to, &[b"md ", key, b" C", cas.as_bytes(), b" I T", ttl.as_bytes()]);
             }
             Self::Store(store) | Self::Renew(store) => return store.write(to),
             Self::Delete(key, cas) if meta => {
@@ -198,7 +203,7 @@ impl Store {
             How::Add => b"add ",
             How::Swap(_) => b"cas ",
         };
-        let numbers = format!(" {} {} {}", self.flags, self.life.0, self.value.len());
+        let numbers = format!(" {} {} {}", self.flags, self.ttl.0, self.value.len());
         push(to, &[command, &self.key, numbers.as_bytes()]);
         if let How::Swap(cas) = self.how {
             push(to, &[b" ", cas.to_string().as_bytes()]);
@@ -241,7 +246,7 @@ impl Request {
     }
 }
 
-/// Reads one answer. An error means that the rest of the stream makes no sense any more.
+/// Reads one answer. An error means that the rest of the stream no longer makes sense.
 pub(crate) async fn read(
     from: &mut (impl AsyncBufRead + Unpin),
     expected: Expected,
@@ -291,7 +296,7 @@ fn meta_item(words: &[&str], value: Vec<u8>) -> io::Result<Reply> {
             Some(("c", cas)) => item.cas = number(cas)?,
             Some(("f", flags)) => item.flags = number(flags)?,
             Some(("t", left)) => item.left = left.parse().ok(),
-            // Renewed, and by whom that was seen.
+            // Renewed, and who has seen that.
             Some(("W" | "X" | "Z", "")) => {}
             _ => return Err(odd(word)),
         }

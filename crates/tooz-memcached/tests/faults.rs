@@ -250,7 +250,7 @@ async fn a_full_server_loses_nothing_that_it_has() -> Result<()> {
         a.lock("s")?.acquire_shared().await?,
         b.lock("s")?.acquire_shared().await?,
     ];
-    // Of all lengths, until none is taken any more.
+    // Of all lengths, until none is taken any longer.
     for size in (1..1200).step_by(40).chain((1200..20_000).step_by(900)) {
         let mut fill = Vec::new();
         for n in 0..(3 << 20) / (size + 80) {

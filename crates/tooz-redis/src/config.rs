@@ -1,7 +1,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use tooz_core::{CoordinatorUrl, Error, Host, Options, RestartGrace, Result, Secret};
+use tooz_core::kit::{PemFiles, PemOptions};
+use tooz_core::{
+    Characteristic, Characteristics, CoordinatorUrl, Error, Host, Options, RestartGrace, Result,
+    Secret,
+};
 
 use crate::keys::{Keys, Layout};
 
@@ -12,15 +16,32 @@ const SENTINEL_PORT: u16 = 26379;
 /// server that hangs must not keep us long from the next.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 
+/// What the backend ensures in general.
+pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
+    Characteristic::DistributedAcrossThreads,
+    Characteristic::DistributedAcrossProcesses,
+    Characteristic::DistributedAcrossHosts,
+    Characteristic::Causal,
+]);
+
+/// As the original's client has them.
+const PEM_OPTIONS: PemOptions = PemOptions {
+    authorities: "ssl_ca_certs",
+    certificate: "ssl_certfile",
+    key: "ssl_keyfile",
+    one_file: true,
+};
+
 /// What the URL says.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) servers: Servers,
     pub(crate) login: Login,
-    pub(crate) tls: Option<Tls>,
+    /// The certificates, where TLS is spoken.
+    pub(crate) tls: Option<PemFiles>,
     pub(crate) db: i64,
     pub(crate) keys: Keys,
-    /// The time to live of a member's beat, and so of a session.
+    /// The time to live of a member's heartbeat, and so of a session.
     pub(crate) membership_timeout: Duration,
     /// The time to live of a lock.
     pub(crate) lock_timeout: Duration,
@@ -36,11 +57,12 @@ pub(crate) struct Config {
 
 /// Where the server is to be found.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each coordinator")]
 pub(crate) enum Servers {
     /// The first of these that answers and is a master.
     Listed(Vec<Address>),
     /// The master that the sentinels name.
-    Sentinels { at: Vec<Address>, master: String, login: Login, tls: Option<Tls> },
+    Sentinels { at: Vec<Address>, master: String, login: Login, tls: Option<PemFiles> },
     /// The node of the cluster that has the namespace's slot, as one of these knows.
     Cluster(Vec<Address>),
 }
@@ -68,16 +90,6 @@ pub(crate) struct Login {
     pub(crate) password: Option<Secret>,
 }
 
-/// Files of certificates in PEM form.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "TLS is refused"))]
-pub(crate) struct Tls {
-    /// Trusted instead of those of the system.
-    pub(crate) authorities: Option<String>,
-    /// Our own certificate and its key.
-    pub(crate) identity: Option<(String, String)>,
-}
-
 impl Config {
     pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
         let timeout = options.seconds("timeout", Duration::from_secs(30))?;
@@ -99,9 +111,15 @@ impl Config {
             options.parse::<u32>("wait_replicas", "the number of replicas to wait for")?;
         let restart_grace = RestartGrace::read(&mut options, lock_timeout)?;
         let restart_grace_is_set = options.text("restart_grace").is_some();
-        let (login, tls) = (Login::of(url), Tls::read(url, &mut options)?);
+        let login =
+            Login { user: url.user().map(str::to_owned), password: url.password().cloned() };
+        let files = PemFiles::from_options(&mut options, PEM_OPTIONS)?;
+        let tls = match options.flag("ssl", url.scheme() == "rediss")? {
+            true => Some(supported(files.clone())?),
+            false => None,
+        };
         let cluster = options.flag("cluster", false)?;
-        let servers = servers(url, &mut options, (cluster, db), tls.files)?;
+        let servers = servers(url, &mut options, (cluster, db), files)?;
         if cluster && db != 0 {
             return Err(Error::invalid("a cluster has only the database 0"));
         }
@@ -128,7 +146,7 @@ impl Config {
         Ok(Self {
             servers,
             login,
-            tls: tls.wanted,
+            tls,
             db: i64::from(db),
             keys: Keys::new(&namespace, layout, i64::from(db)),
             membership_timeout,
@@ -152,17 +170,11 @@ impl Config {
     }
 }
 
-impl Login {
-    fn of(url: &CoordinatorUrl) -> Self {
-        Self { user: url.user().map(str::to_owned), password: url.password().cloned() }
-    }
-}
-
 fn servers(
     url: &CoordinatorUrl,
     options: &mut Options,
     (cluster, db): (bool, u32),
-    files: Tls,
+    files: PemFiles,
 ) -> Result<Servers> {
     let sentinel = options.text("sentinel");
     let fallback = options.list("sentinel_fallback");
@@ -189,7 +201,7 @@ fn servers(
             at.extend(more.hosts().iter().map(|h| Address::Tcp(h.name.clone(), port(h))));
         }
         let login = Login { user, password };
-        let tls = if sentinel_tls { Some(files.supported()?) } else { None };
+        let tls = if sentinel_tls { Some(supported(files)?) } else { None };
         return Ok(Servers::Sentinels { at, master, login, tls });
     }
     if cluster {
@@ -206,52 +218,16 @@ fn servers(
     }
 }
 
-/// The certificates named, and whether the connections to the server use them.
-struct TlsOptions {
-    files: Tls,
-    wanted: Option<Tls>,
+/// The files, if TLS can be spoken by them: what is wrong with them is told at once.
+#[cfg(feature = "tls")]
+fn supported(files: PemFiles) -> Result<PemFiles> {
+    files.client_config()?;
+    Ok(files)
 }
 
-impl Tls {
-    fn read(url: &CoordinatorUrl, options: &mut Options) -> Result<TlsOptions> {
-        let mut file = |name| match options.text(name) {
-            None => Ok(None),
-            Some(path) => match std::fs::read(&path) {
-                Ok(_) => Ok(Some(path)),
-                Err(error) => Err(Error::invalid("a certificate or key cannot be read")
-                    .with("option", name)
-                    .with("path", path)
-                    .caused_by(error)),
-            },
-        };
-        let (certificate, key) = (file("ssl_certfile")?, file("ssl_keyfile")?);
-        let authorities = file("ssl_ca_certs")?;
-        let identity = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            // As the original's client has it: one file for both.
-            (Some(both), None) => Some((both.clone(), both)),
-            (None, Some(_)) => {
-                return Err(Error::invalid("ssl_keyfile needs ssl_certfile"));
-            }
-            (None, None) => None,
-        };
-        let files = Self { authorities, identity };
-        let wanted = options.flag("ssl", url.scheme() == "rediss")?;
-        let wanted = if wanted { Some(files.clone().supported()?) } else { None };
-        Ok(TlsOptions { files, wanted })
-    }
-
-    #[cfg(feature = "tls")]
-    fn supported(self) -> Result<Self> {
-        // What is wrong with the files is told at once.
-        crate::tls::client(&self)?;
-        Ok(self)
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn supported(self) -> Result<Self> {
-        Err(Error::not_implemented("TLS (the feature tls of tooz-redis)"))
-    }
+#[cfg(not(feature = "tls"))]
+fn supported(_files: PemFiles) -> Result<PemFiles> {
+    Err(Error::not_implemented("TLS (the feature tls of tooz-redis)"))
 }
 
 #[cfg(test)]

@@ -1,23 +1,27 @@
 //! One connection: found, opened, authenticated and prepared.
 
-use std::collections::HashMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, RedisConnectionInfo, Value};
+#[cfg(feature = "tls")]
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+#[cfg(feature = "tls")]
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tooz_core::kit::PemFiles;
 use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 
 use crate::answers::Bounded;
-use crate::config::{Address, Config, Login, Servers, Tls};
+use crate::config::{Address, Config, Login, Servers};
 use crate::errors::{not_connected, translate};
-use crate::restart::{self, Closed};
 use crate::scripts;
+use crate::server::{Closed, ServerInfo};
 
 pub(crate) type Pushes = mpsc::UnboundedReceiver<PushInfo>;
 
@@ -25,6 +29,8 @@ pub(crate) type Pushes = mpsc::UnboundedReceiver<PushInfo>;
 #[derive(Clone)]
 pub(crate) struct Connection {
     client: MultiplexedConnection,
+    /// Set if the server may grant nothing yet.
+    pub(crate) closed: Option<Closed>,
     /// Reads and writes, even while nobody waits for an answer.
     _task: Arc<JoinSet<()>>,
 }
@@ -39,8 +45,6 @@ pub(crate) struct Opened {
     pub(crate) server: ServerInfo,
     /// When the last of its opening requests was sent.
     pub(crate) sent: Moment,
-    /// Set if the server may grant nothing yet.
-    pub(crate) closed: Option<Closed>,
 }
 
 impl Deref for Connection {
@@ -55,18 +59,6 @@ impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut MultiplexedConnection {
         &mut self.client
     }
-}
-
-/// What the server says about itself.
-#[derive(Clone, Debug)]
-pub(crate) struct ServerInfo {
-    pub(crate) is_master: bool,
-    pub(crate) replicas: u32,
-    pub(crate) eviction: String,
-    /// How long it has run, and when it said so.
-    pub(crate) uptime: (u64, Moment),
-    pub(crate) run: String,
-    pub(crate) has_aof: bool,
 }
 
 /// Connects to the master, loads the scripts, subscribes to `channels` and makes a first request.
@@ -95,9 +87,8 @@ async fn open_at(
     first: Option<&Cmd>,
 ) -> Result<Opened> {
     let (sender, pushes) = mpsc::unbounded_channel();
-    let at = Login::clone(&config.login);
-    let mut connection =
-        connect(config, address, &at, config.tls.as_ref(), config.db, Some(sender)).await?;
+    let (login, tls) = (&config.login, config.tls.as_ref());
+    let mut connection = connect(config, address, login, tls, config.db, Some(sender)).await?;
     let server = ServerInfo::ask(&mut connection).await?;
     if !server.is_master {
         return Err(Error::new(ErrorKind::Backend, "the server is a read-only replica")
@@ -111,9 +102,9 @@ async fn open_at(
     if let Some(first) = first {
         first.exec_async(&mut *connection).await.map_err(translate)?;
     }
-    let closed = restart::closed(config, address, &server, &mut connection).await?;
+    connection.closed = server.closed(config, address, &mut connection).await?;
     connection.set_response_timeout(config.response_timeout);
-    Ok(Opened { connection, pushes, server, sent, closed })
+    Ok(Opened { connection, pushes, server, sent })
 }
 
 /// Where the master may be, best guess first.
@@ -140,7 +131,7 @@ async fn masters(config: &Config) -> Result<Vec<Address>> {
 async fn ask_each(
     config: &Config,
     servers: &[Address],
-    (login, tls): (&Login, Option<&Tls>),
+    (login, tls): (&Login, Option<&PemFiles>),
     question: &redis::Cmd,
     what: &str,
     read: impl Fn(&Value) -> Option<(String, u16)>,
@@ -217,7 +208,7 @@ async fn connect(
     config: &Config,
     address: &Address,
     login: &Login,
-    tls: Option<&Tls>,
+    tls: Option<&PemFiles>,
     db: i64,
     pushes: Option<mpsc::UnboundedSender<PushInfo>>,
 ) -> Result<Connection> {
@@ -242,7 +233,7 @@ async fn connect(
         let (client, driver) = opened.map_err(not_connected)?;
         let mut task = JoinSet::new();
         task.spawn(driver);
-        Ok(Connection { client, _task: Arc::new(task) })
+        Ok(Connection { client, closed: None, _task: Arc::new(task) })
     };
     match tokio::time::timeout(config.connect_timeout, opening).await {
         // Nothing was asked of the server yet.
@@ -252,7 +243,7 @@ async fn connect(
 }
 
 /// A stream to the server.
-async fn reach(address: &Address, tls: Option<&Tls>) -> Result<Box<dyn Stream>> {
+async fn reach(address: &Address, tls: Option<&PemFiles>) -> Result<Box<dyn Stream>> {
     let failed = |error: io::Error| not_connected(error.into());
     match address {
         Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
@@ -261,13 +252,23 @@ async fn reach(address: &Address, tls: Option<&Tls>) -> Result<Box<dyn Stream>> 
             stream.set_nodelay(true).map_err(failed)?;
             #[cfg(feature = "tls")]
             if let Some(tls) = tls {
-                return Ok(Box::new(crate::tls::connect(tls, host, stream).await?));
+                return Ok(Box::new(secured(tls, host, stream).await?));
             }
             // Without the feature, the options that ask for TLS are refused.
             let _ = tls;
             Ok(Box::new(stream))
         }
     }
+}
+
+/// Speaks TLS on a stream. Host names of certificates are always checked.
+#[cfg(feature = "tls")]
+async fn secured(tls: &PemFiles, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| {
+        Error::invalid("the host is no name that a certificate can have").caused_by(error)
+    })?;
+    let connector = TlsConnector::from(Arc::new(tls.client_config_now().await?));
+    connector.connect(name, stream).await.map_err(|error: io::Error| not_connected(error.into()))
 }
 
 /// Connects to that address of the host which answers first.
@@ -284,24 +285,6 @@ async fn first_of(host: &str, port: u16) -> io::Result<TcpStream> {
         }
     }
     Err(failure)
-}
-
-impl ServerInfo {
-    async fn ask(connection: &mut MultiplexedConnection) -> Result<Self> {
-        let info: String = redis::cmd("INFO").query_async(connection).await.map_err(translate)?;
-        let answered = Moment::now();
-        let fields: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
-        let field = |name| fields.get(name).map(|value| value.trim()).unwrap_or_default();
-        Ok(Self {
-            is_master: field("role") == "master",
-            replicas: field("connected_slaves").parse().unwrap_or(0),
-            eviction: field("maxmemory_policy").to_owned(),
-            // A server that does not say is taken for one that has just started.
-            uptime: (field("uptime_in_seconds").parse().unwrap_or(0), answered),
-            run: field("run_id").to_owned(),
-            has_aof: field("aof_enabled") == "1",
-        })
-    }
 }
 
 #[cfg(test)]

@@ -8,37 +8,38 @@ use tooz_core::{
     Acquisition, Elections, Error, GroupId, Hold, LeaderFeed, MemberId, Moment, Result, async_trait,
 };
 
-use crate::errors::odd_answer;
 use crate::keys;
-use crate::lock::{self, Attempt};
-use crate::scripts::Script;
-use crate::session::{Life, RedisSession};
+use crate::lock;
+use crate::scripts::{self, Script};
+use crate::state::State;
 use crate::watch::Watch;
 
+/// The elections of a session.
+#[derive(Debug)]
+pub(crate) struct RedisElections(pub(crate) Arc<State>);
+
 #[async_trait]
-impl Elections for RedisSession {
+impl Elections for RedisElections {
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>> {
-        let Acquisition { id, target: group, mode, wait: waiting, .. } = acquisition;
-        keys::check_group(&group)?;
-        let prize = self.0.keys().leader(&group);
-        lock::acquire(&self.0, Attempt { id, prize, mode, waiting }).await
+        keys::check_group(&acquisition.target)?;
+        let keys = self.0.keys().leader(&acquisition.target);
+        lock::acquire(&self.0, acquisition.with_target(keys)).await
     }
 
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>> {
-        let life = &self.0;
-        let leader = ask(life, group).await?;
+        let leader = ask(&self.0, group).await?;
         if leader.group_exists { Ok(leader.member) } else { Err(Error::group_not_created(group)) }
     }
 
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()> {
-        let life = &self.0;
+        let state = &self.0;
         keys::check_group(group)?;
-        let mut watch = Watch::open(life, life.keys().group_channel(group)).await?;
+        let mut watch = Watch::open(state, state.keys().group_channel(group)).await?;
         loop {
             watch.mark();
-            let leader = ask(life, group).await?;
-            let again = match (&leader.member, leader.life) {
-                (Some(_), Some(life)) => life + Duration::from_millis(5),
+            let leader = ask(state, group).await?;
+            let again = match (&leader.member, leader.ttl) {
+                (Some(_), Some(ttl)) => ttl + Duration::from_millis(5),
                 _ => SILENT_PEER,
             };
             feed.leader(leader.member);
@@ -56,25 +57,19 @@ struct Leader {
     /// `None` as well for a leader that does not say who it is: a peer of another kind.
     member: Option<MemberId>,
     /// How long it leads unless it renews.
-    life: Option<Duration>,
+    ttl: Option<Duration>,
 }
 
-async fn ask(life: &Life, group: &GroupId) -> Result<Leader> {
+async fn ask(state: &State, group: &GroupId) -> Result<Leader> {
     keys::check_group(group)?;
-    let mut all = vec![life.keys().group(group)];
-    all.extend(life.keys().leader_keys(group));
-    let answer = life.link.call(&Script::Leader.call(&all, [b""; 0])).await?;
-    match answer.value {
-        Value::Array(parts) => match &parts[..] {
-            [Value::Int(exists), Value::BulkString(value), Value::Int(life)] => Ok(Leader {
-                group_exists: *exists == 1,
-                member: member_in(value),
-                life: u64::try_from(*life).ok().map(Duration::from_millis),
-            }),
-            _ => Err(odd_answer()),
-        },
-        _ => Err(odd_answer()),
-    }
+    let mut all = vec![state.keys().group(group)];
+    all.extend(state.keys().leader_keys(group));
+    let answer = state.client.call(&Script::Leader.call(&all, [b""; 0])).await?;
+    let Value::Array(parts) = answer.value else { return Err(Error::unexpected_answer()) };
+    let [Value::Int(exists), Value::BulkString(value), Value::Int(ttl)] = &parts[..] else {
+        return Err(Error::unexpected_answer());
+    };
+    Ok(Leader { group_exists: *exists == 1, member: member_in(value), ttl: scripts::ttl(*ttl) })
 }
 
 /// The member in OPERATION:NUMBER:SESSION:MEMBER.

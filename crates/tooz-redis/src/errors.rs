@@ -48,15 +48,13 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (Redis::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
             (ErrorKind::Authentication, "the server refused the user or the password")
         }
-        (_, Some("NOPERM")) => (
-            ErrorKind::Authentication,
-            "the user lacks the permission for a command, key or channel",
-        ),
-        // What a script may not do, in the words of the server; there is no code for it.
-        _ if detail.contains("The user executing the script can't") => (
-            ErrorKind::Authentication,
-            "the user lacks the permission for a command, key or channel",
-        ),
+        // What a script may not do has no code, only the words of the server.
+        (_, code)
+            if code == Some("NOPERM") || detail.contains("The user executing the script can't") =>
+        {
+            let message = "the user lacks the permission for a command, key or channel";
+            (ErrorKind::Authentication, message)
+        }
         (_, Some("READONLY")) => (ErrorKind::Backend, "the server is a read-only replica"),
         (_, Some("MISCONF")) => {
             (ErrorKind::Backend, "the server refuses writes because it cannot save to its disk")
@@ -116,9 +114,4 @@ fn refusal(error: &RedisError) -> Option<&'static str> {
     // The client library gives no way to the error within.
     let text = error.is_io_error().then(|| error.to_string())?;
     REFUSALS.into_iter().find(|why| text.contains(why))
-}
-
-/// An answer that no script of ours gives.
-pub(crate) fn odd_answer() -> Error {
-    Error::new(ErrorKind::Backend, "the server's answer makes no sense")
 }

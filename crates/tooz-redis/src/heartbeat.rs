@@ -1,56 +1,62 @@
-//! The renewal of everything in one round trip: the beat, the memberships, the locks.
+//! The renewal of everything in one round trip: the signs of life, the memberships, the locks.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use redis::{Cmd, Value};
-use tooz_core::{Error, ErrorKind, GroupId, Hold, Loss, MemberId, OperationId, Outcome, Result};
+use tooz_core::kit::locked;
+use tooz_core::{Error, ErrorKind, GroupId, Loss, MemberId, Moment, OperationId, Outcome, Result};
 
 use crate::config::Config;
-use crate::errors::odd_answer;
-use crate::scripts::Script;
-use crate::session::{Life, milliseconds, numbers};
+use crate::scripts::{Script, flag, milliseconds};
+use crate::state::{ClockReading, State};
 
 /// How many locks one script renews: the server does nothing else while a script runs.
 const CHUNK: usize = 250;
 
-/// The request for a beat.
-pub(crate) fn beat(
+/// How far the server's clock may run from ours between two renewals, in seconds.
+const CLOCKS: f64 = 1.0;
+
+/// The signs of life of a session and of its member.
+pub(crate) fn signs_of_life(
     config: &Config,
     (session, member): (OperationId, &MemberId),
     groups: &[GroupId],
-    first: bool,
+    is_first: bool,
 ) -> Cmd {
-    let mut keys = vec![config.keys.session(session), config.keys.beat(member)];
-    keys.extend(
-        groups
-            .iter()
-            .flat_map(|group| [config.keys.group(group), config.keys.group_companion(group)]),
-    );
-    let (life, session) = (milliseconds(config.membership_timeout), session.to_string());
-    let first: &[u8] = if first { b"1" } else { b"0" };
-    Script::Beat.call(&keys, [session.as_bytes(), member.as_bytes(), life.as_bytes(), first])
+    let mut keys = vec![config.keys.session(session), config.keys.heartbeat(member)];
+    for group in groups {
+        keys.extend([config.keys.group(group), config.keys.group_companion(group)]);
+    }
+    let (session, ttl) = (session.to_string(), milliseconds(config.membership_timeout));
+    let arguments = [session.as_bytes(), member.as_bytes(), ttl.as_bytes(), flag(is_first)];
+    Script::Heartbeat.call(&keys, arguments)
 }
 
-pub(crate) async fn renew(life: &Life) -> Result<()> {
-    let config = &life.config;
-    let (groups, memberships): (Vec<_>, Vec<_>) = life.memberships().into_iter().unzip();
-    let holds = life.holds();
-    let mut commands = vec![beat(config, (life.id, &life.member), &groups, false)];
-    for chunk in holds.chunks(CHUNK) {
+pub(crate) async fn renew(state: &Arc<State>) -> Result<()> {
+    let config = &state.config;
+    let (groups, memberships): (Vec<_>, Vec<_>) = state.memberships.entries().into_iter().unzip();
+    let grants = state.grants.values();
+    let mut requests = vec![signs_of_life(config, (state.id, &state.member), &groups, false)];
+    for chunk in grants.chunks(CHUNK) {
         let mut keys: Vec<&[u8]> = Vec::new();
         let mut arguments = vec![milliseconds(config.lock_timeout).into_bytes()];
-        for hold in chunk {
-            let (renewed, spellings) = hold.renewed_keys();
+        for grant in chunk {
+            let (renewed, spellings) = grant.keys.renewed_keys();
             keys.extend(renewed);
             arguments.push(spellings.to_string().into_bytes());
-            arguments.extend(hold.proof());
+            arguments.extend(grant.proof().map(<[u8]>::to_vec));
         }
-        commands.push(Script::Renew.call(keys, arguments));
+        requests.push(Script::Renew.call(keys, arguments));
     }
     if config.wait_replicas > 0 {
-        commands.push(life.link.wait_command());
+        requests.push(state.client.wait_command());
     }
-    let (answers, sent) = life.link.call_all(&commands).await?;
+    let (answers, sent) = state.client.call_all(&requests).await?;
     if config.wait_replicas > 0 {
-        let Some(Value::Int(replicas)) = answers.last() else { return Err(odd_answer()) };
+        let Some(Value::Int(replicas)) = answers.last() else {
+            return Err(Error::unexpected_answer());
+        };
         // A replica that took over would let it all end earlier than we would believe.
         if *replicas < i64::from(config.wait_replicas) {
             return Err(Error::new(ErrorKind::TimedOut, "the renewal reached too few replicas")
@@ -58,28 +64,74 @@ pub(crate) async fn renew(life: &Life) -> Result<()> {
         }
     }
     let mut answers = answers.iter();
-    let beaten = numbers(answers.next().ok_or_else(odd_answer)?)?;
-    let flags = answers.take(holds.len().div_ceil(CHUNK)).map(numbers);
+    let session = numbers(answers.next().ok_or_else(Error::unexpected_answer)?)?;
+    let flags = answers.take(grants.len().div_ceil(CHUNK)).map(numbers);
     let flags = flags.collect::<Result<Vec<_>>>()?.concat();
-    for (hold, ours) in holds.iter().zip(flags) {
-        if ours == 1 {
-            hold.lease().renewed(sent);
-        } else {
-            hold.lease().lose(Loss::Taken);
-            life.remove_hold(hold.id());
-            hold.pass_on();
+    for (grant, is_ours) in grants.into_iter().zip(flags) {
+        if is_ours == 1 {
+            grant.lease.renewed(sent);
+            continue;
         }
+        grant.lease.lose(Loss::Taken);
+        state.grants.remove(&grant.id);
+        // The next in the queue gets what is no longer ours, and nobody's: its expiry told nobody.
+        let state = state.clone();
+        tokio::spawn(async move { state.try_release(&grant).await });
     }
-    if beaten.first() != Some(&1) {
-        return Err(life.forgotten());
+    if session.first() != Some(&1) {
+        return Err(state.session_lost());
     }
-    let [_, clock, present @ ..] = &beaten[..] else { return Err(odd_answer()) };
-    life.compare_clocks(*clock, sent);
+    let [_, clock, present @ ..] = &session[..] else { return Err(Error::unexpected_answer()) };
+    compare_clocks(state, ClockReading { milliseconds: *clock, sent, answered: Moment::now() });
     for (membership, present) in memberships.iter().zip(present) {
         if *present == 0 {
-            membership.lose(Loss::Taken);
+            membership.lease.lose(Loss::Taken);
         }
     }
-    life.lease.renewed(sent);
+    state.lease.renewed(sent);
     Ok(())
+}
+
+/// The numbers that an array of a script's answer consists of.
+fn numbers(value: &Value) -> Result<Vec<i64>> {
+    let Value::Array(values) = value else { return Err(Error::unexpected_answer()) };
+    let number = |value: &Value| match value {
+        Value::Int(number) => Ok(*number),
+        _ => Err(Error::unexpected_answer()),
+    };
+    values.iter().map(number).collect()
+}
+
+/// Says so when the server's clock ran otherwise than ours since the last renewal. What expires at
+/// the server does so by that clock.
+fn compare_clocks(state: &State, now: ClockReading) {
+    let Some(last) = locked(&state.clock).replace(now) else { return };
+    let between = |from: Moment, to: Moment| from.elapsed().saturating_sub(to.elapsed());
+    let ours = (between(last.answered, now.sent), between(last.sent, now.answered));
+    let jump = jump((now.milliseconds - last.milliseconds) as f64 / 1000.0, ours);
+    if jump.abs() > CLOCKS {
+        tracing::warn!(
+            seconds = jump,
+            "the server's clock jumped: what it keeps expires too early or too late by that"
+        );
+    }
+}
+
+/// By how many seconds a clock went ahead of ours, when the time that it showed to have passed is
+/// compared with the least and the most that have.
+fn jump(theirs: f64, (least, most): (Duration, Duration)) -> f64 {
+    theirs - theirs.clamp(least.as_secs_f64(), most.max(least).as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_is_what_no_slow_answer_explains() {
+        let ours = (Duration::from_secs(9), Duration::from_secs(11));
+        for (theirs, expected) in [(10.0, 0.0), (11.0, 0.0), (71.0, 60.0), (-51.0, -60.0)] {
+            assert_eq!(jump(theirs, ours), expected, "{theirs}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ impl Inspector {
     /// Connects. It needs a Tokio runtime.
     ///
     /// # Errors
-    /// As of [`Coordinator::start`](tooz_core::Coordinator::start).
+    /// Same errors as [`Coordinator::start`](tooz_core::Coordinator::start).
     pub async fn connect(url: &str) -> Result<Self> {
         let url: CoordinatorUrl = url.parse()?;
         let config = Config::read(&url, Options::of(&url))?;

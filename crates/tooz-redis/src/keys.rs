@@ -30,26 +30,26 @@ pub(crate) struct Keys {
     channels: Vec<u8>,
 }
 
-/// What a lock or the leadership of a group consists of: see `scripts/prize.lua`.
+/// What a lock or the leadership of a group consists of: see `scripts/lock.lua`.
 #[derive(Clone, Debug)]
-pub(crate) struct Prize {
+pub(crate) struct LockKeys {
     queue: Vec<u8>,
     readers: Vec<u8>,
     /// The spellings of its own key.
     spellings: Vec<Vec<u8>>,
     /// The channel of those who watch the leader; empty for a lock.
-    pub(crate) watchers: Vec<u8>,
+    pub(crate) leader_channel: Vec<u8>,
 }
 
-impl Prize {
+impl LockKeys {
     /// The keys of all its scripts but the renewal, in their order.
     pub(crate) fn keys<'a>(
         &'a self,
         counter: &'a [u8],
         session: &'a [u8],
-        beat: &'a [u8],
+        heartbeat: &'a [u8],
     ) -> Vec<&'a [u8]> {
-        let mut keys = vec![counter, &self.queue, &self.readers, session, beat];
+        let mut keys = vec![counter, &self.queue, &self.readers, session, heartbeat];
         keys.extend(self.spellings.iter().map(Vec::as_slice));
         keys
     }
@@ -94,11 +94,11 @@ impl Keys {
         self.key(&[b":group:", group.as_bytes()])
     }
 
-    pub(crate) fn beats(&self) -> Vec<u8> {
+    pub(crate) fn heartbeats(&self) -> Vec<u8> {
         self.key(&[b"_beats:"])
     }
 
-    pub(crate) fn beat(&self, member: &MemberId) -> Vec<u8> {
+    pub(crate) fn heartbeat(&self, member: &MemberId) -> Vec<u8> {
         self.key(&[b"_beats:", member.as_bytes()])
     }
 
@@ -112,23 +112,23 @@ impl Keys {
 
     // ---- Locks and terms.
 
-    pub(crate) fn lock(&self, name: &LockName) -> Prize {
+    pub(crate) fn lock(&self, name: &LockName) -> LockKeys {
         let name = name.as_bytes();
-        Prize {
+        LockKeys {
             queue: self.key(&[b":queue:lock:", name]),
             readers: self.key(&[b":readers:lock:", name]),
             spellings: self.spellings(name),
-            watchers: Vec::new(),
+            leader_channel: Vec::new(),
         }
     }
 
-    pub(crate) fn leader(&self, group: &GroupId) -> Prize {
+    pub(crate) fn leader(&self, group: &GroupId) -> LockKeys {
         let name = group.as_bytes();
-        Prize {
+        LockKeys {
             queue: self.key(&[b":queue:leader:", name]),
             readers: self.key(&[b":readers:leader:", name]),
             spellings: self.leader_keys(group),
-            watchers: self.group_channel(group),
+            leader_channel: self.group_channel(group),
         }
     }
 
@@ -280,7 +280,7 @@ mod tests {
             [b"_tooz_leader_of_g_lock".to_vec(), b"b'_tooz'_b'leader_of_g'_lock".to_vec(),]
         );
         assert_eq!(keys.group(&"g".into()), b"_tooz_group:g");
-        assert_eq!(keys.beat(&"m".into()), b"_tooz_beats:m");
+        assert_eq!(keys.heartbeat(&"m".into()), b"_tooz_beats:m");
         assert_eq!(keys.groups(), b"_tooz_groups");
     }
 

@@ -6,7 +6,9 @@
 //!
 //! `docs/drivers/redis.md` has the options, the guarantees, the costs and the layout.
 
+// Bounds what an answer may take: the client library takes whatever comes.
 mod answers;
+mod client;
 mod config;
 mod connection;
 mod driver;
@@ -14,30 +16,27 @@ mod election;
 mod errors;
 mod group;
 mod heartbeat;
+mod hold;
+#[doc(hidden)]
 pub mod inspect;
 mod keys;
-mod link;
 mod lock;
-mod push;
-mod restart;
+mod queue;
+// Each change is one script on the server.
 mod scripts;
+// What a server says of itself decides what it may grant.
+mod server;
 mod session;
-#[cfg(feature = "tls")]
-mod tls;
+mod state;
 mod watch;
 
-use tooz_core::{Characteristic, Characteristics, DriverEntry, Features, RunsOn};
+use tooz_core::{DriverEntry, Features, RunsOn};
 
 /// The driver, for [`Registry::with`](tooz_core::Registry::with).
 pub const DRIVER: DriverEntry = DriverEntry {
     name: "redis",
     schemes: &["redis", "rediss"],
-    characteristics: Characteristics::of(&[
-        Characteristic::DistributedAcrossThreads,
-        Characteristic::DistributedAcrossProcesses,
-        Characteristic::DistributedAcrossHosts,
-        Characteristic::Causal,
-    ]),
+    characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
     runs_on: RunsOn::Engine,
     open: driver::open,

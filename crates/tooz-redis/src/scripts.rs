@@ -1,8 +1,10 @@
 //! The scripts, and how a request for one is put.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use redis::Cmd;
+use tooz_core::Mode;
 
 /// A script on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +14,7 @@ pub(crate) enum Script {
     Verify,
     Break,
     Renew,
-    Beat,
+    Heartbeat,
     Close,
     Create,
     Delete,
@@ -29,13 +31,13 @@ macro_rules! script {
 }
 
 const TEXTS: [(Script, &str); 15] = [
-    (Script::Acquire, script!("number", "prize", "acquire")),
-    (Script::Release, script!("number", "prize", "release")),
-    (Script::Verify, script!("number", "prize", "verify")),
-    (Script::Break, script!("number", "prize", "break")),
+    (Script::Acquire, script!("number", "lock", "acquire")),
+    (Script::Release, script!("number", "lock", "release")),
+    (Script::Verify, script!("number", "lock", "verify")),
+    (Script::Break, script!("number", "lock", "break")),
     (Script::Renew, script!("renew")),
-    (Script::Beat, script!("beats", "beat")),
-    (Script::Close, script!("beats", "close")),
+    (Script::Heartbeat, script!("sessions", "heartbeat")),
+    (Script::Close, script!("sessions", "close")),
     (Script::Create, script!("group", "create")),
     (Script::Delete, script!("group", "delete")),
     (Script::Join, script!("number", "group", "join")),
@@ -80,4 +82,26 @@ pub(crate) fn load() -> redis::Pipeline {
         pipeline.cmd("SCRIPT").arg("LOAD").arg(text).ignore();
     }
     pipeline
+}
+
+// ---- How values are written.
+
+pub(crate) fn milliseconds(time: Duration) -> String {
+    time.as_millis().to_string()
+}
+
+/// A time to live as scripts answer with it; `None` if for ever.
+pub(crate) fn ttl(milliseconds: i64) -> Option<Duration> {
+    u64::try_from(milliseconds).ok().map(Duration::from_millis)
+}
+
+pub(crate) fn flag(is_so: bool) -> &'static [u8] {
+    if is_so { b"1" } else { b"0" }
+}
+
+pub(crate) fn mode(mode: Mode) -> &'static [u8] {
+    match mode {
+        Mode::Exclusive => b"x",
+        Mode::Shared => b"s",
+    }
 }

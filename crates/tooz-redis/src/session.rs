@@ -1,50 +1,38 @@
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+//! A session: it opens, hears what is pushed, connects again, and says goodbye.
+
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use redis::{PushKind, Value};
+use redis::{PushInfo, PushKind, Value};
 use tokio_util::sync::CancellationToken;
+use tooz_core::kit::{InFlight, Table, goodbye};
 use tooz_core::{
-    Characteristic, Characteristics, Elections, Error, ErrorKind, GroupId, Groups, Hold, Lease,
-    Locks, Loss, MemberId, Moment, OperationId, Outcome, Result, Session, async_trait,
+    Characteristic, Characteristics, Elections, Groups, Lease, Locks, Loss, MemberId, OperationId,
+    Result, RetryPolicy, Session, async_trait,
 };
 use tracing::{debug, warn};
 
-use crate::config::Config;
-use crate::connection::{Opened, Pushes, ServerInfo};
-use crate::keys::{self, Keys};
-use crate::link::Link;
-use crate::lock::RedisHold;
-use crate::push::Listeners;
+use crate::client::Client;
+use crate::config::{CHARACTERISTICS, Config};
+use crate::connection::{self, Pushes};
+use crate::election::RedisElections;
+use crate::group::RedisGroups;
+use crate::heartbeat;
+use crate::keys;
+use crate::lock::RedisLocks;
 use crate::scripts::Script;
-use crate::{errors, heartbeat};
+use crate::server::ServerInfo;
+use crate::state::{State, Wake};
 
-/// How far the server's clock may run from ours between two renewals, in seconds.
-const CLOCKS: f64 = 1.0;
-
-/// A session: as long as its member's beat is renewed, over any number of connections.
+/// A session: as long as its member's heartbeat is renewed, over any number of connections.
 #[derive(Debug)]
-pub(crate) struct RedisSession(pub(crate) Arc<Life>);
-
-/// What the session's tasks and holds share.
-#[derive(Debug)]
-pub(crate) struct Life {
-    pub(crate) config: Arc<Config>,
-    pub(crate) id: OperationId,
-    pub(crate) member: MemberId,
+pub(crate) struct RedisSession {
+    state: Arc<State>,
     /// Of the deployment as it was found at the start.
     characteristics: Characteristics,
-    pub(crate) lease: Lease,
-    pub(crate) link: Link,
-    pub(crate) listeners: Arc<Listeners>,
-    /// Locked while a channel is subscribed to or left, so that the two never cross.
-    pub(crate) subscribing: tokio::sync::Mutex<()>,
-    holds: Mutex<HashMap<OperationId, Arc<RedisHold>>>,
-    /// With the operation of each join.
-    memberships: Mutex<HashMap<GroupId, (OperationId, Lease)>>,
-    /// The server's clock in milliseconds as the last renewal found it, and when that was sent and
-    /// answered.
-    clock: Mutex<Option<(i64, Moment, Moment)>>,
+    locks: RedisLocks,
+    groups: RedisGroups,
+    elections: RedisElections,
     closed: CancellationToken,
 }
 
@@ -52,33 +40,40 @@ impl RedisSession {
     pub(crate) async fn open(config: Arc<Config>, member: MemberId) -> Result<Self> {
         keys::check_member(&member)?;
         let id = OperationId::random();
-        let listeners = Arc::new(Listeners::new(config.keys.session_channel(id)));
-        let beat = heartbeat::beat(&config, (id, &member), &[], true);
-        let (link, pushes, server, sent) =
-            Link::open(config.clone(), &listeners.channels(), &beat).await?;
-        let characteristics = ensured(&server, &config);
-        let life = Arc::new(Life {
-            characteristics,
-            lease: Lease::timed(config.membership_timeout, sent),
-            config,
+        let first = heartbeat::signs_of_life(&config, (id, &member), &[], true);
+        let channels = [config.keys.session_channel(id)];
+        let opened = connection::open(&config, &channels, Some(&first)).await?;
+        let characteristics = characteristics(&opened.server, &config);
+        let state = Arc::new(State {
             id,
             member,
-            link,
-            listeners,
+            lease: Lease::timed(config.membership_timeout, opened.sent),
+            client: Client::new(config.clone(), opened.connection),
+            config,
+            grants: Table::default(),
+            memberships: Table::default(),
+            waiters: Table::default(),
+            watches: Table::default(),
             subscribing: tokio::sync::Mutex::default(),
-            holds: Mutex::default(),
-            memberships: Mutex::default(),
+            in_flight: InFlight::default(),
             clock: Mutex::default(),
-            closed: CancellationToken::new(),
         });
-        tokio::spawn(life.clone().tend(pushes));
-        Ok(Self(life))
+        let closed = CancellationToken::new();
+        tokio::spawn(run(state.clone(), opened.pushes, closed.clone()));
+        Ok(Self {
+            characteristics,
+            locks: RedisLocks(state.clone()),
+            groups: RedisGroups(state.clone()),
+            elections: RedisElections(state.clone()),
+            state,
+            closed,
+        })
     }
 }
 
 /// What this deployment ensures, with the reasons for what it does not.
-fn ensured(server: &ServerInfo, config: &Config) -> Characteristics {
-    let mut ensured = crate::DRIVER.characteristics;
+fn characteristics(server: &ServerInfo, config: &Config) -> Characteristics {
+    let mut ensured = CHARACTERISTICS;
     if server.replicas > 0 && config.wait_replicas == 0 {
         // What depended on a lock may be seen where the lock is not.
         ensured = ensured.without(Characteristics::of(&[Characteristic::Causal]));
@@ -93,265 +88,191 @@ fn ensured(server: &ServerInfo, config: &Config) -> Characteristics {
     ensured
 }
 
-impl Life {
-    pub(crate) fn keys(&self) -> &Keys {
-        &self.config.keys
-    }
+// ---- Its connections.
 
-    // ---- The connection.
-
-    /// Hears what is pushed, and opens connection after connection until the session ends.
-    async fn tend(self: Arc<Self>, mut pushes: Pushes) {
-        loop {
-            tokio::select! {
-                () = self.hear(&mut pushes) => {}
-                () = self.link.down() => {}
-                () = self.closed.cancelled() => return self.link.end(),
-                _ = self.lease.lost() => return self.end_lost(),
-            }
-            self.link.suspend();
-            self.lease.suspend();
-            debug!(member = %self.member, "connection lost");
-            pushes = tokio::select! {
-                pushes = self.reconnect() => pushes,
-                () = self.closed.cancelled() => return self.link.end(),
-                _ = self.lease.lost() => {
-                    self.link.end();
-                    return self.end_lost();
-                }
-            };
-            // Renewals are the proof of what is still ours; waiters and watches look for
-            // themselves. Beside the pushes, which must not wait for it.
-            let life = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = heartbeat::renew(&life).await {
-                    debug!(%error, "no renewal after the reconnection");
-                }
-                life.listeners.wake_all();
-            });
+/// Hears what is pushed, and opens connection after connection until the session ends.
+async fn run(state: Arc<State>, mut pushes: Pushes, closed: CancellationToken) {
+    let connections = &state.client.connections;
+    loop {
+        tokio::select! {
+            () = listen(&state, &mut pushes) => {}
+            () = connections.down() => {}
+            () = closed.cancelled() => return,
+            // The goodbye may still be said on this connection.
+            _ = state.lease.lost() => return,
         }
-    }
-
-    async fn hear(&self, pushes: &mut Pushes) {
-        while let Some(push) = pushes.recv().await {
-            if push.kind == PushKind::Disconnection {
+        if let Some(present) = connections.present() {
+            connections.suspend(&present);
+        }
+        state.lease.suspend();
+        debug!(member = %state.member, "connection lost");
+        pushes = tokio::select! {
+            pushes = reconnect(&state) => pushes,
+            () = closed.cancelled() => return,
+            _ = state.lease.lost() => {
+                connections.end();
                 return;
             }
-            self.listeners.hear(&push);
-        }
-    }
-
-    async fn reconnect(&self) -> Pushes {
-        let mut pause = Duration::from_millis(10);
-        loop {
-            // Nobody subscribes in between, so the connection has all channels.
-            let subscribing = self.subscribing.lock().await;
-            match self.link.reopen(&self.listeners.channels()).await {
-                Ok(Opened { connection, pushes, closed, .. }) => {
-                    self.link.resume(connection, closed);
-                    debug!(member = %self.member, "connected again");
-                    return pushes;
-                }
-                Err(error) => debug!(%error, "no new connection yet"),
+        };
+        // Renewals are the proof of what is still ours; waiters and watches look for themselves.
+        // Beside the pushes, which must not wait for it.
+        let state = state.clone();
+        tokio::spawn(async move {
+            if let Err(error) = heartbeat::renew(&state).await {
+                debug!(%error, "no renewal after the reconnection");
             }
-            drop(subscribing);
-            tokio::time::sleep(pause.mul_f64(0.5 + random_fraction() / 2.0)).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
-        }
-    }
-
-    /// With the session, everything that it held is lost.
-    fn end_lost(&self) {
-        let loss = self.lease.loss().unwrap_or(Loss::SessionEnded);
-        for hold in self.lock(&self.holds).values() {
-            hold.lease().lose(loss);
-        }
-    }
-
-    /// Says so when the server's clock ran otherwise than ours since the last renewal. What expires
-    /// at the server does so by that clock.
-    pub(crate) fn compare_clocks(&self, now: i64, sent: Moment) {
-        let answered = Moment::now();
-        let last = self.lock(&self.clock).replace((now, sent, answered));
-        let Some((before, last_sent, last_answered)) = last else { return };
-        let between = |from: Moment, to: Moment| from.elapsed().saturating_sub(to.elapsed());
-        let ours = (between(last_answered, sent), between(last_sent, answered));
-        let jump = jump((now - before) as f64 / 1000.0, ours);
-        if jump.abs() > CLOCKS {
-            warn!(
-                seconds = jump,
-                "the server's clock jumped: what it keeps expires too early or too late by that"
-            );
-        }
-    }
-
-    // ---- What is held.
-
-    /// The lease of a lock that was asked for at `sent`. With its session, a lock is lost, so it
-    /// promises no more time than that has.
-    pub(crate) fn lease_of_lock(&self, sent: Moment) -> Lease {
-        let session = self.config.membership_timeout;
-        let ttl = self.config.lock_timeout.min(session);
-        // A grant renews the session too. That wakes everybody who waits, so not each time.
-        if self.lease.deadline().is_some_and(|deadline| deadline < sent + session * 8 / 10) {
-            self.lease.renewed(sent);
-        }
-        let latest = self.lease.deadline().map_or(sent, |deadline| deadline - ttl * 9 / 10);
-        Lease::timed(ttl, sent.min(latest))
-    }
-
-    pub(crate) fn add_hold(&self, hold: &Arc<RedisHold>) {
-        self.listeners.add_holder(hold.id(), hold.lease());
-        self.lock(&self.holds).insert(hold.id(), hold.clone());
-        // The session may have been lost while the answer was on its way.
-        if let Some(loss) = self.lease.loss() {
-            hold.lease().lose(loss);
-        }
-    }
-
-    pub(crate) fn remove_hold(&self, id: OperationId) {
-        self.listeners.remove_holder(id);
-        self.lock(&self.holds).remove(&id);
-    }
-
-    pub(crate) fn holds(&self) -> Vec<Arc<RedisHold>> {
-        self.lock(&self.holds).values().cloned().collect()
-    }
-
-    pub(crate) fn memberships(&self) -> Vec<(GroupId, Lease)> {
-        let memberships = self.lock(&self.memberships);
-        memberships.iter().map(|(group, (_, lease))| (group.clone(), lease.clone())).collect()
-    }
-
-    pub(crate) fn add_membership(&self, group: &GroupId, by: OperationId) -> Lease {
-        self.remove_membership(group);
-        let lease = self.lease.child();
-        self.listeners.add_holder(by, &lease);
-        self.lock(&self.memberships).insert(group.clone(), (by, lease.clone()));
-        lease
-    }
-
-    pub(crate) fn remove_membership(&self, group: &GroupId) {
-        if let Some((by, _)) = self.lock(&self.memberships).remove(group) {
-            self.listeners.remove_holder(by);
-        }
-    }
-
-    /// The server knows the session no more: it was silent for too long, or the server restarted
-    /// empty.
-    pub(crate) fn forgotten(&self) -> Error {
-        self.lease.lose(Loss::SessionEnded);
-        Error::new(ErrorKind::SessionLost, "the server forgot the session")
-    }
-
-    fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
-        // Nothing panics while it is locked, so it is whole even if poisoned.
-        mutex.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives back what is left, the beat last: whoever is woken finds it all gone.
-    async fn say_goodbye(&self) -> Result<()> {
-        // Their waiting is over, and they withdraw.
-        self.listeners.no_waiters().await;
-        let mut goodbye = Vec::new();
-        for hold in self.holds() {
-            hold.lease().lose(Loss::GivenUp);
-            goodbye.push(hold.release_command());
-            self.remove_hold(hold.id());
-        }
-        let mut keys = vec![self.keys().session(self.id), self.keys().beat(&self.member)];
-        let mut arguments = vec![self.id.to_string().into_bytes(), self.member.as_bytes().to_vec()];
-        for (group, _) in self.memberships() {
-            keys.push(self.keys().group(&group));
-            keys.push(self.keys().group_companion(&group));
-            arguments.push(self.keys().group_channel(&group));
-            self.remove_membership(&group);
-        }
-        goodbye.push(Script::Close.call(&keys, &arguments));
-        self.link.call_all(&goodbye).await.map(drop)
+            wake_all(&state);
+        });
     }
 }
 
-/// By how many seconds a clock went ahead of ours, when the time that it showed to have passed is
-/// compared with the least and the most that have.
-fn jump(theirs: f64, (least, most): (Duration, Duration)) -> f64 {
-    theirs - theirs.clamp(least.as_secs_f64(), most.max(least).as_secs_f64())
+async fn reconnect(state: &State) -> Pushes {
+    // Jitter makes each pause up to twice as long.
+    let mut backoff =
+        RetryPolicy::new(Duration::from_millis(5), Duration::from_millis(250)).backoff();
+    loop {
+        // Nobody subscribes in between, so the connection has all channels.
+        let subscribing = state.subscribing.lock().await;
+        let mut channels = vec![state.keys().session_channel(state.id)];
+        channels.extend(state.watches.entries().into_iter().map(|(channel, _)| channel));
+        match connection::open(&state.config, &channels, None).await {
+            Ok(opened) => {
+                state.client.connections.resume(opened.connection);
+                debug!(member = %state.member, "connected again");
+                return opened.pushes;
+            }
+            Err(error) => debug!(%error, "no new connection yet"),
+        }
+        drop(subscribing);
+        backoff.pause().await;
+    }
 }
 
-/// A fraction from 0 to 1, for jitter.
-pub(crate) fn random_fraction() -> f64 {
-    let [byte, ..] = *OperationId::random().as_bytes();
-    f64::from(byte) / 255.0
+// ---- What is pushed.
+
+/// Passes on what is pushed, until the connection ends.
+async fn listen(state: &State, pushes: &mut Pushes) {
+    let own_channel = state.keys().session_channel(state.id);
+    while let Some(push) = pushes.recv().await {
+        match push.kind {
+            PushKind::Disconnection => return,
+            PushKind::Message => on_message(state, &own_channel, &push),
+            _ => {}
+        }
+    }
 }
 
-pub(crate) fn milliseconds(time: Duration) -> String {
-    time.as_millis().to_string()
-}
-
-/// The numbers that an array of a script's answer consists of.
-pub(crate) fn numbers(value: &Value) -> Result<Vec<i64>> {
-    let Value::Array(values) = value else { return Err(errors::odd_answer()) };
-    let number = |value: &Value| match value {
-        Value::Int(number) => Ok(*number),
-        _ => Err(errors::odd_answer()),
+fn on_message(state: &State, own_channel: &[u8], push: &PushInfo) {
+    let [Value::BulkString(channel), Value::BulkString(message), ..] = &push.data[..] else {
+        return;
     };
-    values.iter().map(number).collect()
+    if channel != own_channel {
+        if let Some(changes) = state.watches.get(channel) {
+            changes.send_replace(());
+        }
+        return;
+    }
+    let Some((what, operation)) =
+        std::str::from_utf8(message).ok().and_then(|message| message.split_once(':'))
+    else {
+        return;
+    };
+    let operation = operation.to_owned();
+    let wake = |wake| {
+        if let Some(waiter) = state.waiters.get(&operation) {
+            // An error means that it waits no longer.
+            let _ = waiter.send(wake);
+        }
+    };
+    match what {
+        "granted" => wake(Wake::Now),
+        "check" => wake(Wake::Overdue),
+        "broken" => on_broken(state, &operation),
+        _ => {}
+    }
+}
+
+/// Somebody broke a lock of ours, or removed our member from a group.
+fn on_broken(state: &State, operation: &String) {
+    let grant = state.grants.get(operation).map(|grant| grant.lease.clone());
+    let mut memberships = state.memberships.values().into_iter();
+    let membership = || memberships.find(|it| it.joined_by == *operation).map(|it| it.lease);
+    if let Some(lease) = grant.or_else(membership) {
+        lease.lose(Loss::Taken);
+    }
+}
+
+/// Messages may have been missed: everybody is to look.
+fn wake_all(state: &State) {
+    for waiter in state.waiters.values() {
+        // An error means that it waits no longer.
+        let _ = waiter.send(Wake::Now);
+    }
+    for changes in state.watches.values() {
+        changes.send_replace(());
+    }
+}
+
+// ---- Its end.
+
+/// Releases what is left, the heartbeat last: whoever is woken finds it all gone.
+async fn say_goodbye(state: &State) -> Result<()> {
+    // Their waiting is over, and they cancel.
+    state.in_flight.none().await;
+    let mut requests = Vec::new();
+    for (_, grant) in state.grants.take_all() {
+        grant.lease.lose(Loss::GivenUp);
+        requests.push(state.grant_request(Script::Release, &grant));
+    }
+    let names = state.keys();
+    let mut keys = vec![names.session(state.id), names.heartbeat(&state.member)];
+    let mut arguments = vec![state.id.to_string().into_bytes(), state.member.as_bytes().to_vec()];
+    for (group, _) in state.memberships.take_all() {
+        keys.extend([names.group(&group), names.group_companion(&group)]);
+        arguments.push(names.group_channel(&group));
+    }
+    requests.push(Script::Close.call(&keys, &arguments));
+    state.client.call_all(&requests).await.map(drop)
 }
 
 #[async_trait]
 impl Session for RedisSession {
     fn lease(&self) -> &Lease {
-        &self.0.lease
+        &self.state.lease
     }
 
     fn characteristics(&self) -> Characteristics {
-        self.0.characteristics
+        self.characteristics
     }
 
     fn heartbeat_interval(&self) -> Option<Duration> {
-        Some(self.0.config.heartbeat_interval())
+        Some(self.state.config.heartbeat_interval())
     }
 
     async fn heartbeat(&self) -> Result<()> {
-        heartbeat::renew(&self.0).await
+        heartbeat::renew(&self.state).await
     }
 
     async fn close(&self) -> Result<()> {
-        if self.0.closed.is_cancelled() {
+        if self.closed.is_cancelled() {
             return Ok(());
         }
-        let limit = self.0.config.response_timeout * 2;
-        let said = tokio::time::timeout(limit, self.0.say_goodbye()).await;
-        self.0.closed.cancel();
-        self.0.link.end();
-        said.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::TimedOut, "the server did not answer the goodbye")
-                .outcome_is(Outcome::Unknown))
-        })
+        let limit = self.state.config.response_timeout * 2;
+        let said = goodbye(limit, say_goodbye(&self.state)).await;
+        self.closed.cancel();
+        self.state.client.connections.end();
+        said
     }
 
     fn locks(&self) -> Option<&dyn Locks> {
-        Some(self)
+        Some(&self.locks)
     }
 
     fn groups(&self) -> Option<&dyn Groups> {
-        Some(self)
+        Some(&self.groups)
     }
 
     fn elections(&self) -> Option<&dyn Elections> {
-        Some(self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_jump_is_what_no_slow_answer_explains() {
-        let ours = (Duration::from_secs(9), Duration::from_secs(11));
-        for (theirs, expected) in [(10.0, 0.0), (11.0, 0.0), (71.0, 60.0), (-51.0, -60.0)] {
-            assert_eq!(jump(theirs, ours), expected, "{theirs}");
-        }
+        Some(&self.elections)
     }
 }

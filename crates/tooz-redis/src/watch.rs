@@ -5,22 +5,33 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tooz_core::{Moment, Result};
 
-use crate::session::Life;
+use crate::state::State;
 
-/// Wakes whenever something may have changed; unsubscribes when dropped.
+/// Wakes whenever something may have changed.
 pub(crate) struct Watch {
-    life: Arc<Life>,
+    // Dropped first: the subscription ends with the last of its receivers.
+    changes: watch::Receiver<()>,
+    subscription: Subscription,
+}
+
+/// Ends when it is dropped, unless others watch the channel.
+struct Subscription {
+    state: Arc<State>,
     channel: Vec<u8>,
-    changes: watch::Receiver<u64>,
 }
 
 impl Watch {
-    pub(crate) async fn open(life: &Arc<Life>, channel: Vec<u8>) -> Result<Self> {
-        let _subscribing = life.subscribing.lock().await;
-        let (changes, first) = life.listeners.add_watch(&channel);
-        let watch = Self { life: life.clone(), channel, changes };
-        if first {
-            life.link.subscribe(&watch.channel).await?;
+    pub(crate) async fn open(state: &Arc<State>, channel: Vec<u8>) -> Result<Self> {
+        let _subscribing = state.subscribing.lock().await;
+        let known = state.watches.get(&channel);
+        let is_first = known.is_none();
+        let changes = known.unwrap_or_default();
+        let subscription = Subscription { state: state.clone(), channel };
+        let watch = Self { changes: changes.subscribe(), subscription };
+        if is_first {
+            let channel = &watch.subscription.channel;
+            state.watches.insert(channel.clone(), changes);
+            state.client.subscribe(channel).await?;
         }
         Ok(watch)
     }
@@ -33,26 +44,24 @@ impl Watch {
     /// Waits for a change, or until that moment.
     pub(crate) async fn changed(&mut self, until: Moment) {
         tokio::select! {
-            // The sender lives as long as the watch.
+            // The sender is in the table as long as there is a receiver.
             _ = self.changes.changed() => {}
             () = until.wait() => {}
         }
     }
 }
 
-impl Drop for Watch {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        if !self.life.listeners.remove_watch(&self.channel) {
-            return;
-        }
-        let (life, channel) = (self.life.clone(), std::mem::take(&mut self.channel));
+        let (state, channel) = (self.state.clone(), std::mem::take(&mut self.channel));
         tokio::spawn(async move {
-            let _subscribing = life.subscribing.lock().await;
-            if life.listeners.is_watched(&channel) {
+            let _subscribing = state.subscribing.lock().await;
+            if state.watches.remove_if(&channel, |changes| changes.receiver_count() == 0).is_none()
+            {
                 return;
             }
-            if let Err(error) = life.link.unsubscribe(&channel).await {
-                tracing::debug!(%error, "still subscribed, to no effect");
+            if let Err(error) = state.client.unsubscribe(&channel).await {
+                tracing::debug!(%error, "still subscribed, which does no harm");
             }
         });
     }

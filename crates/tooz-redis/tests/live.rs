@@ -157,7 +157,7 @@ async fn wait_replicas_refuses_what_is_not_replicated() -> Result<()> {
         sleep(Duration::from_millis(20)).await;
     }
     a.lock("it")?.acquire().await?.release().await?;
-    // Who wants the order kept over a failover has to ask for the replicas.
+    // A user who wants the order kept over a failover has to ask for the replicas.
     for (options, refused) in [("timeout=6", true), ("timeout=6&wait_replicas=1", false)] {
         let registry = tooz_core::Registry::new().with(tooz_redis::DRIVER)?;
         let builder = registry.builder(&master.url(options), "b")?;
@@ -170,7 +170,7 @@ async fn wait_replicas_refuses_what_is_not_replicated() -> Result<()> {
     replica.signal("-CONT");
     assert_eq!(error.kind(), ErrorKind::LockAcquireFailed, "{error}");
     let keys: Vec<String> = redis::cmd("KEYS").arg("*_lock").query(&mut client).unwrap();
-    assert!(keys.is_empty(), "taken back: {keys:?}");
+    assert!(keys.is_empty(), "released: {keys:?}");
     a.lock("it")?.acquire().await?.release().await?;
     a.stop().await
 }

@@ -22,7 +22,7 @@ struct Shared {
     connections: std::sync::Mutex<CancellationToken>,
     /// How many connections there have been.
     count: AtomicU64,
-    /// Connections with a lower number carry nothing any more, and stay open.
+    /// Connections with a lower number no longer carry anything, and stay open.
     silent_below: AtomicU64,
 }
 
@@ -72,12 +72,12 @@ impl Proxy {
         self.shared.lose.lock().unwrap().is_none()
     }
 
-    /// Established connections carry nothing any more; the next ones are served.
+    /// Established connections no longer carry anything; the next ones are served.
     pub(crate) fn silence_established(&self) {
         self.shared.silent_below.store(self.shared.count.load(SeqCst), SeqCst);
     }
 
-    /// Nobody hears of anybody any more.
+    /// Nobody hears of anybody any longer.
     pub(crate) fn silence_all(&self) {
         self.shared.silent_below.store(u64::MAX, SeqCst);
     }

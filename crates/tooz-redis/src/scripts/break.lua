@@ -1,5 +1,4 @@
--- Takes the lock away from whoever has it, and tells those that listen. Returns whether anybody
--- had it.
+-- Breaks the lock, whoever has it, and tells those that listen. Returns whether anybody had it.
 local broken = 0
 local told = {}
 for key in spellings() do

@@ -1,5 +1,5 @@
 -- KEYS: 1 the group's hash, then the spellings of the leader's key. Returns whether the group
--- exists, the value, and its life in milliseconds.
+-- exists, the value, and its time to live in milliseconds.
 local exists = redis.call('EXISTS', KEYS[1])
 for i = 2, #KEYS do
   local value = redis.call('GET', KEYS[i])

@@ -1,8 +1,9 @@
--- ARGV: 3 member. Returns 1, -4 if the session is over, -1 without the group, -2 if the member is not in it.
--- Without its session nobody is a member, so what is left of the membership goes all the same.
-local own = is_callers(ARGV[3])
+-- Returns 1, -4 if the session is over, -1 without the group, -2 if the member is not in it.
+-- Without its session nobody is a member, so what is left of the membership goes in that case too.
+local member = ARGV[3]
+local own = is_callers(member)
 if own then
-  drop(ARGV[3])
+  drop(member)
   changed()
 end
 if session_is_over() then

@@ -1,27 +1,28 @@
--- ARGV: 3 the one member asked for or '', 4 the digest of what the caller knows, or '' if it knows
--- nothing, or '-' if it wants none.
--- Returns -1 without the group, or {digest, milliseconds until the first beat ends or -1, then for
--- each member its id, its capabilities and its record}: nothing of the latter if the digest is as
--- given.
+-- `only` is the one member asked for, or ''; `known` the digest of what the caller knows, or '' if it
+-- knows nothing, or '-' if it wants none.
+-- Returns -1 without the group, or {digest, milliseconds until the first heartbeat ends or -1, then
+-- for each member its id, its capabilities and its record}: nothing of the latter if the digest is
+-- as given.
+local only, known = ARGV[3], ARGV[4]
 if redis.call('EXISTS', GROUP) == 0 then
   return -1
 end
 local found = { '', -1 }
 local function add(member, capabilities, record)
-  local life = life_of(member)
-  if not life then
+  local ttl = ttl_of(member)
+  if not ttl then
     return
   end
-  if life >= 0 and (found[2] < 0 or life < found[2]) then
-    found[2] = life
+  if ttl >= 0 and (found[2] < 0 or ttl < found[2]) then
+    found[2] = ttl
   end
   local n = #found
   found[n + 1], found[n + 2], found[n + 3] = member, capabilities, record or ''
 end
-if ARGV[3] ~= '' then
-  local capabilities = redis.call('HGET', GROUP, ARGV[3])
+if only ~= '' then
+  local capabilities = redis.call('HGET', GROUP, only)
   if capabilities then
-    add(ARGV[3], capabilities, redis.call('HGET', COMPANION, 'm:' .. ARGV[3]))
+    add(only, capabilities, redis.call('HGET', COMPANION, 'm:' .. only))
   end
 else
   local records, all = {}, redis.call('HGETALL', COMPANION)
@@ -35,11 +36,11 @@ else
     end
   end
 end
-if ARGV[4] == '-' then
+if known == '-' then
   return found
 end
 local digest = redis.sha1hex(table.concat(found, '\0', 3))
-if digest == ARGV[4] then
+if digest == known then
   return { digest, found[2] }
 end
 found[1] = digest

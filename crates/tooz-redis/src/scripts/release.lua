@@ -1,16 +1,17 @@
--- ARGV: 3 mode, 4 the lock's value or the reader, 5 epoch. Returns whether it was ours.
+-- `value` is the lock's, or the reader. Returns whether it was ours.
+local mode, value, epoch = ARGV[3], ARGV[4], ARGV[5]
 local released = 1
-if ARGV[3] == 's' then
-  forget_dead_readers()
-  released = redis.call('ZREM', READERS, ARGV[4])
-  if holder() == 'shared:' .. ARGV[5] then
-    keep_marker(ARGV[5])
+if mode == 's' then
+  reap_readers()
+  released = redis.call('ZREM', READERS, value)
+  if holder() == 'shared:' .. epoch then
+    keep_marker(epoch)
   else
     released = 0
   end
 else
   for key in spellings() do
-    if redis.call('GET', key) == ARGV[4] then
+    if redis.call('GET', key) == value then
       redis.call('DEL', key)
     else
       released = 0

@@ -18,7 +18,7 @@ pub(crate) struct Proxy {
 struct Shared {
     /// How many connections there have been.
     connections: AtomicU64,
-    /// Connections with a lower number carry nothing any more, and stay open.
+    /// Connections with a lower number no longer carry anything, and stay open.
     silent_below: AtomicU64,
     /// Whether what the server says gets lost.
     losing: AtomicBool,
@@ -52,17 +52,17 @@ impl Proxy {
         format!("redis://127.0.0.1:{}?{options}", self.port)
     }
 
-    /// Established connections carry nothing any more; the next ones are served.
+    /// Established connections no longer carry anything; the next ones are served.
     pub(crate) fn silence_established(&self) {
         self.shared.silent_below.store(self.shared.connections.load(SeqCst), SeqCst);
     }
 
-    /// Nobody hears of anybody any more.
+    /// Nobody hears of anybody any longer.
     pub(crate) fn silence_all(&self) {
         self.shared.silent_below.store(u64::MAX, SeqCst);
     }
 
-    /// From now on, what the server says gets lost; or no more, after all connections were cut.
+    /// From now on, what the server says gets lost; or no longer, after all connections were cut.
     pub(crate) fn lose(&self, losing: bool) {
         self.shared.losing.store(losing, SeqCst);
         if !losing {

@@ -1,13 +1,14 @@
 -- What the scripts of locks and terms share.
 --
--- KEYS: 1 the counter, 2 the queue, 3 the readers, 4 the caller's session, 5 its member's beat, from
--- 6 the spellings of the lock's own key.
--- ARGV: 1 the prefix of the sessions' channels, 2 the channel of those who watch the leader or ''.
+-- KEYS: those below, and from 6 the spellings of the lock's own key.
+-- ARGV: the prefix of the sessions' channels, the channel of those who watch the leader or '', and
+-- from 3 the script's own.
 --
 -- The lock's keys hold OPERATION:NUMBER:SESSION:MEMBER, or shared:EPOCH while readers have it;
 -- anything else is a peer's. Queue entries are OPERATION:MODE:SESSION:MEMBER in the order of
 -- arrival, readers OPERATION:SESSION:MEMBER by the time at which they expire.
-local QUEUE, READERS = KEYS[2], KEYS[3]
+local COUNTER, QUEUE, READERS, SESSION, HEARTBEAT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local SESSION_CHANNELS, LEADER_CHANNEL = ARGV[1], ARGV[2]
 
 -- How long a lock is kept for the waiter that it was given to, until that waiter answers.
 local ANSWER = 700
@@ -23,21 +24,21 @@ end
 -- Who has it, and for how long; nil if it is free. '?' if the spellings disagree: a peer knows
 -- only some of them.
 local function holder()
-  local found, life, free
+  local found, ttl, free
   for key in spellings() do
     local value = redis.call('GET', key)
     if not value then
       free = true
     elseif not found then
-      found, life = value, redis.call('PTTL', key)
+      found, ttl = value, redis.call('PTTL', key)
     elseif value ~= found then
       return '?', redis.call('PTTL', key)
     end
   end
   if found and free then
-    return '?', life
+    return '?', ttl
   end
-  return found, life
+  return found, ttl
 end
 
 local function queue_head()
@@ -46,7 +47,7 @@ end
 
 -- Behind all who wait, in the order of time. Scores are exact up to 2^53 only, and the numbers may
 -- be above that.
-local function next_place()
+local function next_score()
   local last = redis.call('ZREVRANGE', QUEUE, 0, 0, 'WITHSCORES')[2] or 0
   return string.format('%.0f', math.max(now_us(), last + 1))
 end
@@ -56,14 +57,14 @@ local function epoch_of(value)
 end
 
 local function announce()
-  if ARGV[2] ~= '' then
-    redis.call('PUBLISH', ARGV[2], 'leader')
+  if LEADER_CHANNEL ~= '' then
+    redis.call('PUBLISH', LEADER_CHANNEL, 'leader')
   end
 end
 
-local function put(value, life)
+local function put(value, ttl)
   for key in spellings() do
-    redis.call('SET', key, value, 'PX', life)
+    redis.call('SET', key, value, 'PX', ttl)
   end
 end
 
@@ -76,35 +77,35 @@ end
 -- The marker lives as long as the last of its readers.
 local function keep_marker(epoch)
   local last = redis.call('ZREVRANGE', READERS, 0, 0, 'WITHSCORES')[2]
-  local life = last and tonumber(last) - now_ms() or 0
-  if life <= 0 then
+  local ttl = last and tonumber(last) - now_ms() or 0
+  if ttl <= 0 then
     redis.call('DEL', READERS)
     return remove()
   end
-  put('shared:' .. epoch, life)
-  redis.call('PEXPIRE', READERS, life)
+  put('shared:' .. epoch, ttl)
+  redis.call('PEXPIRE', READERS, ttl)
 end
 
-local function forget_dead_readers()
+local function reap_readers()
   redis.call('ZREMRANGEBYSCORE', READERS, '-inf', now_ms())
 end
 
 -- Adds or renews a reader beside those that `value` stands for; the epoch.
-local function read(value, reader, life)
+local function read(value, reader, ttl)
   local epoch = epoch_of(value)
   if not epoch then
-    epoch = next_number(KEYS[1])
+    epoch = next_number(COUNTER)
     redis.call('DEL', READERS)
   end
-  forget_dead_readers()
-  redis.call('ZADD', READERS, now_ms() + tonumber(life), reader)
+  reap_readers()
+  redis.call('ZADD', READERS, now_ms() + tonumber(ttl), reader)
   keep_marker(epoch)
   return epoch
 end
 
 -- Tells a waiter; whether its session listens. A process that died does not.
 local function tell(session, what, operation)
-  return redis.call('PUBLISH', ARGV[1] .. session, what .. ':' .. operation) > 0
+  return redis.call('PUBLISH', SESSION_CHANNELS .. session, what .. ':' .. operation) > 0
 end
 
 -- Asks the next waiter, of another session if there is one near, to look again when the answer of
@@ -146,7 +147,7 @@ local function grant(caller)
       if mode == 's' then
         read(value, operation .. ':' .. session .. ':' .. member, ANSWER)
       else
-        local number = next_number(KEYS[1])
+        local number = next_number(COUNTER)
         put(operation .. ':' .. number .. ':' .. session .. ':' .. member, ANSWER)
         announce()
         return stand_by(session)

@@ -1,0 +1,62 @@
+//! A lock or a term that is ours.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use redis::Value;
+use tooz_core::{Error, FencingToken, Hold, Lease, Outcome, Release, Result, async_trait};
+
+use crate::scripts::Script;
+use crate::state::{Grant, State};
+
+pub(crate) struct RedisHold {
+    pub(crate) state: Arc<State>,
+    pub(crate) grant: Arc<Grant>,
+}
+
+#[async_trait]
+impl Hold for RedisHold {
+    fn token(&self) -> FencingToken {
+        self.grant.token
+    }
+
+    fn lease(&self) -> &Lease {
+        &self.grant.lease
+    }
+
+    async fn verify(&self) -> Result<bool> {
+        let request = self.state.grant_request(Script::Verify, &self.grant);
+        match self.state.client.call(&request).await?.value {
+            Value::Int(ours) => Ok(ours == 1),
+            _ => Err(Error::unexpected_answer()),
+        }
+    }
+
+    async fn release(&self) -> Result<Release> {
+        let (state, grant) = (&self.state, &self.grant);
+        state.grants.remove(&grant.id);
+        // What a later try finds gone was released by the first one, whose answer was lost.
+        let again = grant.release_in_doubt.load(Relaxed);
+        let request = state.grant_request(Script::Release, grant);
+        let answer = state.client.call(&request).await.inspect_err(|error| {
+            grant.release_in_doubt.fetch_or(error.outcome() != Outcome::NotApplied, Relaxed);
+        })?;
+        match answer.value {
+            Value::Int(1) => Ok(Release::Released),
+            Value::Int(_) if again || answer.repeated => Ok(Release::Released),
+            Value::Int(_) => Ok(Release::WasLost),
+            _ => Err(Error::unexpected_answer()),
+        }
+    }
+}
+
+impl fmt::Debug for RedisHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisHold")
+            .field("id", &self.grant.id)
+            .field("token", &self.grant.token)
+            .field("lease", &self.grant.lease)
+            .finish_non_exhaustive()
+    }
+}
