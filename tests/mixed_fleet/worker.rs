@@ -20,9 +20,6 @@ use tooz_core::{
 use super::protocol::Failure;
 use crate::random::Random;
 
-/// Points of the ring for each unit of weight, as the original has them.
-const PARTITIONS: u32 = 32;
-
 /// What a worker can be told.
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]

@@ -43,6 +43,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["consul", "consul+https"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["ttl"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

@@ -33,6 +33,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["etcd"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["membership_timeout", "lock_timeout"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

@@ -35,6 +35,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["etcd3"],
     characteristics: tooz_etcd3_core::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["membership_timeout", "lock_timeout"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

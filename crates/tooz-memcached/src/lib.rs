@@ -50,6 +50,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["memcached"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["membership_timeout", "lock_timeout", "leader_timeout"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

@@ -49,6 +49,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["mysql"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["timeout"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

@@ -48,6 +48,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["postgresql", "postgres"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["timeout"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

@@ -38,6 +38,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["redis", "rediss"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["membership_timeout", "lock_timeout"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

@@ -25,8 +25,10 @@ pub const DRIVER: DriverEntry = DriverEntry {
     },
 };
 
-/// The backend: the locks of each URL. A lock serves its waiters in order, and counts them.
-pub static LOCKS: LazyLock<Mutex<HashMap<(String, LockName), Arc<tokio::sync::Mutex<u64>>>>> =
+/// A lock of the backend: it serves its waiters in order, and counts them.
+type Lock = Arc<tokio::sync::Mutex<u64>>;
+/// The backend: the locks of each URL.
+pub static LOCKS: LazyLock<Mutex<HashMap<(String, LockName), Lock>>> =
     LazyLock::new(Mutex::default);
 
 /// The configured backend: the URL's name.

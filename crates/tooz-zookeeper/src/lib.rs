@@ -34,6 +34,7 @@ pub const DRIVER: DriverEntry = DriverEntry {
     schemes: &["zookeeper", "kazoo"],
     characteristics: config::CHARACTERISTICS,
     features: Features::ALL,
+    time_to_live: &["timeout"],
     runs_on: RunsOn::Engine,
     open: driver::open,
 };

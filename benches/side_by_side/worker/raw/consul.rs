@@ -7,7 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use serde::Deserialize;
-use tooz::{CoordinatorUrl, async_trait};
+use tooz::CoordinatorUrl;
+use tooz::driver::async_trait;
 
 use super::Raw;
 use super::http::{Http, JSON};

@@ -9,7 +9,8 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::codegen::tokio_stream::{StreamExt as _, once, pending};
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
-use tooz::{CoordinatorUrl, async_trait};
+use tooz::CoordinatorUrl;
+use tooz::driver::async_trait;
 
 use super::Raw;
 use super::place::{option, own_name, server};

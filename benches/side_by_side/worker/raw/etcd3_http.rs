@@ -9,7 +9,8 @@ use bytes::Bytes;
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tooz::{CoordinatorUrl, async_trait};
+use tooz::CoordinatorUrl;
+use tooz::driver::async_trait;
 
 use super::Raw;
 use super::etcd3::{TTL, end_of, members};

@@ -9,7 +9,8 @@ use anyhow::{Context as _, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use sha1::{Digest as _, Sha1};
-use tooz::{CoordinatorUrl, async_trait};
+use tooz::CoordinatorUrl;
+use tooz::driver::async_trait;
 
 use super::Raw;
 use super::place::own_name;

@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use tokio::runtime::{Builder, Handle};
-use tooz::{CoordinatorUrl, async_trait};
+use tooz::CoordinatorUrl;
+use tooz::driver::async_trait;
 use tooz_benches::protocol::{Answer, Ask};
 
 use super::clock;

@@ -6,7 +6,8 @@ use tokio::net::TcpStream;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config, NoTls, Row};
-use tooz::{CoordinatorUrl, async_trait};
+use tooz::CoordinatorUrl;
+use tooz::driver::async_trait;
 
 use super::Raw;
 use super::place::{option, server};

@@ -8,7 +8,8 @@ use ::redis::{
 };
 use anyhow::{Context as _, bail};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tooz::{CoordinatorUrl, async_trait};
+use tooz::CoordinatorUrl;
+use tooz::driver::async_trait;
 
 use super::Raw;
 use super::place::{option, own_name, server};

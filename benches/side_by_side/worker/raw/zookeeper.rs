@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tooz::{CoordinatorUrl, async_trait};
+use tooz::CoordinatorUrl;
+use tooz::driver::async_trait;
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use super::Raw;
