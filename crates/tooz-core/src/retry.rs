@@ -6,7 +6,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::Moment;
 
-/// The pauses between attempts of the same thing: they double, with jitter, up to a limit.
+/// The pauses between attempts of the same thing: they double up to a limit, each shortened by a
+/// random part of its half.
 ///
 /// The default starts at 20 ms and ends at 2 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +24,10 @@ impl RetryPolicy {
 
     /// The pauses, from the first.
     pub fn backoff(&self) -> Backoff {
+        // Jitter adds as much as a pause at the most.
         let pauses = ExponentialBuilder::new()
-            .with_min_delay(self.first)
-            .with_max_delay(self.longest)
+            .with_min_delay(self.first / 2)
+            .with_max_delay(self.longest / 2)
             .with_jitter()
             .without_max_times()
             .build();
@@ -72,4 +74,19 @@ impl Backoff {
 /// is asked early enough.
 fn share_of(left: Duration) -> Duration {
     (left / 4).max(Duration::from_millis(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_end_at_the_longest() {
+        let (first, longest) = (Duration::from_millis(100), Duration::from_millis(350));
+        let mut backoff = RetryPolicy::new(first, longest).backoff();
+        for most in [first, first * 2, longest, longest] {
+            let pause = backoff.next_pause();
+            assert!(pause >= most / 2 && pause <= most, "{pause:?} of {most:?}");
+        }
+    }
 }

@@ -61,7 +61,7 @@ fn a_fork_is_told_so_and_takes_nothing_from_its_parent() {
         let guard = held.take().unwrap();
         assert_eq!(guard.loss(), Some(Loss::Forked));
         assert_eq!(guard.check().unwrap_err().kind(), ErrorKind::LockLost);
-        assert_eq!(guard.wait_lost(), Loss::Forked);
+        assert_eq!(guard.lost(), Loss::Forked);
         let not_running = |kind| assert_eq!(kind, ErrorKind::NotRunning);
         not_running(guard.release().unwrap_err().kind());
         not_running(handle.groups().unwrap_err().kind());
@@ -79,7 +79,7 @@ fn a_fork_is_told_so_and_takes_nothing_from_its_parent() {
     assert!(forked(child), "the child says above what failed, or it hung");
     let guard = held.take().unwrap();
     guard.check().unwrap();
-    assert!(block_on(guard.verify()).unwrap());
+    assert!(guard.verify().unwrap());
     assert_eq!(parent.members("g").unwrap().len(), 1);
     parent.stop().unwrap();
 }

@@ -129,9 +129,8 @@ async fn run(state: Arc<State>, closed: CancellationToken) {
 
 /// The next connection to the same run of the server; `None` if it has forgotten everything.
 async fn reconnect(state: &State) -> Option<Connection> {
-    // Jitter makes each pause up to twice as long.
     let mut backoff =
-        RetryPolicy::new(Duration::from_millis(5), Duration::from_millis(250)).backoff();
+        RetryPolicy::new(Duration::from_millis(10), Duration::from_millis(500)).backoff();
     loop {
         match connect_again(state).await {
             Ok(connection) => return connection,

@@ -18,7 +18,7 @@ use proxy::Proxy;
 use server::{Peer, Server, if_asked_for, port_of, shared, start};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tooz_core::{GroupEvent, Lock, LockGuard, Loss, MemberId, Result, SessionEvent};
+use tooz_core::{ErrorKind, GroupEvent, Lock, LockGuard, Loss, MemberId, Result, SessionEvent};
 use tooz_postgresql::inspect::Inspector;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -127,9 +127,8 @@ async fn run(state: Arc<State>, mut pushes: Pushes, closed: CancellationToken) {
 }
 
 async fn reconnect(state: &State) -> Pushes {
-    // Jitter makes each pause up to twice as long.
     let mut backoff =
-        RetryPolicy::new(Duration::from_millis(5), Duration::from_millis(250)).backoff();
+        RetryPolicy::new(Duration::from_millis(10), Duration::from_millis(500)).backoff();
     loop {
         // Nobody subscribes in between, so the connection has all channels.
         let subscribing = state.subscribing.lock().await;
