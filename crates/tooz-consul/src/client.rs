@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use serde::Deserialize;
-use tooz_core::{Error, Outcome, Result, Secret};
+use tooz_core::{Error, Moment, Outcome, Result};
 use tooz_http::{Request, Response};
 
 use crate::config::Access;
@@ -15,6 +16,9 @@ use crate::errors;
 use crate::keys::path;
 use crate::token::Token;
 use crate::transaction::{self, Entry, Op, RawEntry, RawOutcome};
+
+/// How long a server that was started may take to know its tokens again.
+const LOG_READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// The servers of a URL.
 #[derive(Clone, Debug)]
@@ -67,6 +71,7 @@ impl Client {
             Some(token) => self.send_with(lane, &request, token).await?,
         };
         if response.is_success() || expected.contains(&response.status()) {
+            self.connections.token_was_accepted.store(true, Relaxed);
             return Ok(response);
         }
         if response.status() >= 500 {
@@ -76,18 +81,28 @@ impl Client {
         Err(errors::failure(&response))
     }
 
-    /// Sends it again if the file of the token has another one by now than was refused.
+    /// Sends it again if the file of the token has another one by now than was refused, or if a token
+    /// that was good is unknown all of a sudden: a server that was started a moment ago knows it only
+    /// when it has read its log again. A refused request has done nothing.
     async fn send_with(&self, lane: Lane, request: &Request, token: &Token) -> Result<Response> {
-        let current = token.current();
-        let send = async |token: &Secret| {
-            let request = request.clone().header("x-consul-token", token)?;
-            self.connections.send(lane, &request).await
-        };
-        let response = send(&current).await?;
-        if errors::is_refusal(&response) && token.reread(&current).await {
-            return send(&token.current()).await;
+        let until = Moment::now() + LOG_READ_AGAIN;
+        loop {
+            let current = token.current();
+            let request = request.clone().header("x-consul-token", &current)?;
+            let response = self.connections.send(lane, &request).await?;
+            if !errors::is_refusal(&response) {
+                return Ok(response);
+            }
+            if token.reread(&current).await {
+                continue;
+            }
+            let was_good = self.connections.token_was_accepted.load(Relaxed);
+            let is_passing = was_good && errors::is_unknown_token(&response.text());
+            if !is_passing || until.has_passed() {
+                return Ok(response);
+            }
+            tokio::time::sleep(LOG_READ_AGAIN / 10).await;
         }
-        Ok(response)
     }
 
     /// Carries out a transaction of at most [`LIMIT`](transaction::LIMIT) operations.

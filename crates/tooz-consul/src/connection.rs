@@ -5,6 +5,7 @@
 //! heartbeats use, so that no burst costs a session; and some for blocking queries.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -44,6 +45,7 @@ pub(crate) type Permit = OwnedSemaphorePermit;
 #[derive(Debug)]
 pub(crate) struct Connections {
     pub(crate) access: Access,
+    pub(crate) token_was_accepted: AtomicBool,
     limits: Arc<Limits>,
     requests: Http,
     heartbeats: Http,
@@ -73,7 +75,8 @@ impl Connections {
             waits: Arc::new(Semaphore::new(WAITS)),
             watches: Arc::new(Semaphore::new(WATCHES)),
         });
-        Ok(Self { access, limits, requests, heartbeats, polls })
+        let token_was_accepted = AtomicBool::new(false);
+        Ok(Self { access, token_was_accepted, limits, requests, heartbeats, polls })
     }
 
     /// How many servers there are to choose from.

@@ -30,7 +30,12 @@ pub(crate) fn is_refusal(response: &Response) -> bool {
 
 /// Whether an answer says that the token is not good enough.
 pub(crate) fn is_denied(answer: &str) -> bool {
-    answer.contains("Permission denied") || answer.contains("ACL not found")
+    answer.contains("Permission denied") || is_unknown_token(answer)
+}
+
+/// Whether an answer says that there is no such token.
+pub(crate) fn is_unknown_token(answer: &str) -> bool {
+    answer.contains("ACL not found")
 }
 
 pub(crate) fn denied(answer: &str) -> Error {
@@ -39,5 +44,5 @@ pub(crate) fn denied(answer: &str) -> Error {
 }
 
 pub(crate) fn session_lost() -> Error {
-    Error::new(ErrorKind::SessionLost, "the servers know the session no more")
+    Error::new(ErrorKind::SessionLost, "the servers no longer know the session")
 }

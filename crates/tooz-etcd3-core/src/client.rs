@@ -15,8 +15,8 @@ use crate::connection::{Attached, Connector, Events, Transport};
 use crate::errors::{Failure, Remedy, code};
 use crate::txn::{Event, KeyValue, Range, Txn, TxnReply};
 
-/// The first pause between attempts and the longest. Jitter makes each up to twice as long.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(150));
+/// The first pause between attempts and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(300));
 
 /// How many answers in a row may fail to come in time over the connection to an only server, the
 /// last of which costs the connection. It may just be slow, and a new connection with new watches
@@ -224,7 +224,9 @@ impl Client {
                 return Err(failure.into_error(again).on(self.config.backend));
             }
             debug!(%failure, "trying again");
-            if failure.remedy() != Remedy::Authenticate {
+            // A token that has expired is replaced at once; a server that refuses new ones, too, gets
+            // time to come to itself.
+            if failure.remedy() != Remedy::Authenticate || refused > 1 {
                 tokio::select! {
                     () = pauses.pause() => {}
                     () = self.ended.cancelled() => {}
