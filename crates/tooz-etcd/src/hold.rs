@@ -41,15 +41,6 @@ impl Hold for EtcdHold {
             Mode::Exclusive => hand_over(state, keys, If::Value(value), Some(*id)).await,
             Mode::Shared => shared::release(state, keys, *id, value).await,
         };
-        match released {
-            Ok(true) => Ok(Release::Released),
-            // What is not ours now may have been released by a request of which no answer came.
-            Ok(false) if grant.asked.load(Ordering::Relaxed) => Ok(Release::Released),
-            Ok(false) => Ok(Release::WasLost),
-            Err(error) => {
-                grant.asked.store(true, Ordering::Relaxed);
-                Err(error)
-            }
-        }
+        Ok(if released? { Release::Released } else { Release::WasLost })
     }
 }

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -43,8 +43,6 @@ pub(crate) struct Grant {
     pub(crate) value: String,
     pub(crate) token: FencingToken,
     pub(crate) lease: Lease,
-    /// Whether a release was asked for before, of which no answer came.
-    pub(crate) asked: AtomicBool,
 }
 
 /// A member's key.
@@ -80,7 +78,6 @@ impl State {
             value,
             token: FencingToken(token),
             lease: self.lease.timed_child(self.config.lock_timeout.0, sent),
-            asked: AtomicBool::new(false),
         })
     }
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tooz_core::kit::locked;
 use tooz_core::{FencingToken, Hold, Lease, Moment, Outcome, Release, Result, async_trait};
@@ -74,14 +73,6 @@ impl Grant {
         let item = (&self.keys.key[..], cas);
         Value::read(&value).without(|owner| *owner == self.owner, item, self.ttl)
     }
-
-    /// What a later try finds gone was released by the first one, whose answer was lost.
-    fn gone(&self) -> Release {
-        match self.release_in_doubt.load(Relaxed) {
-            true => Release::Released,
-            false => Release::WasLost,
-        }
-    }
 }
 
 impl MemcachedHold {
@@ -92,20 +83,23 @@ impl MemcachedHold {
     /// Removes it from the item, however often that is changed by others.
     async fn remove(&self) -> Result<Release> {
         let grant = &self.grant;
+        // Of a change whose answer was lost: what is gone then was released by it.
+        let mut unheard = false;
+        let gone = |unheard| if unheard { Release::Released } else { Release::WasLost };
         loop {
             match self.state.client.change(grant.removal()).await {
                 Ok(Change::Done) => return Ok(Release::Released),
-                Ok(Change::Missing) => return Ok(grant.gone()),
+                Ok(Change::Missing) => return Ok(gone(unheard)),
                 Ok(Change::Refused) => {}
                 // The next look tells.
-                Err(error) if error.outcome() == Outcome::Unknown => {
-                    grant.release_in_doubt.store(true, Relaxed);
-                }
+                Err(error) if error.outcome() == Outcome::Unknown => unheard = true,
                 Err(error) => return Err(error),
             }
-            match self.look().await? {
-                Some(item) if grant.is_mine(&item) => grant.learn(item),
-                _ => return Ok(grant.gone()),
+            match self.look().await {
+                Ok(Some(item)) if grant.is_mine(&item) => grant.learn(item),
+                Ok(_) => return Ok(gone(unheard)),
+                Err(error) if unheard => return Err(error.outcome_is(Outcome::Unknown)),
+                Err(error) => return Err(error),
             }
         }
     }

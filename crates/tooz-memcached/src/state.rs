@@ -1,6 +1,5 @@
 //! What the files of a session share.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
@@ -53,8 +52,6 @@ pub(crate) struct Grant {
     pub(crate) lease: Lease,
     pub(crate) ttl: Seconds,
     pub(crate) known: Mutex<Known>,
-    /// Whether a release was sent whose answer was lost.
-    pub(crate) release_in_doubt: AtomicBool,
 }
 
 /// The item of a grant as it was last seen.

@@ -1,6 +1,5 @@
 //! One step of an acquisition: a look at a lock, which takes it if it may.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tooz_core::kit::Underway;
@@ -167,7 +166,6 @@ impl Contender {
             ttl: self.ttl(),
             keys,
             known: Mutex::new(Known { cas, value, in_doubt: false }),
-            release_in_doubt: AtomicBool::new(false),
         });
         self.state.grants.insert(grant.id, grant.clone());
         Ok(Step::Granted(Arc::new(MemcachedHold { state: self.state.clone(), grant }), queue))

@@ -36,15 +36,12 @@ impl Hold for RedisHold {
     async fn release(&self) -> Result<Release> {
         let (state, grant) = (&self.state, &self.grant);
         state.grants.remove(&grant.id);
-        // What a later try finds gone was released by the first one, whose answer was lost.
-        let again = grant.release_in_doubt.load(Relaxed);
         let request = state.grant_request(Script::Release, grant);
-        let answer = state.client.call(&request).await.inspect_err(|error| {
-            grant.release_in_doubt.fetch_or(error.outcome() != Outcome::NotApplied, Relaxed);
-        })?;
+        let answer = state.client.call(&request).await?;
         match answer.value {
             Value::Int(1) => Ok(Release::Released),
-            Value::Int(_) if again || answer.repeated => Ok(Release::Released),
+            // What a repeated request finds gone was released by the first.
+            Value::Int(_) if answer.repeated => Ok(Release::Released),
             Value::Int(_) => Ok(Release::WasLost),
             _ => Err(Error::unexpected_answer()),
         }

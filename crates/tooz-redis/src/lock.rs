@@ -1,7 +1,6 @@
 //! Locks, and terms as well: one queue each, on the server. See `scripts/lock.lua`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use redis::{Cmd, Value};
 use tooz_core::kit::cancel_until_gone;
@@ -160,7 +159,6 @@ fn granted(
         lease: state.lease.timed_child(state.config.lock_timeout, sent),
         value,
         epoch,
-        release_in_doubt: AtomicBool::new(false),
     }
 }
 

@@ -1,6 +1,5 @@
 //! What the files of a session share.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use redis::Cmd;
@@ -47,8 +46,6 @@ pub(crate) struct Grant {
     pub(crate) value: Vec<u8>,
     /// Of the readers among which it is one; empty if it is exclusive.
     pub(crate) epoch: Vec<u8>,
-    /// Whether a release was sent whose answer was lost.
-    pub(crate) release_in_doubt: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
