@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tooz_core::{FencingToken, Hold, Lease, Mode, Release, Result, async_trait};
 

@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use redis::Value;
-use tooz_core::{Error, FencingToken, Hold, Lease, Outcome, Release, Result, async_trait};
+use tooz_core::{Error, FencingToken, Hold, Lease, Release, Result, async_trait};
 
 use crate::scripts::Script;
 use crate::state::{Grant, State};
