@@ -7,7 +7,7 @@ use std::time::Duration;
 use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 
 use crate::connection::{bytes, unsigned_in};
-use crate::errors;
+use crate::errors::{self, session_over};
 use crate::keys::{self, LockKeys};
 use crate::state::State;
 
@@ -56,7 +56,10 @@ pub(crate) async fn outlast(
             let message = "the holder's connection does not end";
             return Err(Error::new(ErrorKind::TimedOut, message).outcome_is(Outcome::Unknown));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = state.client.over() => return Err(session_over()),
+        }
     }
 }
 

@@ -29,6 +29,8 @@ impl Locks for MySqlLocks {
     async fn break_lock(&self, name: &LockName) -> Result<bool> {
         let state = &self.0;
         let keys = state.config.keys.lock(name)?;
+        // The session does not close before the rows by which the holders are told are gone.
+        let _underway = state.begin()?;
         let holders = break_lock::holders(state, &keys).await?;
         if holders.is_empty() {
             return Ok(false);
@@ -51,10 +53,7 @@ impl MySqlLocks {
         acquisition: Acquisition<LockKeys>,
     ) -> Result<Option<Arc<dyn Hold>>> {
         let state = &self.0;
-        let _underway = state.in_flight.begin();
-        if !state.client.is_open() {
-            return Err(session_over());
-        }
+        let _underway = state.begin()?;
         if let Some(until) = state.grants_from.filter(|until| !until.has_passed()) {
             tokio::select! {
                 () = until.wait() => {}

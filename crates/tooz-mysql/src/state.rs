@@ -4,14 +4,16 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tooz_core::kit::{InFlight, Table};
+use tooz_core::kit::{InFlight, Table, Underway};
 use tooz_core::{
-    Acquisition, Characteristics, FencingToken, GroupId, Lease, MemberId, Mode, Moment, OperationId,
+    Acquisition, Characteristics, FencingToken, GroupId, Lease, MemberId, Mode, Moment,
+    OperationId, Result,
 };
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::connection::Connection;
+use crate::errors::session_over;
 use crate::keys::{self, LockKeys};
 use crate::local::{LocalLocks, Turn};
 use crate::pool::Pool;
@@ -26,7 +28,7 @@ pub(crate) struct State {
     pub(crate) local: LocalLocks,
     pub(crate) grants: Table<OperationId, Arc<Grant>>,
     pub(crate) memberships: Table<GroupId, Lease>,
-    /// The acquisitions that are under way: the session does not close before they end.
+    /// Acquisitions and breaks that are under way: the session does not close before they end.
     pub(crate) in_flight: InFlight,
     /// Told when there is something to lose.
     pub(crate) occupied: Notify,
@@ -58,6 +60,12 @@ pub(crate) struct Granted {
 }
 
 impl State {
+    /// Something begins that the session waits for before it closes, unless the session is over.
+    pub(crate) fn begin(&self) -> Result<Underway> {
+        let underway = self.in_flight.begin();
+        if self.client.is_open() { Ok(underway) } else { Err(session_over()) }
+    }
+
     pub(crate) fn table(&self, name: &str) -> String {
         self.config.keys.table(name)
     }
