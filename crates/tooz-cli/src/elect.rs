@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// Joins the group, which is created if it is not there, and campaigns. While this member leads,
 /// CMD runs; it sees TOOZ_FENCING_TOKEN, which rises with every term, TOOZ_GROUP, TOOZ_URL and
-/// TOOZ_MEMBER_ID. When CMD ends by itself, the member stands down and leaves.
+/// TOOZ_MEMBER_ID. When CMD ends by itself, the member resigns and leaves.
 ///
 /// Exit code: that of CMD; 76 if the term was lost, with --once; 126 or 127 if CMD cannot be run; 1
 /// for another error. If a signal ended CMD, the same signal ends this command. Signals are passed

@@ -113,7 +113,7 @@ impl Builder {
     /// How long a stop waits for those who work under a guard, a term or a partition of this
     /// coordinator: until each was dropped, and this long at the most. 5 s by default, which leaves
     /// time for the rest where a container is killed after 10 s. What is not dropped by then is
-    /// given back even so, and the next holder may work beside who still does.
+    /// released even so, and the next holder may work beside one that still does.
     ///
     /// A guard that lives in the very scope that awaits the stop is never dropped before it: drop
     /// or release it first.

@@ -39,7 +39,7 @@ use crate::{
 ///
 /// # Cancellation
 /// Every method can be dropped at any await point. A dropped `start` is stopped, a dropped
-/// `join_group` is left again, a dropped acquisition is withdrawn or released. The other writes
+/// `join_group` is left again, a dropped acquisition is cancelled or released. The other writes
 /// (creating, deleting and leaving a group, updating capabilities, stopping) are finished by the
 /// engine once they were polled for the first time.
 ///
@@ -123,13 +123,13 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Releases all locks, stands down, leaves all groups and disconnects.
+    /// Releases all locks, resigns, leaves all groups and disconnects.
     ///
     /// Nothing is begun any more from its first moment: calls and waiting acquisitions fail,
     /// streams end, partitions are [revoked](crate::Partition::revoked), and guards report their
     /// loss. What they held stays held at the backend until their holders have dropped them, for
     /// the [grace](crate::Builder::stop_grace) at the longest; so nobody else begins while they
-    /// finish. Then all is given back that is left.
+    /// finish. Then all that is left is released.
     ///
     /// # Errors
     /// - [`ErrorKind::NotRunning`] if it is not started.
@@ -167,7 +167,7 @@ impl Coordinator {
     /// with [`Heartbeat::Manual`](crate::Heartbeat::Manual).
     ///
     /// # Errors
-    /// As of the [type](Self). What is held stays held until its deadline: call again soon.
+    /// The same as those of the [type](Self). What is held stays held until its deadline: call again soon.
     ///
     /// ```
     /// # use tooz_core::Heartbeat;
@@ -218,7 +218,7 @@ impl Coordinator {
     /// Creates a group.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupAlreadyExists`]; else as of the [type](Self).
+    /// [`ErrorKind::GroupAlreadyExists`]; else those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -241,7 +241,7 @@ impl Coordinator {
     /// Deletes a group that has no members.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::GroupNotEmpty`]; else as of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::GroupNotEmpty`]; else those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -263,7 +263,7 @@ impl Coordinator {
     /// The groups that exist.
     ///
     /// # Errors
-    /// As of the [type](Self).
+    /// The same as those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -284,7 +284,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberAlreadyExists`],
-    /// [`ErrorKind::Serialization`]; else as of the [type](Self).
+    /// [`ErrorKind::Serialization`]; else those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -307,7 +307,7 @@ impl Coordinator {
     /// the group that it created.
     ///
     /// # Errors
-    /// As of [`join_group`](Self::join_group), without `GroupNotCreated`.
+    /// The same as those of [`join_group`](Self::join_group), without `GroupNotCreated`.
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -365,11 +365,11 @@ impl Coordinator {
             .await
     }
 
-    /// Leaves a group, and stands down first if this member leads it. Its campaigns in the group
+    /// Leaves a group, and resigns first if this member leads it. Its campaigns in the group
     /// end with [`ErrorKind::MemberNotJoined`].
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else as of the
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else those of the
     /// [type](Self), and then this is still a member.
     ///
     /// ```
@@ -396,7 +396,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`],
-    /// [`ErrorKind::Serialization`]; else as of the [type](Self).
+    /// [`ErrorKind::Serialization`]; else those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -429,7 +429,7 @@ impl Coordinator {
     /// [`Builder::rejoin_when_removed(false)`](crate::Builder::rejoin_when_removed).
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else as of the
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else those of the
     /// [type](Self).
     ///
     /// ```
@@ -458,7 +458,7 @@ impl Coordinator {
     /// The ids of the living members.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -478,7 +478,7 @@ impl Coordinator {
     /// The living members with what they publish, in the order of their ids.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -505,7 +505,7 @@ impl Coordinator {
     /// One living member, with what it publishes and what the backend knows of it.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else as of the
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else those of the
     /// [type](Self).
     ///
     /// ```
@@ -536,7 +536,7 @@ impl Coordinator {
     /// created again.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
     ///
     /// ```
     /// # use tooz_core::GroupEvent;
@@ -596,7 +596,7 @@ impl Coordinator {
     /// Stands for election and waits as told; `None` if the time was over before.
     ///
     /// # Errors
-    /// As of [`campaign`](Self::campaign).
+    /// The same as those of [`campaign`](Self::campaign).
     ///
     /// ```
     /// # use tooz_core::Wait;
@@ -623,7 +623,7 @@ impl Coordinator {
     /// Who leads the group.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -647,7 +647,7 @@ impl Coordinator {
     /// not be seen.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else as of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {

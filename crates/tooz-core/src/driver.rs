@@ -23,11 +23,13 @@
 //! # What a driver must do
 //!
 //! - Return. Each request to the backend has a time limit of the driver's own; after it, an error
-//!   with the right [`Outcome`](crate::Outcome). Waiting is bounded by [`Waiting`] alone.
+//!   with the right [`Outcome`](crate::Outcome). Waiting is bounded by [`WaitLimit`] alone.
 //! - Resolve lost replies. Each acquisition carries an [`OperationId`]; store it, so that after a
 //!   broken connection a read tells whether the write was applied. Only what stays unknown is
 //!   [`Outcome::Unknown`](crate::Outcome::Unknown).
-//! - Make every lease from the moment *before* the request that made it was sent.
+//! - Make every lease from the moment *before* the request that made it was sent. What ends with the
+//!   session has a [child](Lease::child) of the session's lease, or one [with a time of its
+//!   own](Lease::timed_child): then it is lost with the session without a word of the driver's.
 //! - Call [`Lease::lose`] as soon as the backend says that something is no longer ours.
 //! - Push: a waiter or a watch wakes because the backend told it.
 
@@ -41,7 +43,7 @@ use uuid::Uuid;
 
 use crate::{
     Capabilities, Characteristics, CoordinatorUrl, Error, Feature, Features, GroupFeed, GroupId,
-    LeaderFeed, Lease, LockName, Member, MemberId, Options, Result, Waiting,
+    LeaderFeed, Lease, LockName, Member, MemberId, Options, Result, WaitLimit,
 };
 
 /// What a driver crate exports as its const `DRIVER`.
@@ -157,7 +159,7 @@ pub trait Locks: Send + Sync {
     /// Acquires a lock; `None` when the waiting ended without it.
     ///
     /// After `None` or an error, nothing is left on the backend that could still be granted; what
-    /// could not be withdrawn at once is withdrawn in the background as soon as that can be done.
+    /// could not be cancelled at once is cancelled in the background as soon as that can be done.
     ///
     /// Acquisitions never nest: while one is held, another of the same name waits, even by the
     /// same session, unless both are shared.
@@ -243,7 +245,7 @@ pub trait Hold: fmt::Debug + Send + Sync + 'static {
 
     /// Gives it back, touching nothing that is somebody else's by now. Idempotent; the engine
     /// repeats it until it is `Ok` or the lease has ended at the backend. Renewals stop before the
-    /// request is sent. `WasLost` if there was nothing of ours to give back: the engine takes it
+    /// request is sent. `WasLost` if there was nothing of ours to release: the engine takes it
     /// for `Released` after a request of [`Outcome::Unknown`](crate::Outcome::Unknown).
     async fn release(&self) -> Result<Release>;
 }
@@ -340,7 +342,7 @@ pub struct Acquisition<T> {
     /// Exclusive or shared; a leadership is exclusive.
     pub mode: Mode,
     /// How long to wait for it.
-    pub wait: Waiting,
+    pub wait: WaitLimit,
 }
 
 /// A join.
@@ -358,7 +360,7 @@ pub struct JoinRequest {
 
 impl<T> Acquisition<T> {
     /// A new one.
-    pub fn new(target: T, mode: Mode, wait: Waiting) -> Self {
+    pub fn new(target: T, mode: Mode, wait: WaitLimit) -> Self {
         Self { id: OperationId::random(), target, mode, wait }
     }
 

@@ -173,7 +173,7 @@ pub enum SessionEvent {
     /// Somebody [removed](crate::Coordinator::remove_member) this member from a group, and it does not
     /// join again: it was built with
     /// [`rejoin_when_removed(false)`](crate::Builder::rejoin_when_removed). A term in that group
-    /// is given back.
+    /// is resigned.
     Removed(GroupId),
 }
 

@@ -66,4 +66,4 @@ pub use settings::Heartbeat;
 #[cfg(feature = "tls")]
 pub use tls::ensure_crypto_provider;
 pub use url::{CoordinatorUrl, Host, Secret};
-pub use wait::{Wait, Waiting};
+pub use wait::{Wait, WaitLimit};

@@ -18,7 +18,7 @@ use crate::{Feature, LockName, Mode, Result, Wait};
 /// Acquiring fails as the [`Coordinator`](crate::Coordinator) says, never because somebody else holds the lock.
 ///
 /// # Cancellation
-/// A dropped acquisition is withdrawn; if it had been granted by then, it is released.
+/// A dropped acquisition is cancelled; if it had been granted by then, it is released.
 #[derive(Clone)]
 pub struct Lock {
     handle: Arc<Handle>,

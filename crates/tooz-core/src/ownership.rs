@@ -16,9 +16,9 @@ use crate::{
     Moment, OperationId, Outcome, Release, Result, Session, Wait,
 };
 
-/// How long a driver may take to withdraw when a wait is over: while its backend is known to be in
+/// How long a driver may take to cancel an acquisition when its wait is over: while its backend is known to be in
 /// trouble, and at the most.
-const WITHDRAWAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+const CANCELLATION: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
 ///
@@ -212,8 +212,8 @@ impl Ownership {
             Wait::For(time) if time <= timeout => Patience::Until(Moment::now(), time),
             _ => Patience::Each(timeout),
         };
-        // Dropping this future tells the engine to withdraw.
-        let _withdraw = acquisition.wait.give_up_on_drop();
+        // Dropping this future tells the engine to cancel it.
+        let _cancel = acquisition.wait.give_up_on_drop();
         let span = supervisor.span(operation);
         let acquired = async move {
             let wait = &acquisition.wait;
@@ -264,13 +264,13 @@ impl Ownership {
         let Wait::For(time) = wait else {
             return engine.run(acquired.instrument(span)).await.map_err(named);
         };
-        // The engine goes on with the withdrawal from a backend out of reach, and gives back what is
+        // The engine goes on cancelling at a backend out of reach, and releases what is
         // granted even so.
-        let (limit, driving) = (time.saturating_add(WITHDRAWAL.0), engine.clone());
+        let (limit, driving) = (time.saturating_add(CANCELLATION.0), engine.clone());
         let within_limit = async move {
             let out_of_reach = async {
                 tokio::time::sleep(limit).await;
-                let rest = WITHDRAWAL.1.saturating_sub(WITHDRAWAL.0);
+                let rest = CANCELLATION.1.saturating_sub(CANCELLATION.0);
                 // Both say that it is of no use to wait on.
                 let _ = tokio::time::timeout(rest, looking.is_in_doubt()).await;
             };
@@ -348,7 +348,7 @@ impl Ownership {
     /// Asks the backend whether it is still ours. If not, it is lost from then on.
     ///
     /// # Errors
-    /// As of [`check`](Self::check) if it is known to be lost already; [`ErrorKind::Connection`] and
+    /// The same as those of [`check`](Self::check) if it is known to be lost already; [`ErrorKind::Connection`] and
     /// [`ErrorKind::TimedOut`] if the backend cannot be asked.
     pub async fn verify(&self) -> Result<bool> {
         self.check()?;
@@ -368,7 +368,7 @@ impl Ownership {
     /// the future is dropped.
     ///
     /// # Errors
-    /// As of [`check`](Self::check) at the loss. What `work` has done by then stays done.
+    /// The same as those of [`check`](Self::check) at the loss. What `work` has done by then stays done.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output> {
         let mut work = pin!(work);
         let mut lost = pin!(self.lost());

@@ -334,7 +334,7 @@ impl Partitioner {
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a weight above
-    /// [`MAX_WEIGHT`](Self::MAX_WEIGHT); else as of [`Coordinator::update_capabilities`].
+    /// [`MAX_WEIGHT`](Self::MAX_WEIGHT); else those of [`Coordinator::update_capabilities`].
     pub async fn change_weight(&self, weight: u32) -> Result<()> {
         let weight = Weight::checked(weight).map_err(|e| e.during("change_weight"))?;
         self.coordinator.update_capabilities(&self.group, &weight).await

@@ -173,7 +173,7 @@ struct HandOff {
     unclaimed: Weak<Owned>,
     /// What is not here is neither held nor waited for.
     claims: HashMap<u32, Claim>,
-    /// Numbers the acquisitions, so that a note of one that was withdrawn is not taken for the
+    /// Numbers the acquisitions, so that a note of one that was cancelled is not taken for the
     /// next.
     attempts: u64,
     notes: mpsc::UnboundedSender<Note>,
@@ -181,7 +181,7 @@ struct HandOff {
 }
 
 enum Claim {
-    /// Cancelling withdraws this attempt.
+    /// Cancels this attempt.
     Waiting(u64, CancellationToken),
     /// Cancelling revokes.
     Held(CancellationToken),
@@ -286,7 +286,7 @@ impl HandOff {
                         Note::Failed(number, attempt)
                     }
                 },
-                // Dropping the acquisition withdraws it.
+                // Dropping the acquisition cancels it.
                 () = wait.cancelled() => return,
             };
             // An error means that the hand-off has ended; a guard in it is released.

@@ -20,12 +20,12 @@ pub enum Wait {
 /// How long an acquisition waits: until the caller gives up, its time is over, or the session is
 /// lost.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct WaitLimit {
     until: Option<Moment>,
     given_up: CancellationToken,
 }
 
-impl Waiting {
+impl WaitLimit {
     /// No waiting: one attempt.
     pub fn none() -> Self {
         Self::until(Some(Moment::now()), CancellationToken::new())

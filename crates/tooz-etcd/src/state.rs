@@ -92,7 +92,7 @@ impl State {
     /// The server does not know the session.
     pub(crate) fn session_lost(&self) -> Error {
         self.lease.lose(Loss::SessionEnded);
-        Error::new(ErrorKind::SessionLost, "the server does not know the session any more")
+        Error::new(ErrorKind::SessionLost, "the server no longer knows the session")
     }
 
     /// Whether a member's key is this session's.

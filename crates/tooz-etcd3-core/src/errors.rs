@@ -227,7 +227,7 @@ impl Failure {
                 "the server has no users: leave user and password out of the URL",
             ),
             What::Status(NOT_FOUND) if self.says("lease not found") => {
-                (ErrorKind::SessionLost, "the server knows the session's lease no more")
+                (ErrorKind::SessionLost, "the server no longer knows the session's lease")
             }
             What::Status(RESOURCE_EXHAUSTED) if self.says("space exceeded") => {
                 (backend, "the server refuses writes because its database is full")

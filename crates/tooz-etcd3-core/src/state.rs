@@ -81,7 +81,7 @@ impl State {
     /// The server no longer knows the session.
     pub(crate) fn session_lost(&self) -> Error {
         self.lease.lose(Loss::SessionEnded);
-        Error::new(ErrorKind::SessionLost, "the server knows the session's lease no more")
+        Error::new(ErrorKind::SessionLost, "the server no longer knows the session's lease")
             .on(self.config.backend)
     }
 

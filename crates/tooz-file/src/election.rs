@@ -25,7 +25,7 @@ const LOOKS: usize = 100;
 enum Reading {
     Nobody,
     Leader(MemberId),
-    /// The file is locked, and not or not any more signed by who has it.
+    /// The file is locked, and not, or no longer, signed by who has it.
     Changing,
 }
 
@@ -88,7 +88,7 @@ async fn watch(group: GroupDir<'_>, feed: &LeaderFeed) -> Result<()> {
     let (mut watch, mut aftermath) = (group.directory.watch(), Aftermath::default());
     let mut is_first = true;
     loop {
-        // A new leader writes its name; one that stands down or dies closes the file.
+        // A new leader writes its name; one that resigns or dies closes the file.
         let changes = CLOSED | GONE | Changes::IN_MODIFY;
         if !watch.on(&path, changes) {
             group.directory.watch_dir(&mut watch, &group.directory.keys.leaders(), MADE)?;

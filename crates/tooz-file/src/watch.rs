@@ -174,7 +174,7 @@ impl Table {
             if event.mask.contains(Changes::IN_Q_OVERFLOW) {
                 self.tell_all();
             } else if event.mask.intersects(Changes::IN_IGNORED | Changes::IN_UNMOUNT) {
-                // The file is no more, and the kernel has dropped its watch.
+                // The file is gone, and the kernel has dropped its watch.
                 for listener in self.lock().remove(&event.wd).into_iter().flatten() {
                     listener.signal.tell(Changes::IN_DELETE_SELF);
                 }

@@ -30,7 +30,7 @@ pub use world::World;
 /// A started coordinator of `memory://WORLD`: the short way for tests and examples.
 ///
 /// # Errors
-/// As of [`Coordinator::start`].
+/// The same as those of [`Coordinator::start`].
 pub async fn start(world: &str, member: impl Into<MemberId>) -> Result<Coordinator> {
     let registry = Registry::new().with(DRIVER)?;
     let coordinator = registry.builder(&format!("memory://{world}"), member)?.build()?;

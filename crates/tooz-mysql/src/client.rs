@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tooz_core::{Error, Lease, Loss, Result, Waiting};
+use tooz_core::{Error, Lease, Loss, Result, WaitLimit};
 
 use crate::config::Config;
 use crate::connection::{Connection, Reply, Rows};
@@ -66,7 +66,7 @@ impl Client {
 
     /// Statements that may have got the named lock `name` when they fail: it is freed. They are
     /// repeated while others are in their way, as long as the wait goes on.
-    pub(crate) async fn take(&self, name: &str, sql: &str, wait: &Waiting) -> Result<Reply> {
+    pub(crate) async fn take(&self, name: &str, sql: &str, wait: &WaitLimit) -> Result<Reply> {
         loop {
             let failure = match self.main.reply(sql.to_owned()).await {
                 Ok(reply) => return Ok(reply),

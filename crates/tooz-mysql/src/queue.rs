@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use tooz_core::{Result, Waiting};
+use tooz_core::{Result, WaitLimit};
 
 use crate::connection::{Connection, Rows, number};
 use crate::errors::{self, Failure, session_over};
@@ -27,7 +27,7 @@ pub(crate) async fn wait_for(
     state: &State,
     connection: &Connection,
     name: &str,
-    wait: &Waiting,
+    wait: &WaitLimit,
 ) -> Result<bool> {
     loop {
         let mut asked = pin!(connection.wait(get_lock(name)));

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tokio_postgres::types::Type;
-use tooz_core::{FencingToken, Moment, Result, Waiting};
+use tooz_core::{FencingToken, Moment, Result, WaitLimit};
 use tracing::debug;
 
 use crate::connection::{Connection, Parameter};
@@ -32,7 +32,7 @@ pub(crate) async fn outlast(
     connection: &Connection,
     key: Key,
     token: FencingToken,
-    wait: &Waiting,
+    wait: &WaitLimit,
 ) -> Result<bool> {
     let parameters: [Parameter<'_>; 4] = [
         (&key.id(), Type::TEXT),

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 use tooz_core::kit::{InFlight, Table};
 use tooz_core::{
-    FencingToken, GroupId, Lease, MemberId, Mode, Moment, OperationId, Result, Waiting,
+    FencingToken, GroupId, Lease, MemberId, Mode, Moment, OperationId, Result, WaitLimit,
 };
 use tracing::debug;
 
@@ -64,7 +64,7 @@ impl State {
 
     /// Waits until a server that may have forgotten grants again; whether it does before the wait
     /// is over.
-    pub(crate) async fn may_grant(&self, wait: &Waiting) -> bool {
+    pub(crate) async fn may_grant(&self, wait: &WaitLimit) -> bool {
         let Some(from) = self.grants_from.filter(|from| !from.has_passed()) else { return true };
         debug!(left = ?from.remaining(), "the server has just started: nothing is granted yet");
         tokio::select! {

@@ -17,7 +17,7 @@ use server::{Server, if_asked_for, port_of, schema_of, shared, start};
 use tokio::time::{sleep, timeout};
 use tooz_core::{
     Acquisition, CoordinatorUrl, Hold, LockName, Loss, Mode, Options, Result, Session,
-    SessionEvent, Waiting,
+    SessionEvent, WaitLimit,
 };
 use tooz_postgresql::DRIVER;
 
@@ -186,7 +186,7 @@ async fn held_by_a_driver(
 ) -> Result<(std::sync::Arc<dyn Session>, std::sync::Arc<dyn Hold>)> {
     let url: CoordinatorUrl = url.parse()?;
     let session = (DRIVER.open)(&url, Options::of(&url))?.connect(&"a".into()).await?;
-    let acquisition = Acquisition::new(LockName::from("it"), Mode::Exclusive, Waiting::none());
+    let acquisition = Acquisition::new(LockName::from("it"), Mode::Exclusive, WaitLimit::none());
     let hold = session.require_locks()?.acquire(acquisition).await?.expect("free");
     Ok((session, hold))
 }
@@ -236,7 +236,7 @@ async fn a_lock_that_was_waited_for_ends_with_its_own_connection_unread() -> Res
     let parsed: CoordinatorUrl = url.parse()?;
     let session = (DRIVER.open)(&parsed, Options::of(&parsed))?.connect(&"a".into()).await?;
     let acquisition =
-        Acquisition::new(LockName::from("it"), Mode::Exclusive, Waiting::within(30 * SECOND));
+        Acquisition::new(LockName::from("it"), Mode::Exclusive, WaitLimit::within(30 * SECOND));
     let (hold, released) = tokio::join!(session.require_locks()?.acquire(acquisition), async {
         sleep(SECOND / 2).await;
         held.release().await

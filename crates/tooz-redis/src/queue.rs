@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tooz_core::kit::random_part;
-use tooz_core::{Moment, OperationId, Waiting};
+use tooz_core::{Moment, OperationId, WaitLimit};
 
 use crate::state::{State, Wake};
 
@@ -43,7 +43,7 @@ impl<'a> Waiter<'a> {
     }
 
     /// Waits until it is time to look again, or `wait` is over.
-    pub(crate) async fn wait(&mut self, entry: &QueueEntry, wait: &Waiting) {
+    pub(crate) async fn wait(&mut self, entry: &QueueEntry, wait: &WaitLimit) {
         let mut until = entry.look_again();
         loop {
             tokio::select! {

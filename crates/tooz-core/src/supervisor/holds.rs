@@ -1,4 +1,4 @@
-//! Giving back what is held.
+//! Releasing what is held.
 
 use tracing::debug;
 
@@ -7,7 +7,7 @@ use super::run::Run;
 use crate::{ErrorKind, Hold, Loss, Moment, Outcome, Release, Result};
 
 impl Supervisor {
-    /// Gives a lock or a term back: until that is confirmed, or its lease has surely ended.
+    /// Releases a lock or a term: until that is confirmed, or its lease has surely ended.
     pub(crate) async fn release(&self, run: &Run, hold: &dyn Hold) -> Result<Release> {
         let lease = hold.lease();
         let lost = lease.loss().is_some_and(|loss| loss != Loss::GivenUp);

@@ -104,7 +104,7 @@ impl Supervisor {
         outcome
     }
 
-    /// Gives everything back. Once it is abandoned, it says no more than that the session ends.
+    /// Releases everything. Once it is abandoned, it says no more than that the session ends.
     async fn say_goodbye(
         self: Arc<Self>,
         run: Arc<Run>,

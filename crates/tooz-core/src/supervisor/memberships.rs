@@ -86,7 +86,7 @@ impl Membership {
         self.candidacies.subscribe()
     }
 
-    /// Ends the candidacies, and waits until they are withdrawn.
+    /// Ends the candidacies, and waits until they are cancelled.
     async fn end_candidacies(&self) {
         self.candidacies.send_replace(true);
         self.candidacies.closed().await;

@@ -14,13 +14,13 @@ use super::memberships::Memberships;
 use super::stopped;
 use crate::{
     Error, ErrorKind, GroupId, Hold, Lease, Loss, Moment, OperationId, Result, Session, Wait,
-    Waiting,
+    WaitLimit,
 };
 
 pub(crate) struct Run {
     /// Cancelled by the stop: ends waits, watches and what keeps the session.
     pub(crate) stopped: CancellationToken,
-    /// Cancelled when all is given back that was held: until then it is renewed.
+    /// Cancelled when all that was held is released: until then it is renewed.
     pub(crate) released: CancellationToken,
     /// Cancelled when the goodbye is out of time.
     abandoned: CancellationToken,
@@ -50,7 +50,7 @@ pub(crate) struct Held {
     pub(crate) lease: Lease,
     /// Whether its holder is told of a stop by a revocation, and holds it until then.
     revocable: bool,
-    /// Cancelled when the guard was dropped and the hold given back.
+    /// Cancelled when the guard was dropped and the hold released.
     returned: CancellationToken,
 }
 
@@ -207,13 +207,13 @@ impl Run {
     }
 
     /// A wait that the stop ends too.
-    pub(crate) fn waiting(&self, wait: Wait) -> Waiting {
+    pub(crate) fn waiting(&self, wait: Wait) -> WaitLimit {
         let until = match wait {
             Wait::Try => Some(Moment::now()),
             Wait::For(time) => Some(Moment::now() + time),
             Wait::Forever => None,
         };
-        Waiting::until(until, self.stopped.child_token())
+        WaitLimit::until(until, self.stopped.child_token())
     }
 
     // ---- What it holds.
@@ -229,7 +229,7 @@ impl Run {
         Ok(())
     }
 
-    /// It was given back by its holder.
+    /// Its holder released it.
     pub(crate) fn forget(&self, id: OperationId) {
         if let Some(held) = self.holds().remove(&id) {
             held.returned.cancel();
@@ -243,7 +243,7 @@ impl Run {
         }
     }
 
-    /// Tells the holders that they must finish, and waits until they have given back what is still
+    /// Tells the holders that they must finish, and waits until they have released what is still
     /// held at the backend.
     pub(crate) async fn recall(&self) {
         let recalled: Vec<_> = {
