@@ -15,7 +15,8 @@ use crate::{Feature, LockName, Mode, Result, Wait};
 /// waits as one of another process would.
 ///
 /// # Errors
-/// Acquiring fails as the [`Coordinator`](crate::Coordinator) says, never because somebody else holds the lock.
+/// Acquiring fails as the [`Coordinator`](crate::Coordinator) says, never because somebody else
+/// holds the lock.
 ///
 /// # Cancellation
 /// A dropped acquisition is cancelled; if it had been granted by then, it is released.
@@ -132,7 +133,7 @@ impl Lock {
     /// whether anybody held it.
     ///
     /// # Errors
-    /// Same as those of the [`Coordinator`](crate::Coordinator).
+    /// The same as those of the [`Coordinator`](crate::Coordinator).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {

@@ -16,8 +16,8 @@ use crate::{
     Moment, OperationId, Outcome, Release, Result, Session, Wait,
 };
 
-/// How long a driver may take to cancel an acquisition when its wait is over: while its backend is known to be in
-/// trouble, and at the most.
+/// How long a driver may take to cancel an acquisition when its wait is over: while its backend is
+/// known to be in trouble, and at the most.
 const CANCELLATION: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
@@ -27,7 +27,7 @@ const CANCELLATION: (Duration, Duration) = (Duration::from_millis(250), Duration
 /// [`run`](Self::run), and send the [`fencing_token`](Self::fencing_token) with each write to the
 /// protected resource, so that the resource can refuse a holder of yesterday.
 ///
-/// Dropping it gives it back in the background: anywhere, without blocking, with or without a
+/// Dropping it releases it in the background: anywhere, without blocking, with or without a
 /// runtime.
 ///
 /// When the coordinator is stopped, it is lost for its holder at once, and the next one gets it

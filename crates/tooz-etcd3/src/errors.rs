@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use tonic::{Code, ConnectError, Status};
+use tooz_core::kit::find_cause;
 use tooz_etcd3_core::Failure;
 
 pub(crate) fn from_status(status: Status) -> Failure {
@@ -18,7 +19,7 @@ pub(crate) fn from_status(status: Status) -> Failure {
     if is_refusal(&status) {
         return Failure::untrusted(Lost(status));
     }
-    match find::<ConnectError>(&status) {
+    match find_cause::<ConnectError>(&status) {
         Some(_) => Failure::unreachable(Lost(status)),
         None => Failure::broken(Lost(status)),
     }
@@ -48,7 +49,7 @@ pub(crate) fn from_connect(error: impl StdError + Send + Sync + 'static) -> Fail
 #[cfg(feature = "tls")]
 fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
     use rustls::AlertDescription::*;
-    match find::<rustls::Error>(error) {
+    match find_cause::<rustls::Error>(error) {
         Some(rustls::Error::InvalidCertificate(_)) => true,
         Some(rustls::Error::AlertReceived(alert)) => matches!(
             alert,
@@ -68,20 +69,4 @@ fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
 #[cfg(not(feature = "tls"))]
 fn is_refusal(_: &(dyn StdError + 'static)) -> bool {
     false
-}
-
-/// The first error of that type among the causes.
-fn find<'e, T: StdError + 'static>(error: &'e (dyn StdError + 'static)) -> Option<&'e T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        // What an I/O error wraps is not among its sources: only that one's are.
-        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
 }

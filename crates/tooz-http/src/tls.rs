@@ -8,6 +8,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
+use tooz_core::kit::find_cause;
 use tooz_core::{Error, ErrorKind, Outcome, Result, ensure_crypto_provider};
 
 use crate::settings::Tls;
@@ -77,7 +78,7 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>> 
 
 /// The error if one side refused the other's certificate: trying again helps nobody.
 pub(crate) fn refusal(error: &(dyn StdError + 'static)) -> Option<Error> {
-    let message = match find::<rustls::Error>(error)? {
+    let message = match find_cause::<rustls::Error>(error)? {
         rustls::Error::InvalidCertificate(_) => "the server's certificate is not to be trusted",
         rustls::Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired => "the server demands a client certificate",
@@ -93,20 +94,4 @@ pub(crate) fn refusal(error: &(dyn StdError + 'static)) -> Option<Error> {
         _ => return None,
     };
     Some(Error::new(ErrorKind::Authentication, message).outcome_is(Outcome::NotApplied))
-}
-
-/// The first error of that type among the causes.
-fn find<'e, T: StdError + 'static>(error: &'e (dyn StdError + 'static)) -> Option<&'e T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        // What an I/O error wraps is not among its sources: only that one's are.
-        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
 }

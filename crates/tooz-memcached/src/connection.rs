@@ -4,19 +4,11 @@
 //! answer for the next one.
 
 use std::io;
-#[cfg(feature = "tls")]
-use std::sync::Arc;
 
-#[cfg(feature = "tls")]
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-#[cfg(feature = "tls")]
-use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
-#[cfg(feature = "tls")]
-use tooz_core::kit::PemFiles;
 use tooz_core::{Error, Outcome, Result};
 
 use crate::config::{Config, Login, Protocol};
@@ -74,19 +66,10 @@ async fn connect(config: &Config) -> Result<Box<dyn Stream>> {
     stream.set_nodelay(true).map_err(errors::refused)?;
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
-        return Ok(Box::new(secured(tls, &config.host, stream).await?));
+        let secured = tls.connect(&config.host, stream).await?;
+        return Ok(Box::new(secured.map_err(errors::refused)?));
     }
     Ok(Box::new(stream))
-}
-
-/// Speaks TLS on a stream. Host names of certificates are always checked.
-#[cfg(feature = "tls")]
-async fn secured(tls: &PemFiles, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| {
-        Error::invalid("the host is no name that a certificate can have").caused_by(error)
-    })?;
-    let connector = TlsConnector::from(Arc::new(tls.client_config_now().await?));
-    connector.connect(name, stream).await.map_err(errors::refused)
 }
 
 /// As a server with the option `-Y` has it: a `set` of any key.

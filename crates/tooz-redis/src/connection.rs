@@ -6,14 +6,10 @@ use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, RedisConnectionInfo, Value};
-#[cfg(feature = "tls")]
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-#[cfg(feature = "tls")]
-use tokio_rustls::{TlsConnector, client::TlsStream};
 use tooz_core::kit::PemFiles;
 use tooz_core::{Error, ErrorKind, Moment, Outcome, Result};
 
@@ -252,23 +248,14 @@ async fn reach(address: &Address, tls: Option<&PemFiles>) -> Result<Box<dyn Stre
             stream.set_nodelay(true).map_err(failed)?;
             #[cfg(feature = "tls")]
             if let Some(tls) = tls {
-                return Ok(Box::new(secured(tls, host, stream).await?));
+                let secured = tls.connect(host, stream).await?;
+                return Ok(Box::new(secured.map_err(failed)?));
             }
             // Without the feature, the options that ask for TLS are refused.
             let _ = tls;
             Ok(Box::new(stream))
         }
     }
-}
-
-/// Speaks TLS on a stream. Host names of certificates are always checked.
-#[cfg(feature = "tls")]
-async fn secured(tls: &PemFiles, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>> {
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| {
-        Error::invalid("the host is no name that a certificate can have").caused_by(error)
-    })?;
-    let connector = TlsConnector::from(Arc::new(tls.client_config_now().await?));
-    connector.connect(name, stream).await.map_err(|error: io::Error| not_connected(error.into()))
 }
 
 /// Connects to that address of the host which answers first.

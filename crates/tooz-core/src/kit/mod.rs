@@ -5,6 +5,7 @@
 //! [child](crate::Lease::child) of one, which ends with the session by itself.
 
 mod cancel;
+mod cause;
 mod goodbye;
 mod in_flight;
 mod pem;
@@ -15,6 +16,7 @@ mod table;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use cancel::cancel_until_gone;
+pub use cause::find_cause;
 pub use goodbye::goodbye;
 pub use in_flight::{InFlight, Underway};
 pub use pem::{PemFile, PemFiles, PemOptions};

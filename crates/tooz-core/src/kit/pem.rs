@@ -82,9 +82,15 @@ impl PemFile {
 /// By `rustls`, which all drivers have in common that speak TLS themselves.
 #[cfg(feature = "tls")]
 mod client {
+    use std::io;
+    use std::sync::Arc;
+
     use rustls::pki_types::pem::PemObject as _;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     use rustls::{ClientConfig, RootCertStore};
+    use tokio::io::{AsyncRead, AsyncWrite};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
 
     use super::*;
     use crate::{ErrorKind, ensure_crypto_provider};
@@ -116,6 +122,24 @@ mod client {
                 Error::new(ErrorKind::Internal, "TLS is not set up").caused_by(error)
             })?
             .map_err(|error| error.retryable(true))
+        }
+
+        /// Speaks TLS on a stream to `host`, whose name the server's certificate must have, by the
+        /// files as they are [now](Self::client_config_now). The inner error is that of the
+        /// handshake, which each driver tells in its own way.
+        ///
+        /// # Errors
+        /// When the files or the name are not usable. Nothing was sent then.
+        pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+            &self,
+            host: &str,
+            stream: S,
+        ) -> Result<io::Result<TlsStream<S>>> {
+            let name = ServerName::try_from(host.to_owned()).map_err(|error| {
+                Error::invalid("the host is no name that a certificate can have").caused_by(error)
+            })?;
+            let connector = TlsConnector::from(Arc::new(self.client_config_now().await?));
+            Ok(connector.connect(name, stream).await)
         }
 
         /// The authorities named, or those of the system.
