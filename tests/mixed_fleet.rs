@@ -41,7 +41,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use mixed_fleet::arena::{Arena, Form};
 use mixed_fleet::cases::{self, Case};
 use mixed_fleet::peer::Outcome;
-use mixed_fleet::rows::{ROWS, Row};
+use mixed_fleet::rows::{self, Row};
 use mixed_fleet::table::{Results, Table};
 use mixed_fleet::{WORKER, worker};
 use tooz_core::DriverEntry;
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         }
     };
     let results = Arc::new(Results::default());
-    let trials = rows.iter().flat_map(|row| trials(row, form, &results)).collect();
+    let trials = rows.iter().flat_map(|row| trials(*row, form, &results)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     let table = Table::of(&rows, &results);
     let told = match std::env::var("TOOZ_MIXED_TABLE").as_deref() {
@@ -88,15 +88,14 @@ fn main() -> ExitCode {
 }
 
 /// The rows of the setups that were asked for, those first whose cases take long.
-fn rows() -> Outcome<Vec<&'static Row>> {
+fn rows() -> Outcome<Vec<Row>> {
     let named = std::env::var("TOOZ_TEST_SETUPS").unwrap_or_default();
     let mut rows = Vec::new();
-    for setup in named.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        driver(setup).ok_or(format!("the setup {setup} has no fixture"))?;
+    for name in named.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         let before = rows.len();
-        rows.extend(ROWS.iter().filter(|row| row.setup == setup));
+        rows.extend(rows::of(tooz_setups::find(name)?));
         if rows.len() == before {
-            return Err(format!("the setup {setup} has no row in mixed_fleet/rows.rs"));
+            return Err(format!("the setup {name} has no Python peer"));
         }
     }
     rows.sort_by_key(|row| Reverse(row.dead_after));
@@ -108,7 +107,7 @@ fn driver(setup: &str) -> Option<DriverEntry> {
     fixture.map(|fixture| fixture.driver())
 }
 
-fn trials(row: &'static Row, form: Form, results: &Arc<Results>) -> Vec<Trial> {
+fn trials(row: Row, form: Form, results: &Arc<Results>) -> Vec<Trial> {
     let mut trials: Vec<_> = cases::ALL
         .iter()
         .map(|case| {
@@ -121,7 +120,7 @@ fn trials(row: &'static Row, form: Form, results: &Arc<Results>) -> Vec<Trial> {
                     return Ok(Completion::ignored_with("not in the short form"));
                 }
                 let outcome = Arena::new(row, form, false).and_then(|arena| (case.run)(&arena));
-                results.add(row, case, outcome.is_ok());
+                results.add(&row, case, outcome.is_ok());
                 outcome?;
                 Ok(Completion::Completed)
             })
@@ -134,7 +133,7 @@ fn trials(row: &'static Row, form: Form, results: &Arc<Results>) -> Vec<Trial> {
 
 /// A harness that finds nothing wrong proves nothing: with a wrong key on our side, the case must
 /// fail, and for the right reason.
-fn notices(row: &'static Row, name: &'static str, words: &'static str) -> Trial {
+fn notices(row: Row, name: &'static str, words: &'static str) -> Trial {
     let case = cases::ALL.iter().find(|case| case.name == name).expect("a known case");
     let test = format!("harness::wrong_key::{}", case.area());
     Trial::ignorable_test(row.test_name(&test), move || {
@@ -149,6 +148,6 @@ fn notices(row: &'static Row, name: &'static str, words: &'static str) -> Trial 
     })
 }
 
-fn run_with_wrong_keys(row: &'static Row, case: &Case) -> Outcome {
+fn run_with_wrong_keys(row: Row, case: &Case) -> Outcome {
     (case.run)(&Arena::new(row, Form::Short, true)?)
 }

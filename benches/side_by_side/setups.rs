@@ -3,61 +3,11 @@
 use std::env;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tooz_benches::record::{RAW, THREADED_RAW, is_raw};
+use tooz_setups::{Benchmark, Python};
 
 use crate::contestant::Contestant;
-
-/// What is known of a backend.
-#[derive(Debug)]
-struct Facts {
-    name: &'static str,
-    /// The scheme of a URL that needs no server.
-    embedded: Option<&'static str>,
-    /// Names the interpreter with the original, and its version.
-    python: Option<(&'static str, &'static str)>,
-    /// Other crates, as the tables call them.
-    crates: &'static [&'static str],
-    /// URL options for a short time to live, and what they make of it. It is zero where a death
-    /// is seen by the end of a connection or of a process.
-    short: &'static str,
-    ttl: Duration,
-}
-
-const V9: Option<(&str, &str)> = Some(("TOOZ_PYTHON", "Python tooz 9.1"));
-const V8: Option<(&str, &str)> = Some(("TOOZ_PYTHON_8_1", "Python tooz 8.1"));
-
-const FACTS: &[Facts] = &[
-    Facts::new("file", V9, &["distributed-lock"], "", 0).embedded("file"),
-    Facts::new("ipc", V9, &[], "", 0).embedded("ipc"),
-    Facts::new("zookeeper", V9, &["zookeeper-client"], "timeout=3", 3),
-    Facts::new("redis", V9, &["distributed-lock", "rslock"], "timeout=3", 3),
-    Facts::new("memcached", V9, &[], "timeout=4", 4),
-    Facts::new("etcd", V8, &[], "timeout=3", 3),
-    Facts::new("etcd3", None, &["etcd-client"], "timeout=3", 3),
-    Facts::new("etcd3-http", V9, &[], "timeout=3", 3),
-    Facts::new("consul", V8, &[], "ttl=3&lock_delay=0", 3),
-    Facts::new("postgresql", V9, &["distributed-lock"], "", 0),
-    Facts::new("mysql", V9, &["distributed-lock"], "", 0),
-    Facts::new("mariadb", V9, &["distributed-lock"], "", 0),
-];
-
-impl Facts {
-    const fn new(
-        name: &'static str,
-        python: Option<(&'static str, &'static str)>,
-        crates: &'static [&'static str],
-        short: &'static str,
-        ttl: u64,
-    ) -> Self {
-        let ttl = Duration::from_secs(ttl);
-        Self { name, embedded: None, python, crates, short, ttl }
-    }
-
-    const fn embedded(self, scheme: &'static str) -> Self {
-        Self { embedded: Some(scheme), ..self }
-    }
-}
 
 /// A backend that is there.
 #[derive(Debug)]
@@ -80,27 +30,26 @@ pub(crate) fn wanted() -> anyhow::Result<Vec<Setup>> {
 
 impl Setup {
     fn named(name: &str) -> anyhow::Result<Self> {
-        let Some(facts) = FACTS.iter().find(|facts| facts.name == name) else {
-            let known: Vec<_> = FACTS.iter().map(|facts| facts.name).collect();
-            bail!("{name} has no benchmarks; there are {}", known.join(", "));
-        };
+        let setup = tooz_setups::find(name).map_err(anyhow::Error::msg)?;
+        let benchmark =
+            setup.benchmark.as_ref().with_context(|| format!("{name} has no benchmarks"))?;
         let mut folder = None;
-        let url = match facts.embedded {
-            Some("file") => {
+        let url = match setup.server {
+            None if setup.scheme == "file" => {
                 let made = tempfile::Builder::new().prefix("tooz-bench-").tempdir()?;
-                let url = format!("file://{}", made.path().display());
+                let url = setup.url(&made.path().display().to_string());
                 folder = Some(made);
                 url
             }
-            Some(scheme) => format!("{scheme}://"),
-            None => {
-                let variable = format!("TOOZ_TEST_URL_{}", name.to_uppercase().replace('-', "_"));
+            None => setup.url(""),
+            Some(_) => {
+                let variable = setup.url_variable();
                 env::var(&variable).with_context(|| format!("{variable} is not set"))?
             }
         };
-        let Facts { name, short, ttl, .. } = *facts;
-        let contestants = contestants(facts, &url)?;
-        Ok(Self { name, url, short, ttl, contestants, _folder: folder })
+        let contestants = contestants(benchmark, &url)?;
+        let Benchmark { short, ttl, .. } = *benchmark;
+        Ok(Self { name: setup.name, url, short, ttl, contestants, _folder: folder })
     }
 
     /// The one of that name.
@@ -122,7 +71,7 @@ impl Setup {
 
 pub(crate) const OURS: &str = "tooz";
 
-fn contestants(facts: &Facts, url: &str) -> anyhow::Result<Vec<Contestant>> {
+fn contestants(benchmark: &Benchmark, url: &str) -> anyhow::Result<Vec<Contestant>> {
     let this = env::current_exe()?.display().to_string();
     let worker = |name: &str, caller: &str| {
         let called = match caller {
@@ -138,10 +87,10 @@ fn contestants(facts: &Facts, url: &str) -> anyhow::Result<Vec<Contestant>> {
         all.push(worker(THREADED_RAW, caller));
         all.push(worker(OURS, caller));
     }
-    if let Some((variable, name)) = facts.python {
-        all.push(python(variable, name, url)?);
+    if let Some(version) = benchmark.python {
+        all.push(python(version, url)?);
     }
-    for name in facts.crates {
+    for name in benchmark.crates {
         all.push(match *name {
             "zookeeper-client" => worker(name, "multi-thread"),
             // They have a program of their own, since nothing else needs what they bring.
@@ -156,9 +105,10 @@ fn contestants(facts: &Facts, url: &str) -> anyhow::Result<Vec<Contestant>> {
     Ok(all)
 }
 
-fn python(variable: &str, name: &str, url: &str) -> anyhow::Result<Contestant> {
+fn python(version: Python, url: &str) -> anyhow::Result<Contestant> {
+    let variable = version.variable();
     Ok(Contestant {
-        name: name.to_owned(),
+        name: format!("Python tooz {}", version.version()),
         program: env::var(variable).with_context(|| format!("{variable} is not set"))?,
         arguments: vec![concat!(env!("CARGO_MANIFEST_DIR"), "/python/contestant.py").to_owned()],
         url: url.to_owned(),
@@ -167,11 +117,9 @@ fn python(variable: &str, name: &str, url: &str) -> anyhow::Result<Contestant> {
 
 /// What needs no backend: the engine and the ring.
 pub(crate) fn alone() -> anyhow::Result<Vec<Contestant>> {
-    let facts = Facts::new("memory", None, &[], "", 0);
-    let mut all = contestants(&facts, "memory://bench")?;
+    let none = Benchmark { python: None, crates: &[], short: "", ttl: Duration::ZERO };
+    let mut all = contestants(&none, "memory://bench")?;
     all.retain(|contestant| contestant.name.starts_with(OURS));
-    if let Some((variable, name)) = V9 {
-        all.push(python(variable, name, "")?);
-    }
+    all.push(python(Python::V9_1, "")?);
     Ok(all)
 }

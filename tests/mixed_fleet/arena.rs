@@ -26,7 +26,7 @@ impl Form {
 
 /// One case's place.
 pub(crate) struct Arena {
-    pub(crate) row: &'static Row,
+    pub(crate) row: Row,
     pub(crate) form: Form,
     /// For the side record, and `file://`.
     pub(crate) folder: TempDir,
@@ -44,9 +44,9 @@ pub(crate) enum Times {
 }
 
 impl Arena {
-    pub(crate) fn new(row: &'static Row, form: Form, wrong_keys: bool) -> Outcome<Self> {
+    pub(crate) fn new(row: Row, form: Form, wrong_keys: bool) -> Outcome<Self> {
         let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let server = match row.setup {
+        let server = match row.setup.name {
             "file" => format!("file://{}/store", folder.path().display()),
             "ipc" => "ipc://".to_owned(),
             served => tooz_testkit::server_url(served).map_err(|e| e.to_string())?,
@@ -104,7 +104,7 @@ impl Arena {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("mixed_fleet/peer.py");
         let mut peers = Vec::new();
         for side in sides {
-            let mut command = command(*side, self.row.setup, &self.python, &script);
+            let mut command = command(*side, self.row.setup.name, &self.python, &script);
             if self.wrong_keys {
                 command.env(WRONG_KEYS, "1");
             }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::cases::{self, AREAS, Case};
 use super::peer::Outcome;
-use super::rows::{ROWS, Row};
+use super::rows::{Row, rows};
 
 const FILE: &str = "../docs/mixed-fleets.md";
 
@@ -30,7 +30,7 @@ impl Results {
 pub(crate) struct Table(BTreeMap<String, String>);
 
 impl Table {
-    pub(crate) fn of(rows: &[&Row], results: &Results) -> Self {
+    pub(crate) fn of(rows: &[Row], results: &Results) -> Self {
         let lines = rows.iter().filter_map(|row| Some((key(row), line(row, results)?)));
         Self(lines.collect())
     }
@@ -57,8 +57,8 @@ impl Table {
         let start = head.ok_or("docs/mixed-fleets.md has no table")? + 1;
         let length = lines[start..].iter().take_while(|line| line.starts_with('|')).count();
         let old: Vec<&str> = lines.splice(start..start + length, []).collect();
-        let written = ROWS.iter().filter_map(|row| {
-            let key = key(row);
+        let written = rows().filter_map(|row| {
+            let key = key(&row);
             let was = || old.iter().copied().find(|line| line.starts_with(&key));
             self.0.get(&key).map(String::as_str).or_else(was)
         });
@@ -72,7 +72,7 @@ fn file() -> PathBuf {
 }
 
 fn key(row: &Row) -> String {
-    format!("| `{}` | {} |", row.setup, row.python.version())
+    format!("| `{}` | {} |", row.setup.name, row.python.version())
 }
 
 /// `None` if a filter left something of the row out.

@@ -6,30 +6,15 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use nix::sys::signal::Signal;
+use tooz_setups::{SETUPS, Setup};
 
 use crate::interrupt::Interrupt;
 use crate::process::Process;
-use crate::servers::{self, Host, Setup, bound_command};
+use crate::servers::{self, Host, bound_command};
 use crate::{built, python, workspace};
 
 /// The benchmark.
 const TARGET: &str = "side_by_side";
-
-/// The setups that it knows.
-const SETUPS: [&str; 12] = [
-    "file",
-    "ipc",
-    "zookeeper",
-    "redis",
-    "memcached",
-    "etcd",
-    "etcd3",
-    "etcd3-http",
-    "consul",
-    "postgresql",
-    "mysql",
-    "mariadb",
-];
 
 /// What the command line says.
 #[derive(Args, Debug, Default)]
@@ -52,9 +37,8 @@ pub(crate) struct Options {
 /// Runs the command.
 pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()> {
     let setups = setups(&options.only)?;
-    let servers: Vec<_> = setups.iter().filter_map(|setup| setup.server).collect();
     if options.install {
-        servers::install(&servers)?;
+        servers::install(&servers::of_each(&setups))?;
     }
     let program = built::benchmark(TARGET, interrupt)?;
     let pythons = python::interpreters(interrupt)
@@ -82,12 +66,14 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()
 }
 
 fn setups(only: &[String]) -> anyhow::Result<Vec<&'static Setup>> {
+    let measured = || SETUPS.iter().filter(|setup| setup.benchmark.is_some());
     for name in only {
-        let known = SETUPS.join(", ");
-        ensure!(SETUPS.contains(&&**name), "{name} has no benchmarks; there are {known}");
+        let known: Vec<_> = measured().map(|setup| setup.name).collect();
+        let is_known = known.contains(&&**name);
+        ensure!(is_known, "{name} has no benchmarks; there are {}", known.join(", "));
     }
-    let wanted = SETUPS.iter().filter(|name| only.is_empty() || only.iter().any(|o| o == *name));
-    wanted.map(|name| servers::find(name)).collect()
+    let is_wanted = |setup: &&Setup| only.is_empty() || only.iter().any(|name| name == setup.name);
+    Ok(measured().filter(is_wanted).collect())
 }
 
 /// Builds the program of the contestants that need crates which nothing else here does. It is no
@@ -129,12 +115,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn setups_have_a_row_in_the_benchmark() {
-        let rows = workspace::root().join("benches/side_by_side/setups.rs");
-        let rows = std::fs::read_to_string(rows).unwrap();
-        for setup in setups(&[]).unwrap() {
-            assert!(rows.contains(&format!("Facts::new(\"{}\"", setup.name)), "{}", setup.name);
-        }
+    fn what_is_measured_is_chosen_by_name() {
+        let chosen = setups(&["redis".into(), "file".into()]).unwrap();
+        assert_eq!(chosen.iter().map(|setup| setup.name).collect::<Vec<_>>(), ["file", "redis"]);
         let error = setups(&["memory".into()]).unwrap_err().to_string();
         assert!(error.starts_with("memory has no benchmarks; there are file, ipc"), "{error}");
     }

@@ -138,7 +138,7 @@ fn live_tests(
         setups.retain(|setup| setup.driver == driver);
         ensure!(!setups.is_empty(), "no setup with a server has the driver `{driver}`");
     }
-    servers::install(&setups.iter().filter_map(|setup| setup.server).collect::<Vec<_>>())?;
+    servers::install(&servers::of_each(&setups))?;
     let host = Host::new(interrupt)?;
     let (_running, urls) = servers::launch_each(&setups, &host)?;
     let served = setups.iter().filter(|setup| setup.server.is_some());

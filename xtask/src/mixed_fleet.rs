@@ -2,11 +2,10 @@
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
+use tooz_setups::{SETUPS, Setup};
 
 use crate::interrupt::Interrupt;
-use crate::python::{self, ORIGINALS};
-use crate::servers::{self, SETUPS};
-use crate::test_backends;
+use crate::{python, servers, test_backends};
 
 /// The test target of the cases.
 const TARGET: &str = "mixed_fleet";
@@ -14,7 +13,7 @@ const TARGET: &str = "mixed_fleet";
 /// What the command line says.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Options {
-    /// Runs these setups only, instead of every one that has a driver and a Python peer.
+    /// Runs these setups only, instead of every one that has a Python peer.
     #[arg(long, value_name = "SETUP", value_delimiter = ',')]
     only: Vec<String>,
     /// Contends for seconds instead of tens of them, and leaves out what waits for long times to
@@ -51,42 +50,25 @@ pub(crate) fn run_short(interrupt: &Interrupt) -> anyhow::Result<()> {
 
 /// The setups to run: those of `only`, or all that can be.
 fn setups(only: &[String]) -> anyhow::Result<Vec<&'static str>> {
-    let has_python = |name: &str| ORIGINALS.iter().any(|python| python.setups.contains(&name));
+    let has_python = |setup: &&Setup| !setup.beside_python.is_empty();
     for name in only {
-        let setup = servers::find(name)?;
-        ensure!(has_python(setup.name), "{name} has no Python peer");
-        setup.require_driver()?;
+        ensure!(has_python(&servers::find(name)?), "{name} has no Python peer");
     }
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|other| other == name);
-    let setups = SETUPS.iter().filter(|setup| wanted(setup.name));
-    let ready = setups.filter(|setup| has_python(setup.name) && setup.has_driver());
-    Ok(ready.map(|setup| setup.name).collect())
+    let is_wanted = |setup: &&Setup| only.is_empty() || only.iter().any(|name| name == setup.name);
+    let setups = SETUPS.iter().filter(is_wanted).filter(has_python);
+    Ok(setups.map(|setup| setup.name).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace;
 
     #[test]
-    fn setups_have_a_driver_and_a_python_peer() {
+    fn setups_have_a_python_peer() {
         assert_eq!(setups(&["redis".into(), "file".into()]).unwrap(), ["file", "redis"]);
         assert!(setups(&[]).unwrap().contains(&"redis"));
         assert!(!setups(&[]).unwrap().contains(&"memory"));
         let error = setups(&["memory".into()]).unwrap_err().to_string();
         assert_eq!(error, "memory has no Python peer");
-    }
-
-    #[test]
-    fn every_python_peer_has_a_row() {
-        let rows = workspace::root().join("tests/mixed_fleet/rows.rs");
-        let rows = std::fs::read_to_string(rows).unwrap();
-        for python in &ORIGINALS {
-            for setup in python.setups {
-                let version = python.version.trim_end_matches(".0").replace('.', "_");
-                let row = format!("setup: \"{setup}\",\n        python: Python::V{version},");
-                assert!(rows.contains(&row), "no row of {setup} beside {}", python.version);
-            }
-        }
     }
 }

@@ -6,21 +6,20 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
+use tooz_setups::Python;
 
 use crate::interrupt::Interrupt;
 use crate::process::Process;
 use crate::{servers, workspace};
 
 /// A version of the original that tests run beside.
-pub(crate) struct Original {
-    /// Names its interpreter for the tests; who sets it has an environment of their own.
-    variable: &'static str,
+struct Original {
+    /// Which one.
+    python: Python,
     /// As pip has it.
-    pub(crate) version: &'static str,
+    version: &'static str,
     /// What its drivers need beside it.
     packages: &'static [Package],
-    /// The setups that a mixed fleet has with it; `tests/mixed_fleet/rows.rs` has a row for each.
-    pub(crate) setups: &'static [&'static str],
 }
 
 /// A package of Python's.
@@ -41,9 +40,9 @@ impl Package {
 
 /// The latest version, and the last before it dropped drivers and spelled its keys in Redis another
 /// way.
-pub(crate) const ORIGINALS: [Original; 2] = [
+const ORIGINALS: [Original; 2] = [
     Original {
-        variable: "TOOZ_PYTHON",
+        python: Python::V9_1,
         version: "9.1.0",
         packages: &[
             Package::new("redis", "redis"),
@@ -55,33 +54,22 @@ pub(crate) const ORIGINALS: [Original; 2] = [
             // The one that is built already has no semtimedop: it can only wait for ever.
             Package { name: "sysv_ipc", module: "sysv_ipc", from_source: true },
         ],
-        setups: &[
-            "file",
-            "ipc",
-            "zookeeper",
-            "redis",
-            "memcached",
-            "etcd3-http",
-            "postgresql",
-            "mariadb",
-        ],
     },
     Original {
-        variable: "TOOZ_PYTHON_8_1",
+        python: Python::V8_1,
         version: "8.1.0",
         packages: &[
             Package::new("redis", "redis"),
             Package::new("python-etcd", "etcd"),
             Package::new("python-consul2", "consul"),
         ],
-        setups: &["redis", "etcd", "consul"],
     },
 ];
 
 /// The interpreters of all versions, each behind the variable that names it for tests.
 pub(crate) fn interpreters(interrupt: &Interrupt) -> anyhow::Result<Vec<(OsString, OsString)>> {
     let named = |original: &Original| {
-        Ok((original.variable.into(), original.interpreter(interrupt)?.into()))
+        Ok((original.python.variable().into(), original.interpreter(interrupt)?.into()))
     };
     ORIGINALS.iter().map(named).collect()
 }
@@ -93,7 +81,7 @@ impl Original {
     /// The interpreter that the user names, or that of an environment of our own under `target`,
     /// which is made unless it is there.
     fn interpreter(&self, interrupt: &Interrupt) -> anyhow::Result<PathBuf> {
-        if let Some(python) = std::env::var_os(self.variable) {
+        if let Some(python) = std::env::var_os(self.python.variable()) {
             return Ok(python.into());
         }
         let folder = workspace::root().join("target").join(format!("python-tooz-{}", self.version));

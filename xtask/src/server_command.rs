@@ -23,7 +23,7 @@ pub(crate) struct Options {
 /// Starts the server, prints its URL as the one line of standard output, and waits.
 pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()> {
     let setup = servers::find(&options.name)?;
-    let server = setup.server.with_context(|| format!("{} needs no server", setup.name))?;
+    let server = servers::of(setup).with_context(|| format!("{} needs no server", setup.name))?;
     if options.install {
         servers::install(&[server])?;
     }

@@ -62,7 +62,7 @@ pub(super) fn death(arena: &Arena, side: Side) -> Outcome {
     let what = format!("{} sees that {} is dead", other.member, member.member);
     let after =
         until(&what, arena.row.dead_after, || Ok(other.members(&group)? == [&*other.member]))?;
-    println!("{}: a member of {side:?} killed, gone after {after:?}", arena.row.setup);
+    println!("{}: a member of {side:?} killed, gone after {after:?}", arena.row.setup.name);
     Ok(())
 }
 

@@ -43,7 +43,7 @@ pub(super) fn contention(arena: &Arena) -> Outcome {
         let turns: u64 = peer.good("contend", answer)?;
         *if peer.side == Rust { &mut of_rust } else { &mut of_python } += turns;
     }
-    println!("{}: {of_rust} turns of Rust, {of_python} of Python", arena.row.setup);
+    println!("{}: {of_rust} turns of Rust, {of_python} of Python", arena.row.setup.name);
     must!(of_rust > 0 && of_python > 0, "{of_rust} turns of Rust, {of_python} of Python");
     Ok(())
 }
@@ -77,7 +77,7 @@ pub(super) fn handed_over(arena: &Arena) -> Outcome {
     python.unlock(&name)?;
     println!(
         "{}: Python had it after {after:?}, Rust after {:?}",
-        arena.row.setup,
+        arena.row.setup.name,
         rust.has_it_in(SOON)?
     );
     rust.unlock(&name)
@@ -94,7 +94,7 @@ pub(super) fn killed_holder(arena: &Arena, side: Side) -> Outcome {
     must!(early.is_none(), "{} is in beside {}", waiter.member, holder.member);
     holder.kill();
     let after = waiter.has_it_in(arena.row.dead_after)?;
-    println!("{}: {side:?} killed, free after {after:?}", arena.row.setup);
+    println!("{}: {side:?} killed, free after {after:?}", arena.row.setup.name);
     waiter.unlock(&name)?;
     Ok(())
 }

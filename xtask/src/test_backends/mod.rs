@@ -13,17 +13,18 @@ use std::time::Instant;
 
 use anyhow::{anyhow, bail};
 use clap::Args;
+use tooz_setups::{SETUPS, Setup};
 
 use self::plan::Plan;
 use self::program::{Run, TestProgram};
 use self::report::Report;
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::servers::{self, Host, Running, Server, Setup};
+use crate::servers::{self, Host, Running, Server};
 
 /// What the command line says.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Options {
-    /// Runs these setups only, instead of every one that has a driver.
+    /// Runs these setups only, instead of all.
     #[arg(long, value_name = "SETUP", value_delimiter = ',')]
     only: Vec<String>,
     /// Lists the setups and what each of them needs, and ends.
@@ -73,10 +74,9 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> anyhow::Result<()
     test(&plan, &program, &host, &options.pass)
 }
 
-/// The setups with both a server and a driver: what plain `cargo test` cannot run.
+/// The setups with a server: what plain `cargo test` cannot run.
 pub(crate) fn served_setups() -> Vec<&'static str> {
-    let served = servers::SETUPS.iter().filter(|s| s.server.is_some() && s.has_driver());
-    served.map(|setup| setup.name).collect()
+    SETUPS.iter().filter(|setup| setup.server.is_some()).map(|setup| setup.name).collect()
 }
 
 /// Runs these setups and installs what they miss.
@@ -173,7 +173,7 @@ fn make_ready<'a>(
     host: &'a Host,
     started: &mut Started<'a>,
 ) -> anyhow::Result<Ready> {
-    let server = match (url, setup.server) {
+    let server = match (url, servers::of(setup)) {
         (Some(url), _) => return Ok(Ready { setup, url: Some(url), control: None }),
         (None, None) => return Ok(Ready { setup, url: None, control: None }),
         (None, Some(server)) => server,
@@ -193,8 +193,7 @@ fn make_ready<'a>(
 
 /// Whether a server's log may explain what went wrong: all do when no failed test tells more.
 fn is_suspect(server: &Server, report: &Report, ready: &[Ready]) -> bool {
-    let uses = |setup: &Setup| setup.server.is_some_and(|used| used.name == server.name);
-    let mut own = ready.iter().filter(|ready| uses(ready.setup));
+    let mut own = ready.iter().filter(|ready| ready.setup.server == Some(server.name));
     report.total().failed == 0 || own.any(|own| report.of_setup(own.setup.name).failed > 0)
 }
 

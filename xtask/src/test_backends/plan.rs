@@ -1,9 +1,10 @@
 //! Which setups to run, from what the command line says.
 
 use anyhow::{Context as _, ensure};
+use tooz_setups::{SETUPS, Setup};
 
 use super::Options;
-use crate::servers::{self, SETUPS, Server, Setup};
+use crate::servers::{self, Server};
 
 /// A setup to run, and the URL of the user's own server.
 #[derive(Debug)]
@@ -24,23 +25,18 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Reads the options; fails on an unknown setup and on one that has no driver.
+    /// Reads the options; fails on an unknown setup.
     pub(super) fn new(options: &Options) -> anyhow::Result<Self> {
         for name in &options.only {
             servers::find(name)?;
         }
         let own: Vec<_> =
             options.url.iter().map(|text| own_server(text)).collect::<Result<_, _>>()?;
-        // A program from elsewhere may drive what this workspace does not.
-        let runnable = |setup: &Setup| options.binary.is_some() || setup.has_driver();
         let mut setups = Vec::new();
         for setup in SETUPS {
             let url = own.iter().rev().find(|(named, _)| named.name == setup.name);
             let asked = options.only.iter().any(|name| name == setup.name);
-            if !runnable(setup) && (asked || url.is_some()) {
-                setup.require_driver()?;
-            }
-            if asked || (options.only.is_empty() && runnable(setup)) {
+            if asked || options.only.is_empty() {
                 setups.push(Chosen { setup, url: url.map(|(_, url)| url.clone()) });
             }
         }
@@ -54,7 +50,7 @@ impl Plan {
     /// The servers that have to be started, some perhaps twice.
     pub(super) fn servers(&self) -> Vec<&'static Server> {
         let private = self.setups.iter().filter(|chosen| chosen.url.is_none());
-        private.filter_map(|chosen| chosen.setup.server).collect()
+        private.filter_map(|chosen| servers::of(chosen.setup)).collect()
     }
 }
 
@@ -74,14 +70,9 @@ fn own_server(text: &str) -> anyhow::Result<(&'static Setup, String)> {
 mod tests {
     use super::*;
 
-    fn options(only: &[&str], url: &[&str], binary: bool) -> Options {
+    fn options(only: &[&str], url: &[&str]) -> Options {
         let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
-        Options {
-            only: owned(only),
-            url: owned(url),
-            binary: binary.then(|| "fake".into()),
-            ..Options::default()
-        }
+        Options { only: owned(only), url: owned(url), ..Options::default() }
     }
 
     fn names(plan: &Plan) -> Vec<&str> {
@@ -90,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_order_is_ours_and_one_server_may_serve_several() {
-        let plan = Plan::new(&options(&["etcd3", "redis", "etcd"], &[], true)).unwrap();
+        let plan = Plan::new(&options(&["etcd3", "redis", "etcd"], &[])).unwrap();
         assert_eq!(names(&plan), ["redis", "etcd", "etcd3"]);
         let servers: Vec<_> = plan.servers().iter().map(|server| server.name).collect();
         assert_eq!(servers, ["redis", "etcd", "etcd"]);
@@ -100,7 +91,7 @@ mod tests {
     #[test]
     fn a_server_of_ones_own_is_named_by_scheme_or_setup() {
         let urls = ["etcd3+http=etcd3+http://h:1", "mariadb=mysql://h/?a=b"];
-        let plan = Plan::new(&options(&["etcd3-http", "mariadb"], &urls, true)).unwrap();
+        let plan = Plan::new(&options(&["etcd3-http", "mariadb"], &urls)).unwrap();
         let urls: Vec<_> = plan.setups.iter().map(|chosen| chosen.url.as_deref()).collect();
         assert_eq!(urls, [Some("etcd3+http://h:1"), Some("mysql://h/?a=b")]);
         assert!(plan.servers().is_empty());
@@ -114,19 +105,8 @@ mod tests {
             (&[], &["redis=6379"], "not a URL"),
             (&["memory"], &["redis=redis://h"], "--only leaves out"),
         ] {
-            let error = Plan::new(&options(only, url, true)).unwrap_err().to_string();
+            let error = Plan::new(&options(only, url)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-    }
-
-    #[test]
-    fn a_setup_without_a_driver_is_refused_and_left_out_unless_the_program_is_ours() {
-        let Some(setup) = SETUPS.iter().find(|setup| !setup.has_driver()) else {
-            return; // every driver is there: nothing left to refuse
-        };
-        let error = Plan::new(&options(&[setup.name], &[], false)).unwrap_err().to_string();
-        assert!(error.contains("no driver"), "{error}");
-        assert!(!names(&Plan::new(&options(&[], &[], false)).unwrap()).contains(&setup.name));
-        assert!(names(&Plan::new(&options(&[], &[], true)).unwrap()).contains(&setup.name));
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use tooz_setups::SETUPS;
+
 use super::Ready;
 use super::report::{Counts, Report};
-use crate::servers::SETUPS;
+use crate::servers;
 
 /// The results: a row per setup, a column per area.
 pub(super) fn results(report: &Report, ready: &[Ready]) -> String {
@@ -29,18 +31,13 @@ pub(super) fn results(report: &Report, ready: &[Ready]) -> String {
 pub(super) fn setups() -> String {
     let mut rows = vec![vec!["setup".to_owned(), "URL".to_owned(), "state".to_owned()]];
     for setup in SETUPS {
-        let missing = setup.server.map(|server| server.missing_packages()).unwrap_or_default();
-        let mut state = match setup.server {
+        let server = servers::of(setup);
+        let missing = server.map(|server| server.missing_packages()).unwrap_or_default();
+        let state = match server {
             None => "needs no server".to_owned(),
             Some(_) if missing.is_empty() => "server installed".to_owned(),
             Some(_) => format!("missing: {} (--install gets it)", missing.join(" ")),
         };
-        if !setup.has_driver() {
-            state.push_str(match setup.server {
-                None => "; no driver yet",
-                Some(_) => "; server only, no driver yet",
-            });
-        }
         rows.push(vec![setup.name.to_owned(), format!("{}://", setup.scheme), state]);
     }
     columns(&rows)
@@ -79,7 +76,6 @@ fn columns(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::servers;
 
     #[test]
     fn results_are_a_grid() {

@@ -6,6 +6,7 @@ mod files;
 mod includes;
 mod links;
 mod markdown;
+mod matrix;
 mod sources;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use crate::workspace;
 /// What the command line says.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Rewrites the included code blocks from their files, before the checks.
+    /// Rewrites the included code blocks and the capability matrix, before the checks.
     #[arg(long)]
     fix: bool,
 }
@@ -48,7 +49,8 @@ impl fmt::Display for Finding {
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.fix {
-        for file in includes::fix(&workspace::root())? {
+        let root = workspace::root();
+        for file in includes::fix(&root)?.into_iter().chain(matrix::fix(&root)?) {
             println!("rewrote {}", file.display());
         }
     }
@@ -74,6 +76,7 @@ fn findings(root: &Path) -> anyhow::Result<Vec<Finding>> {
     findings.extend(sources::check(root)?);
     findings.extend(links::check(root)?);
     findings.extend(includes::check(root)?);
+    findings.extend(matrix::check(root)?);
     Ok(findings)
 }
 
