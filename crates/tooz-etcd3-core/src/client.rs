@@ -279,6 +279,16 @@ impl Client {
         if is_opening { limit.min(self.config.connect_timeout) } else { limit }
     }
 
+    /// How long a login may take. A server may have to check many passwords, each of which takes its
+    /// processor a tenth of a second by default, and a login that is given up is begun anew. While
+    /// nothing depends on the session yet, it has all the time that is left, if each server has as
+    /// much.
+    fn login_timeout(&self) -> Duration {
+        let left = locked(&self.opening).map(Moment::remaining).unwrap_or_default();
+        let servers = u32::try_from(self.config.endpoints.len()).unwrap_or(u32::MAX);
+        self.answer_timeout().max(left / servers.max(1))
+    }
+
     // ---- The connection.
 
     /// The present connection, or a new one to the first server that can be reached.
@@ -365,7 +375,7 @@ impl Client {
             return Err(failure.clone());
         }
         let login = connection.transport.authenticate(user, password.expose());
-        match within(self.answer_timeout(), login).await {
+        match within(self.login_timeout(), login).await {
             Ok(token) => {
                 let token: Arc<str> = token.into();
                 *locked(&self.token) = Some(token.clone());

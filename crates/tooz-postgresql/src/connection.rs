@@ -10,15 +10,15 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Notification, Row};
 use tokio_util::sync::CancellationToken;
-use tooz_core::kit::locked;
+use tooz_core::kit::{find_cause, locked};
 use tooz_core::{Error, ErrorKind, Moment, OperationId, Outcome, Result};
-use tracing::debug;
+use tracing::{debug, warn};
 
+use crate::answers::TooLarge;
 use crate::config::{Address, Config, LANES};
-use crate::connector::{self, Opened, Socket};
+use crate::connector::{self, Opened};
 use crate::errors::{get, timed_out, translate};
 use crate::keys::quoted;
-use crate::tls::Encrypted;
 
 /// How long a connection that nobody needs may take to say goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -300,7 +300,7 @@ impl fmt::Debug for Connection {
 
 /// Moves what is sent and received, until either end has enough.
 async fn drive(
-    mut connection: tokio_postgres::Connection<Socket, Encrypted<Socket>>,
+    mut connection: connector::Connection,
     // Keeps the socket open, so it ends with the connection.
     _handle: Arc<OwnedFd>,
     said: mpsc::UnboundedSender<Notification>,
@@ -315,6 +315,9 @@ async fn drive(
                     drop(said.send(notification));
                 }
                 Some(Ok(_)) => {}
+                Some(Err(error)) if find_cause::<TooLarge>(&error).is_some() => {
+                    return warn!(error = %TooLarge, "the connection is given up");
+                }
                 Some(Err(error)) => return debug!(%error, "connection ended"),
                 None => return,
             }

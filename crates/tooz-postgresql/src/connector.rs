@@ -10,24 +10,31 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::SslMode as Wanted;
-use tokio_postgres::{Client, Connection};
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, NoTls};
+use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use tooz_core::{Error, ErrorKind, Result};
 use tracing::debug;
 
+use crate::answers::Bounded;
 use crate::config::{Address, Config};
-use crate::errors::translate_opening;
-use crate::tls::{Encrypted, Handshake, SslMode, Tls};
+use crate::errors::{translate_opening, unreachable};
+use crate::tls::{Tls, encrypt};
 
 /// The oldest server that can end silent sessions by itself.
 const OLDEST: u32 = 14;
 
-pub(crate) type Socket = Either<TcpStream, UnixStream>;
+type Socket = Either<TcpStream, UnixStream>;
+
+/// TLS is made before, so that the client library needs none.
+pub(crate) type Connection =
+    tokio_postgres::Connection<Bounded<Either<TlsStream<Socket>, Socket>>, NoTlsStream>;
 
 /// A connection that is logged in.
 pub(crate) struct Opened {
     pub(crate) client: Client,
-    pub(crate) connection: Connection<Socket, Encrypted<Socket>>,
+    pub(crate) connection: Connection,
     pub(crate) local_port: Option<u16>,
     /// The socket, to look at.
     pub(crate) handle: OwnedFd,
@@ -41,9 +48,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
             Address::Tcp(..) => client_of(&config.tls).await?,
             Address::Unix(_) => None,
         };
-        let socket = connect(address, config.timeout)
-            .await
-            .map_err(|e| Error::new(ErrorKind::Connection, "could not connect").caused_by(e))?;
+        let socket = connect(address, config.timeout).await.map_err(unreachable)?;
         let (local_port, handle) = match &socket {
             Either::Left(tcp) => (tcp.local_addr().ok().map(|address| address.port()), tcp.as_fd()),
             Either::Right(unix) => (None, unix.as_fd()),
@@ -62,22 +67,18 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
         if let Some(database) = &config.database {
             settings.dbname(database);
         }
-        let to = match (address, tls) {
+        let socket = match (address, tls) {
             (Address::Tcp(host, _), Some(tls)) => {
                 let name = ServerName::try_from(host.clone()).map_err(|e| {
                     Error::invalid("the host is no name for TLS; see sslmode").caused_by(e)
                 })?;
-                Some((name, tls))
+                encrypt(socket, config.tls.mode, name, tls).await?
             }
-            _ => None,
+            _ => Either::Right(socket),
         };
-        settings.ssl_mode(match (&to, config.tls.mode) {
-            (None, _) | (_, SslMode::Disable) => Wanted::Disable,
-            (_, SslMode::Prefer) => Wanted::Prefer,
-            _ => Wanted::Require,
-        });
+        settings.ssl_mode(Wanted::Disable);
         let (client, connection) =
-            settings.connect_raw(socket, Handshake { to }).await.map_err(translate_opening)?;
+            settings.connect_raw(Bounded::new(socket), NoTls).await.map_err(translate_opening)?;
         Ok(Opened { client, connection, local_port, handle })
     };
     let opened = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {

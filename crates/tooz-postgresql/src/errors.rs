@@ -1,8 +1,13 @@
 //! What the server's and the client's errors mean.
 
+use std::io;
+
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
+use tooz_core::kit::find_cause;
 use tooz_core::{Error, ErrorKind, Outcome};
+
+use crate::answers::TooLarge;
 
 const LOCKED_OUT: &str = "55P03";
 
@@ -67,11 +72,8 @@ pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
         Some(_) => translate(error),
         None => {
             let text = error.to_string();
-            let error = if text.contains("TLS") {
-                let kind = ErrorKind::Connection;
-                refused(kind, "no TLS connection could be made: see sslmode and sslrootcert")
-                    .retryable(false)
-                    .caused_by(error)
+            let error = if find_cause::<TooLarge>(&error).is_some() {
+                refused(ErrorKind::Backend, &TooLarge.to_string()).caused_by(error)
             } else if text.contains("authentication") || text.contains("configuration") {
                 refused(ErrorKind::Authentication, "the log-in failed: is a password missing?")
                     .caused_by(error)
@@ -81,6 +83,19 @@ pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
             error.outcome_is(Outcome::NotApplied)
         }
     }
+}
+
+/// Of a server before the log-in.
+pub(crate) fn unreachable(error: io::Error) -> Error {
+    let error = Error::new(ErrorKind::Connection, "could not connect").caused_by(error);
+    error.outcome_is(Outcome::NotApplied)
+}
+
+/// Of a server that has no TLS, or not the right one.
+pub(crate) fn no_tls(error: io::Error) -> Error {
+    let message = "no TLS connection could be made: see sslmode and sslrootcert";
+    let error = Error::new(ErrorKind::Connection, message).retryable(false).caused_by(error);
+    error.outcome_is(Outcome::NotApplied)
 }
 
 /// No answer in time; the request may still be carried out.

@@ -6,6 +6,8 @@
 //!
 //! `docs/drivers/postgresql.md` has the options, the guarantees, the costs and the layout.
 
+// How large an answer may be.
+mod answers;
 // A holder is asked to release, for the server lets nobody else free its lock.
 mod break_lock;
 // What is told by NOTIFY, and who listens for it.

@@ -1,9 +1,7 @@
 //! TLS by the names that libpq gives its modes.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,9 +11,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tooz_core::{Error, Options, Result, ensure_crypto_provider};
+
+use crate::errors::{no_tls, unreachable};
 
 /// How much of TLS is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,63 +206,26 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Makes a connection an encrypted one.
-pub(crate) struct Handshake {
-    /// The host's name, and how; `None` where TLS is not to be.
-    pub(crate) to: Option<(ServerName<'static>, Arc<ClientConfig>)>,
-}
+/// What asks a server for TLS: the length of the request, and its code.
+const REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-impl<S> TlsConnect<S> for Handshake
+/// Makes a connection an encrypted one, if the server has TLS or `mode` needs it.
+pub(crate) async fn encrypt<S>(
+    mut socket: S,
+    mode: SslMode,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+) -> Result<Either<TlsStream<S>, S>>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
-    type Stream = Encrypted<S>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted<S>>> + Send>>;
-
-    fn connect(self, socket: S) -> Self::Future {
-        Box::pin(async move {
-            let (name, config) =
-                self.to.ok_or_else(|| io::Error::other("TLS over a Unix socket"))?;
-            let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;
-            Ok(Encrypted(stream))
-        })
-    }
-}
-
-/// An encrypted connection.
-pub(crate) struct Encrypted<S>(tokio_rustls::client::TlsStream<S>);
-
-impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Encrypted<S> {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Encrypted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Encrypted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    socket.write_all(&REQUEST).await.map_err(unreachable)?;
+    match socket.read_u8().await.map_err(unreachable)? {
+        b'S' => {
+            let encrypted = TlsConnector::from(config).connect(name, socket).await;
+            encrypted.map(Either::Left).map_err(no_tls)
+        }
+        _ if mode == SslMode::Prefer => Ok(Either::Right(socket)),
+        _ => Err(no_tls(io::Error::other("the server has none"))),
     }
 }

@@ -10,13 +10,17 @@
 mod proxy;
 mod server;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use proxy::Proxy;
 use server::{Server, if_asked_for, port_of, schema_of, shared, start};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tooz_core::{
-    Acquisition, CoordinatorUrl, Hold, LockName, Loss, Mode, Options, Result, Session,
+    Acquisition, CoordinatorUrl, ErrorKind, Hold, LockName, Loss, Mode, Options, Result, Session,
     SessionEvent, WaitLimit,
 };
 use tooz_postgresql::DRIVER;
@@ -281,4 +285,32 @@ async fn a_dead_connection_is_replaced_at_every_timeout() -> Result<()> {
         });
     }
     all.join_all().await.into_iter().collect()
+}
+
+/// Needs no server: what answers is nobody's.
+#[tokio::test]
+async fn an_answer_without_end_is_refused() -> Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = taken.clone();
+    let hostile = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            client.read_u8().await.unwrap();
+            // A request for authentication, as long as a message can be.
+            let mut more = client.write_all(b"R\x7f\xff\xff\xff").await;
+            while more.is_ok() {
+                more = client.write_all(&[0; 1 << 16]).await;
+                counted.fetch_add(1 << 16, SeqCst);
+            }
+        }
+    });
+    let url = format!("postgresql://nobody@127.0.0.1:{port}/postgres?sslmode=disable");
+    let error = server::build(&url, "a")?.start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Backend, "{error:?}");
+    assert!(error.to_string().contains("larger than 256 MiB"), "{error}");
+    assert!(taken.load(SeqCst) < 64 << 20, "{taken:?} bytes were taken");
+    hostile.abort();
+    Ok(())
 }
