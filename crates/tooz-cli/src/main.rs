@@ -16,6 +16,7 @@ mod groups;
 mod join;
 mod lock;
 mod output;
+mod pages;
 mod ring;
 mod signals;
 mod stdout;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::connect::Target;
 use crate::output::{Output, Voice};
@@ -42,9 +43,25 @@ const NOT_HAD: u8 = 75;
 /// The lock or the term was lost while CMD ran.
 const LOST: u8 = 76;
 
+const AFTER: &str = "\
+Exit codes:
+  0    all went well
+  1    an error, or a group without a leader
+  2    wrong usage
+  75   the lock was not acquired in time
+  76   the lock or the term was lost while CMD ran
+  126  CMD cannot be executed
+  127  there is no such CMD
+Otherwise the exit code is CMD's. When a signal ended tooz or CMD, tooz dies of the same signal.
+
+Environment:
+  TOOZ_URL     the backend, as --url
+  TOOZ_MEMBER  the member id, as --member
+  RUST_LOG     what is logged on standard error, by part of the program, such as tooz_redis=debug";
+
 /// Locks, groups and leader election over the backend you have.
 #[derive(Debug, Parser)]
-#[command(name = "tooz", version, max_term_width = 100)]
+#[command(name = "tooz", version, max_term_width = 100, after_long_help = AFTER)]
 struct Cli {
     #[command(flatten)]
     target: Target,
@@ -85,6 +102,8 @@ enum Command {
     Watch(GroupArg),
     /// Lists the drivers that are built in
     Drivers,
+    Completions(pages::CompletionsArgs),
+    Man(pages::ManArgs),
     /// One of the demonstration's processes
     #[command(hide = true)]
     DemoWorker(demo::WorkerArgs),
@@ -188,6 +207,8 @@ async fn dispatch(cli: Cli, front: Option<File>) -> anyhow::Result<u8> {
         Command::Ring(args) => ring::run(&target, args, out).await,
         Command::Watch(args) => watch::run(&target, &args.group, What::Members, out).await,
         Command::Drivers => drivers::run(out),
+        Command::Completions(args) => pages::completions(&Cli::command(), &args),
+        Command::Man(args) => pages::man(&Cli::command(), &args),
         Command::DemoWorker(args) => demo::work(&target, args).await,
     }
 }

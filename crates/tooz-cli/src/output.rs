@@ -102,6 +102,13 @@ impl Output {
     }
 }
 
+/// Prints what is for a program to read, as it is.
+pub(crate) fn raw(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text)?;
+    stdout.flush()
+}
+
 /// Says something on standard error, in one line, unless only errors are wanted.
 pub(crate) fn note(text: &str) {
     if !Voice::used().quiet {

@@ -116,3 +116,35 @@ fn a_process_of_its_own_world_is_no_error() {
     assert_eq!(done.code, 0);
     assert_eq!(run(&mut tooz(["--url", "zake://", "groups", "--json"])).json(), json!([]));
 }
+
+#[test]
+fn completions_know_the_commands_and_nothing_hidden() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = run(&mut tooz(["completions", shell])).out;
+        assert!(script.contains("url-file") && script.contains("leader"), "{shell}");
+        assert!(!script.contains("demo-worker") && !script.contains("front"), "{shell}");
+    }
+    // bash itself finds the words.
+    let script = run(&mut tooz(["completions", "bash"])).out;
+    let asks = "COMP_WORDS=(tooz lea) COMP_CWORD=1; _tooz tooz lea tooz; echo \"${COMPREPLY[*]}\"";
+    let found = run(std::process::Command::new("bash").args(["-c", &format!("{script}\n{asks}")]));
+    assert_eq!(found.out, "leader\n", "{found:?}");
+    assert_eq!(run(&mut tooz(["completions", "cmd"])).code, 2);
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let page = run(&mut tooz(["man"])).out;
+    for part in [".TH tooz 1", "tooz\\-lock(1)", "Exit codes", "TOOZ_URL"] {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
+    assert!(!page.contains("demo\\-worker") && !page.contains("\\-\\-front"), "{page}");
+    let folder = tempfile::tempdir().unwrap();
+    let done = run(tooz(["man", "--into"]).arg(folder.path()));
+    assert_eq!((done.code, done.out.as_str()), (0, ""), "{done:?}");
+    let lock = std::fs::read_to_string(folder.path().join("tooz-lock.1")).unwrap();
+    assert!(lock.contains("\\-\\-grace"), "{lock}");
+    assert!(!folder.path().join("tooz-demo-worker.1").exists());
+    let nowhere = run(&mut tooz(["man", "--into", "/proc/nowhere"]));
+    assert!(nowhere.code == 1 && nowhere.err.contains("/proc/nowhere"), "{nowhere:?}");
+}
