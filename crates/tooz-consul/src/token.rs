@@ -42,8 +42,8 @@ impl Token {
         match tokio::task::spawn_blocking(move || read(&path)).await {
             Ok(Ok(new)) => *locked(&self.0.current) = new,
             // What the server said is the better error.
-            Ok(Err(error)) => debug!(%error, "the old token stays"),
-            Err(error) => debug!(%error, "the old token stays"),
+            Ok(Err(error)) => debug!(%error, "the old token stays in use"),
+            Err(error) => debug!(%error, "the old token stays in use"),
         }
         self.current() != *refused
     }

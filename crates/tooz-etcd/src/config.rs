@@ -64,7 +64,7 @@ impl Config {
         let lock_timeout = options.seconds("lock_timeout", timeout)?;
         let shortest = membership_timeout.min(lock_timeout);
         if shortest < Duration::from_secs(1) {
-            return Err(Error::invalid("a time to live below 1 s is too short"));
+            return Err(Error::invalid("a time to live must be at least 1 s"));
         }
         let tls = match options.text("protocol").as_deref() {
             None | Some("http") => {
@@ -75,10 +75,10 @@ impl Config {
                 None
             }
             Some("https") => Some(PemFiles::from_options(&mut options, PEM)?),
-            Some(_) => return Err(Error::invalid("the protocol is http or https")),
+            Some(_) => return Err(Error::invalid("the protocol must be http or https")),
         };
         if !matches!(url.path(), "" | "/") {
-            return Err(Error::invalid("the URL has no path; use ?namespace=NAME"));
+            return Err(Error::invalid("an etcd URL has no path; use ?namespace=NAME"));
         }
         let namespace = options.text("namespace").unwrap_or_default();
         let keys = Keys::new(&namespace)?;
@@ -102,7 +102,7 @@ impl Config {
             (None, None) => {}
             _ => {
                 return Err(Error::invalid(
-                    "a user needs a password, and a password a user: etcd://USER:PASSWORD@HOST",
+                    "a user needs a password, and a password needs a user: etcd://USER:PASSWORD@HOST",
                 ));
             }
         }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn mistakes_are_told() {
         for (url, expected) in [
-            ("etcd://h?timeout=0.5", "too short"),
+            ("etcd://h?timeout=0.5", "must be at least"),
             ("etcd://h?protocol=ftp", "http or https"),
             ("etcd://h/path", "no path"),
             ("etcd://h?protocol=https&ca_cert=/nowhere", "cannot be read"),

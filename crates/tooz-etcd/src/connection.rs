@@ -80,7 +80,7 @@ impl Connection {
         match self.0.config.settings().and_then(Http::new) {
             Ok(http) => self.replace(old, http),
             Err(error) => {
-                debug!(%error, "the connections stay as they are");
+                debug!(%error, "the old connections stay in use");
                 return false;
             }
         }

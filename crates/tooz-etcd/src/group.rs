@@ -351,6 +351,5 @@ fn read_member(node: &Node) -> Result<Member> {
 }
 
 fn foreign(node: &Node) -> Error {
-    Error::new(ErrorKind::Serialization, "not what this driver writes as a member")
-        .with("key", &node.key)
+    Error::new(ErrorKind::Serialization, "the member's entry is malformed").with("key", &node.key)
 }

@@ -25,7 +25,7 @@ impl Inspector {
         let config = Config::read(&url, Options::of(&url))?;
         let root = config.keys.root().to_owned();
         if root.is_empty() {
-            return Err(Error::invalid("without a namespace, the keys may be anybody's"));
+            return Err(Error::invalid("without a namespace, the keys may belong to anybody"));
         }
         Ok(Self { client: Client::new(&Arc::new(config))?, root })
     }

@@ -413,7 +413,7 @@ impl Watch {
     pub(crate) async fn next(&mut self) -> Result<Vec<Event>> {
         tokio::select! {
             events = self.events.next() => events.map_err(|failure| failure.into_error(false)),
-            () = self.broken.cancelled() => Err(over("the connection was given up")),
+            () = self.broken.cancelled() => Err(over("the connection was abandoned")),
             () = self.ended.cancelled() => Err(over("the session is over")),
         }
     }

@@ -56,7 +56,7 @@ impl Groups for FileGroups {
         if !state.presence.is_announced {
             // Its record would be a dead member's to everybody.
             let root = state.directory.keys.root().display();
-            let what = format!("nothing can be written to {root}, so that nobody can join there");
+            let what = format!("{root} is not writable, so nobody can join there");
             return Err(Error::new(ErrorKind::Authentication, what));
         }
         let _lock = self.driver_lock().await?;

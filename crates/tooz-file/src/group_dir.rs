@@ -167,7 +167,7 @@ impl GroupDir<'_> {
         let found = found.ok_or_else(|| Error::member_not_joined(self.id, member))?;
         let written_at = found.written_at;
         let record = found.record.ok_or_else(|| {
-            Error::new(ErrorKind::Serialization, "the member's file is torn")
+            Error::new(ErrorKind::Serialization, "the member's file is incomplete")
                 .with("group", self.id)
                 .with("member", member)
         })?;

@@ -252,14 +252,14 @@ fn open(top: &Path, path: &Path) -> Result<File> {
     if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
         return Ok(file);
     }
-    Err(Error::invalid(format!("{} is no regular file; choose another name", path.display())))
+    Err(Error::invalid(format!("{} is not a regular file; choose another name", path.display())))
 }
 
 fn refuse(path: &Path, error: io::Error) -> Error {
     let why = match error.kind() {
-        io::ErrorKind::IsADirectory => "is a directory: other locks lie below it",
+        io::ErrorKind::IsADirectory => "is a directory: there are other locks below it",
         _ if error.raw_os_error() == Some(libc::ELOOP) => "is a symbolic link",
-        io::ErrorKind::NotADirectory => "lies below a lock of that name",
+        io::ErrorKind::NotADirectory => "is below another lock's name",
         _ => return failed("open", path, error),
     };
     Error::invalid(format!("{} {why}; choose another name", path.display())).caused_by(error)

@@ -105,7 +105,7 @@ impl Grant {
         if self.is_signed {
             // Nobody holds it from here on. If that cannot be written, the lock tells so at once.
             if let Err(error) = counter::write(file.file(), self.token, "") {
-                warn!(path = %file.path().display(), %error, "the leader is not erased");
+                warn!(path = %file.path().display(), %error, "the leader's name is not erased");
             }
         }
         Release::Released

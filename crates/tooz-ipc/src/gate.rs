@@ -86,7 +86,7 @@ impl Gate {
         // application's business. So it is done in slices, on a thread that nobody waits for.
         std::thread::Builder::new().name("tooz-ipc-wait".to_owned()).spawn(waiter).map_err(
             |error| {
-                Error::new(ErrorKind::Backend, "no thread to wait for the semaphore")
+                Error::new(ErrorKind::Backend, "could not start a thread to wait for the semaphore")
                     .caused_by(error)
             },
         )?;
@@ -122,7 +122,7 @@ impl Drop for Gate {
         if self.mode == Mode::Exclusive
             && let Err(error) = self.open()
         {
-            warn!(%error, "a lock is not given back");
+            warn!(%error, "a lock could not be released");
         }
     }
 }
@@ -264,7 +264,7 @@ fn clean_unmade(set: Set) -> io::Result<bool> {
     if now.saturating_sub(made) < MAKING_LIMIT {
         return Ok(false);
     }
-    warn!("a process of Python died while it made a lock: made anew");
+    warn!("a Python process died while it made a lock: it is made again");
     set.remove()
 }
 

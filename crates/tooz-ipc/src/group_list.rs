@@ -47,7 +47,7 @@ impl<'a> GroupList<'a> {
         let list = Self::lock(namespace).await?;
         let known = ours.list().await?;
         let Some(listed) = read(list.segment.bytes()) else {
-            warn!("the list of groups cannot be read: it is written anew");
+            warn!("the list of groups cannot be read: it is written again");
             return Ok(list);
         };
         let published =
@@ -55,7 +55,7 @@ impl<'a> GroupList<'a> {
         for gone in published.iter().flat_map(|last| &last.groups).filter(|g| !listed.contains(g)) {
             match ours.delete(gone).await {
                 Err(error) if error.kind() == ErrorKind::GroupNotEmpty => {
-                    warn!(group = %gone, "deleted by Python, which sees no members: it stays");
+                    warn!(group = %gone, "Python, which sees no members, deleted the group: it stays");
                 }
                 Err(error) if error.kind() != ErrorKind::GroupNotCreated => return Err(error),
                 _ => {}
@@ -215,7 +215,7 @@ fn write(segment: &[AtomicU8], groups: &BTreeSet<GroupId>) -> BTreeSet<GroupId> 
     while list.len() > room
         && let Some(last) = groups.pop_last()
     {
-        warn!(group = %last, "Python's list of groups is full: this one is not in it");
+        warn!(group = %last, "Python's list of groups is full: this group is not in it");
         list = encode(&groups);
     }
     let length = u16::try_from(list.len()).unwrap_or(0).to_ne_bytes();

@@ -91,7 +91,7 @@ pub fn end_sessions(url: &str, member: &MemberId) -> Result<usize> {
 pub fn bare_cycle(key: u32) -> Result<()> {
     let gate = gate::Gate::try_take(key.cast_signed(), Mode::Exclusive)?;
     let gate = gate.ok_or_else(|| {
-        Error::new(ErrorKind::LockAcquireFailed, "somebody has the semaphores")
+        Error::new(ErrorKind::LockAcquireFailed, "somebody holds the semaphores")
             .with("key", format!("{key:#010x}"))
     })?;
     gate.open().map(drop)

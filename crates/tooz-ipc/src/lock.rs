@@ -76,7 +76,7 @@ impl IpcHold {
             loss = self.grant.lease.lost() => loss,
         };
         if let Err(error) = self.end(loss).await {
-            warn!(%error, "a lock that was lost is left to be cleaned up");
+            warn!(%error, "a lost lock is left to be cleaned up");
         }
     }
 

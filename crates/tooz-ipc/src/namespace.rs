@@ -153,7 +153,7 @@ impl Namespace {
     pub(crate) fn token(&self) -> Result<FencingToken> {
         let token = self.epoch.checked_add(monotonic()?).ok_or_else(|| {
             let path = self.root.join("epoch");
-            let what = "holds a number that is too large; remove it while nobody runs";
+            let what = "contains a number that is too large; remove it while no coordinator runs";
             Error::new(ErrorKind::Backend, format!("{} {what}", path.display()))
         })?;
         Ok(FencingToken(token))
@@ -176,7 +176,10 @@ impl Namespace {
         text.parse().map_err(|_| {
             Error::new(
                 ErrorKind::Backend,
-                format!("{} holds no number; remove it while nobody runs", path.display()),
+                format!(
+                    "{} contains no number; remove it while no coordinator runs",
+                    path.display()
+                ),
             )
         })
     }

@@ -297,7 +297,7 @@ async fn change<T>(
         }
         if until.has_passed() {
             let outcome = if repeated { Outcome::Unknown } else { Outcome::NotApplied };
-            return Err(Error::new(ErrorKind::TimedOut, "others change the group all the time")
+            return Err(Error::new(ErrorKind::TimedOut, "others keep changing the group")
                 .with("group", group)
                 .outcome_is(outcome));
         }

@@ -183,7 +183,7 @@ impl Inspector {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Err(Error::new(ErrorKind::TimedOut, "others ask for all keys all the time"))
+        Err(Error::new(ErrorKind::TimedOut, "others keep asking for all keys"))
     }
 
     fn found(&self, key: &[u8]) -> Found {

@@ -10,7 +10,7 @@ use crate::state::State;
 use crate::wire::{Change, How, Item, MSGPACK, Request, Seconds};
 
 fn odd() -> Error {
-    Error::new(ErrorKind::Serialization, "the item of the list of groups is no list")
+    Error::new(ErrorKind::Serialization, "the item of the list of groups is malformed")
 }
 
 pub(crate) fn read(item: &Item) -> Result<BTreeSet<GroupId>> {

@@ -179,7 +179,7 @@ impl Contender {
         let (key, mode) = (&self.acquisition.target.queue, self.acquisition.mode);
         let queue = seen.queue.clone();
         if let Err(error) = queue::join(&self.state, key, queue, self.operation(), mode).await {
-            debug!(%error, "no entry in the queue");
+            debug!(%error, "could not make a queue entry");
         }
     }
 
@@ -231,7 +231,7 @@ impl Contender {
             let _turn = turn;
             let key = &self.acquisition.target.queue;
             if let Err(error) = queue::leave(&self.state, key, queue, &entries).await {
-                debug!(%error, "an entry in a queue is left to be passed");
+                debug!(%error, "a queue entry is left to be passed over");
             }
         });
     }

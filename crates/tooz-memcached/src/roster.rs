@@ -38,7 +38,7 @@ pub(crate) struct Record {
 }
 
 fn odd() -> Error {
-    Error::new(ErrorKind::Serialization, "the item of a group is not what a group's is")
+    Error::new(ErrorKind::Serialization, "the item of a group is malformed")
 }
 
 impl Roster {

@@ -85,7 +85,7 @@ async fn wait(
         }
         let ask = acquisition.target.is_held(acquisition.mode, acquisition.id);
         if number(&connection.urge(ask).await?, 0) != Some(1) {
-            let message = "the lock was taken away before it was granted";
+            let message = "the lock was broken before it was granted";
             return Err(Error::new(ErrorKind::SessionLost, message));
         }
     }

@@ -104,7 +104,7 @@ async fn judge(
     let mut ensured = CHARACTERISTICS;
     if several || group {
         // Another server that takes over knows nothing of the locks.
-        warn!("a failover forgets every lock: whoever held one learns it, but not at once");
+        warn!("a failover loses every lock: its holder learns of that, but not at once");
         ensured = ensured.without(Characteristics::of(&[Characteristic::Linearizable]));
     }
     Ok(ensured)

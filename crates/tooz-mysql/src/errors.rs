@@ -87,7 +87,7 @@ impl fmt::Display for Failure {
                 write!(f, "the request has {length} bytes, and max_allowed_packet is {most}")
             }
             Self::Gone => f.write_str("the connection is gone"),
-            Self::Malformed => f.write_str("the answer is none of MySQL's protocol"),
+            Self::Malformed => f.write_str("the answer does not follow MySQL's protocol"),
         }
     }
 }
@@ -105,7 +105,7 @@ impl From<Failure> for Error {
         let (kind, message) = match (&failure, failure.number()) {
             (Failure::Silence, _) => (ErrorKind::TimedOut, "no answer came in time"),
             (Failure::TooLarge { .. }, _) => {
-                (ErrorKind::InvalidInput, "this is more than the server takes in one request")
+                (ErrorKind::InvalidInput, "this is more than the server accepts in one request")
             }
             _ if failure.is_busy() => (
                 ErrorKind::TimedOut,
@@ -115,25 +115,26 @@ impl From<Failure> for Error {
             (Failure::Gone, _) => (ErrorKind::Connection, "the connection is gone"),
             (Failure::Malformed, _) => (
                 ErrorKind::Connection,
-                "what answers is no MySQL or MariaDB server, or something changed its answer",
+                "this is not a MySQL or MariaDB server, or something changed its answer",
             ),
             (Failure::Client(sqlx::Error::Tls(_)), _) => {
-                (ErrorKind::Connection, "there is no secure connection to the server")
+                (ErrorKind::Connection, "no secure connection to the server could be made")
             }
             (Failure::Client(sqlx::Error::Configuration(_)), _) => {
                 (ErrorKind::InvalidInput, "the client refused the configuration")
             }
             (_, Some(1049)) => (ErrorKind::InvalidInput, "the server has no such database"),
             (_, Some(1040 | 1203 | 1226)) => {
-                (ErrorKind::Connection, "the server has no connection left for this user")
+                (ErrorKind::Connection, "the server has no more connections for this user")
             }
             (_, Some(1290 | 1792 | 1836)) => (ErrorKind::Backend, "the server is read-only"),
             (_, Some(number)) if ENDINGS.contains(&number) => {
                 (ErrorKind::Connection, "the server ended the connection")
             }
-            _ if failure.is_denied() => {
-                (ErrorKind::Authentication, "the server refused the user, or what it may do")
-            }
+            _ if failure.is_denied() => (
+                ErrorKind::Authentication,
+                "the server refused the user, the password or the permission",
+            ),
             (_, Some(_)) => (ErrorKind::Backend, "the server answered with an error"),
             (_, None) => (ErrorKind::Connection, "the connection broke"),
         };

@@ -63,13 +63,13 @@ pub(crate) async fn outlast(
 }
 
 async fn end_session(state: &State, key: Key, holder: i32) -> Result<()> {
-    warn!(process = holder, "a holder does not give way: its session is ended");
+    warn!(process = holder, "a holder does not react: its session is ended");
     let end = "SELECT pg_terminate_backend($1)";
     state.client.main.ask(end, &[(&holder, Type::INT4)]).await?;
     let end = Moment::now() + state.config.response_timeout;
     while holders(state, key).await?.contains(&holder) {
         if end.has_passed() {
-            return Err(Error::new(ErrorKind::TimedOut, "the holder's session does not end"));
+            return Err(Error::new(ErrorKind::TimedOut, "the holder's session did not end"));
         }
         tokio::time::sleep(LOOK / 10).await;
     }
@@ -94,7 +94,7 @@ pub(crate) fn on_request(state: &Arc<State>, request: &str) {
             let state = &hold.state;
             if let Err(error) = released.and(state.channel.send(&state.client.main, &answer).await)
             {
-                debug!(%error, "a broken lock is left to whoever broke it");
+                debug!(%error, "could not release a broken lock: whoever broke it will end our session");
             }
         });
     }

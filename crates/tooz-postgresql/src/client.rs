@@ -57,7 +57,7 @@ impl Client {
             if answer.as_ref().is_err_and(is_locked_out)
                 && let Err(error) = self.make_detour().await
             {
-                debug!(%error, "there is no way beside");
+                debug!(%error, "there is no second connection");
             }
             return answer;
         };
@@ -93,7 +93,10 @@ impl Client {
     }
 
     async fn make_detour(&self) -> Result<()> {
-        warn!(schema = self.config.keys.schema(), "a table is locked: what needs it goes beside");
+        warn!(
+            schema = self.config.keys.schema(),
+            "a table is locked: statements that need it use a connection of their own"
+        );
         let connection = self.beside(self.config.lock_timeout()).await?;
         locked(&self.detour).get_or_insert(Detour { connection, locked: Moment::now() });
         Ok(())

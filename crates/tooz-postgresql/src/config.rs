@@ -82,7 +82,7 @@ impl Config {
 
         let timeout = options.seconds("timeout", Duration::from_secs(30))?;
         if timeout < Duration::from_secs(1) {
-            return Err(Error::invalid("a timeout below 1 s is too short"));
+            return Err(Error::invalid("the timeout must be at least 1 s"));
         }
         // Two unanswered heartbeats fit into the timeout.
         let response_timeout = timeout / 3;
@@ -92,7 +92,7 @@ impl Config {
             .parse::<u16>("waiters_per_lock", "how many waiters for one lock have a connection")?
             .unwrap_or(4);
         if waiters_per_lock == 0 {
-            return Err(Error::invalid("waiters_per_lock is 1 or more"));
+            return Err(Error::invalid("waiters_per_lock must be 1 or more"));
         }
         match options.text("target_session_attrs").as_deref() {
             None | Some("read-write" | "primary") => {}
@@ -106,7 +106,7 @@ impl Config {
         let layout = match options.text("layout").as_deref() {
             None | Some("wide") => Layout::Wide,
             Some("python") => Layout::Python,
-            Some(_) => return Err(Error::invalid("the layout is wide or python")),
+            Some(_) => return Err(Error::invalid("the layout must be wide or python")),
         };
         let schema = options.text("schema").unwrap_or_else(|| "tooz".to_owned());
         if schema.len() > LONGEST_NAME || schema.chars().any(char::is_control) {
@@ -175,7 +175,7 @@ fn servers(
         }
     }
     if !matches!(ports.len(), 0 | 1) && ports.len() != names.len() {
-        return Err(Error::invalid("as many ports as hosts, or one port for all"));
+        return Err(Error::invalid("give as many ports as hosts, or one port for all"));
     }
     let mut servers = Vec::new();
     for (index, (name, own)) in names.into_iter().enumerate() {
@@ -184,7 +184,7 @@ fn servers(
             None => own.unwrap_or(PORT),
             Some(port) => port.parse().map_err(|_| {
                 // Not repeated: it may be a secret in the wrong option.
-                Error::invalid("a port is a number from 1 to 65535")
+                Error::invalid("a port must be a number from 1 to 65535")
             })?,
         };
         servers.push(match name.strip_prefix('/') {
@@ -291,7 +291,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         for (refused, words) in [
             ("postgresql://a?layout=narrow", "wide or python"),
-            ("postgresql://a?timeout=0.5", "too short"),
+            ("postgresql://a?timeout=0.5", "must be at least"),
             ("postgresql://a?target_session_attrs=any", "standby"),
             ("postgresql://a?waiters_per_lock=0", "1 or more"),
             ("postgresql://a?schema=x%0Ay", "control characters"),
@@ -299,7 +299,7 @@ mod tests {
             ("postgresql://a?sslrootcert=/nowhere", "cannot be read"),
             ("postgresql://a?sslmode=disable&sslcert=/x", "needs sslkey"),
             ("postgresql://a,b?port=1,2,3", "as many ports"),
-            ("postgresql://a?port=x", "a port is"),
+            ("postgresql://a?port=x", "a port must be"),
             ("postgresql://a?restart_grace=-1", "restart_grace"),
             ("postgresql://a?lock_delay=x", "lock_delay"),
             ("postgresql://a?tiemout=1", "tiemout is unknown"),

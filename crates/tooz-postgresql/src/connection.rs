@@ -178,7 +178,7 @@ impl Connection {
         if beside.is_some() && is_elsewhere {
             return Err(Error::new(
                 ErrorKind::Connection,
-                "another connection went to another server: let each host in the URL be one server",
+                "a second connection reached another server: each host in the URL must be one server",
             )
             .with("server", &self.server));
         }

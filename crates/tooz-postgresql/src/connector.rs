@@ -49,7 +49,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
             Either::Right(unix) => (None, unix.as_fd()),
         };
         let handle = handle.try_clone_to_owned().map_err(|e| {
-            Error::new(ErrorKind::Connection, "the system has no room for a socket").caused_by(e)
+            Error::new(ErrorKind::Connection, "the system could not open a socket").caused_by(e)
         })?;
         let mut settings = tokio_postgres::Config::new();
         settings.application_name(name);
@@ -65,7 +65,8 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
         let to = match (address, tls) {
             (Address::Tcp(host, _), Some(tls)) => {
                 let name = ServerName::try_from(host.clone()).map_err(|e| {
-                    Error::invalid("the host is no name for TLS; see sslmode").caused_by(e)
+                    Error::invalid("the host's name cannot be used for TLS; see sslmode")
+                        .caused_by(e)
                 })?;
                 Some((name, tls))
             }
@@ -82,7 +83,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
     };
     let opened = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
         let seconds = limit.as_secs_f64();
-        let message = format!("the server did not let us in within {seconds} s");
+        let message = format!("the server did not complete the login within {seconds} s");
         Err(Error::new(ErrorKind::TimedOut, message))
     });
     let opened = opened.map_err(|error| error.with("server", address))?;
@@ -91,7 +92,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
     if major.parse::<u32>().is_ok_and(|major| major < OLDEST) {
         return Err(Error::new(
             ErrorKind::DriverChosenPoorly,
-            format!("PostgreSQL {OLDEST} or newer is needed, to end sessions that fell silent"),
+            format!("PostgreSQL {OLDEST} or newer is needed, because it can end silent sessions"),
         )
         .with("version", version)
         .with("server", address));

@@ -40,9 +40,9 @@ pub(crate) fn translate(error: tokio_postgres::Error) -> Error {
         ),
         "22P05" => (
             ErrorKind::InvalidInput,
-            "the database's encoding has no such characters: name the schema in others",
+            "the database's encoding lacks a character of the schema's name: choose another name",
         ),
-        "40001" | "40P01" | "57014" => (ErrorKind::Connection, "the server gave the request up"),
+        "40001" | "40P01" | "57014" => (ErrorKind::Connection, "the server gave up the request"),
         _ => (ErrorKind::Backend, "the server answered with an error"),
     };
     let code = code.code().to_owned();
@@ -73,7 +73,7 @@ pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
                     .retryable(false)
                     .caused_by(error)
             } else if text.contains("authentication") || text.contains("configuration") {
-                refused(ErrorKind::Authentication, "the log-in failed: is a password missing?")
+                refused(ErrorKind::Authentication, "the login failed: is a password missing?")
                     .caused_by(error)
             } else {
                 refused(ErrorKind::Connection, "could not connect").caused_by(error)

@@ -94,7 +94,7 @@ impl Groups for PostgresGroups {
                     let state = state.clone();
                     tokio::spawn(async move {
                         if let Err(error) = state.change_group(LEAVE, &group, &[]).await {
-                            debug!(%error, "a membership is left to end with its session");
+                            debug!(%error, "a membership will end with its session");
                         }
                     });
                 }

@@ -34,7 +34,7 @@ impl PostgresHold {
     pub(crate) async fn cancel(&self) {
         self.grant.lease.lose(Loss::GivenUp);
         if let Err(error) = self.release().await {
-            debug!(%error, "what is left of an acquisition ends with its session");
+            debug!(%error, "remnants of an acquisition end with its session");
             match &self.grant.own {
                 None => self.state.lease.lose(Loss::SessionEnded),
                 Some(connection) => connection.close(),
@@ -98,7 +98,7 @@ impl PostgresHold {
         while self.state.lease.is_held() {
             match self.remove_rows(&self.state.client.main, "true").await {
                 Ok(_) => return,
-                Err(error) => debug!(%error, "rows of a lock that was released are still there"),
+                Err(error) => debug!(%error, "rows of a released lock are not removed yet"),
             }
             (Moment::now() + AGAIN).wait().await;
         }

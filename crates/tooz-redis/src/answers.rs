@@ -153,7 +153,7 @@ impl Answer {
 }
 
 fn malformed() -> io::Error {
-    refused("the answer says no length where one belongs")
+    refused("the answer lacks a length")
 }
 
 fn refused(why: &'static str) -> io::Error {

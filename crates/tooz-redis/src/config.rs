@@ -97,7 +97,7 @@ impl Config {
         let lock_timeout = options.seconds("lock_timeout", timeout)?;
         let shortest = membership_timeout.min(lock_timeout);
         if shortest < Duration::from_millis(500) {
-            return Err(Error::invalid("a time to live below 0.5 s is too short"));
+            return Err(Error::invalid("a time to live must be at least 0.5 s"));
         }
         // A heartbeat comes after a third. One that gets no answer leaves three tenths for a
         // reconnection and the next.
@@ -121,7 +121,7 @@ impl Config {
         let cluster = options.flag("cluster", false)?;
         let servers = servers(url, &mut options, (cluster, db), files)?;
         if cluster && db != 0 {
-            return Err(Error::invalid("a cluster has only the database 0"));
+            return Err(Error::invalid("a cluster only has database 0"));
         }
         let namespace = options.text("namespace").unwrap_or_else(|| "_tooz".to_owned());
         // One slot for the whole namespace: a script's keys must be on one node.
@@ -133,12 +133,12 @@ impl Config {
             None | Some("both") => Layout::Both,
             Some("v9") => Layout::V9,
             Some("legacy") => Layout::Legacy,
-            Some(_) => return Err(Error::invalid("the layout is v9, legacy or both")),
+            Some(_) => return Err(Error::invalid("the layout must be v9, legacy or both")),
         };
         if let Some(encoding) = options.text("encoding")
             && !matches!(&*encoding.to_ascii_lowercase(), "utf8" | "utf-8" | "utf_8" | "ascii")
         {
-            return Err(Error::invalid("ids are bytes here; the encoding is utf8"));
+            return Err(Error::invalid("ids are bytes here; the encoding must be utf8"));
         }
         // The heartbeat and the response timeout do what these are for.
         options.ignore(&["health_check_interval", "retry_on_timeout", "socket_keepalive"]);
@@ -191,7 +191,7 @@ fn servers(
     };
     if let Some(master) = sentinel {
         if cluster {
-            return Err(Error::invalid("it is either cluster or sentinel"));
+            return Err(Error::invalid("use either cluster or sentinel"));
         }
         let mut at = tcp(SENTINEL_PORT);
         for text in fallback {
@@ -208,7 +208,7 @@ fn servers(
         return Ok(Servers::Cluster(tcp(PORT)));
     }
     match (url.hosts(), url.path()) {
-        ([], "" | "/") => Err(Error::invalid("the URL names no host and no socket")),
+        ([], "" | "/") => Err(Error::invalid("the URL names neither a host nor a socket")),
         ([], path) => Ok(Servers::Listed(vec![Address::Unix(path.to_owned())])),
         // The original ignores the path, so one that says something else than `db` misleads.
         (_, path) if matches!(path, "" | "/") || path[1..].parse() == Ok(db) => {

@@ -52,7 +52,7 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (_, code)
             if code == Some("NOPERM") || detail.contains("The user executing the script can't") =>
         {
-            let message = "the user lacks the permission for a command, key or channel";
+            let message = "the user lacks permission for a command, key or channel";
             (ErrorKind::Authentication, message)
         }
         (_, Some("READONLY")) => (ErrorKind::Backend, "the server is a read-only replica"),
@@ -63,7 +63,9 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (_, Some("NOREPLICAS")) => {
             (ErrorKind::Backend, "the server refuses writes because it has too few replicas")
         }
-        (_, Some("WRONGTYPE")) => (ErrorKind::Backend, "a key of this name holds something else"),
+        (_, Some("WRONGTYPE")) => {
+            (ErrorKind::Backend, "a key of this name contains something else")
+        }
         (_, Some("LOADING")) => (ErrorKind::Connection, "the server is still loading its data"),
         (_, Some("MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "BUSY")) => {
             (ErrorKind::Connection, "the server cannot serve this at the moment")
@@ -78,13 +80,13 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (Redis::Io, _) if error.is_connection_refusal() => {
             (ErrorKind::Connection, "could not connect")
         }
-        (Redis::Parse, _) => (ErrorKind::Connection, "the answer is none of Redis' protocol"),
+        (Redis::Parse, _) => (ErrorKind::Connection, "the answer does not follow Redis' protocol"),
         (Redis::Io, _) => (ErrorKind::Connection, "the connection broke"),
         _ if detail.contains("would overflow") => {
             (ErrorKind::Backend, "the namespace has given out its last fencing token, 2^63 - 1")
         }
         _ if detail.contains("DB index is out of range") => {
-            (ErrorKind::InvalidInput, "the server has no database of that number")
+            (ErrorKind::InvalidInput, "the server has no database with that number")
         }
         _ => (ErrorKind::Backend, "the server answered with an error"),
     };

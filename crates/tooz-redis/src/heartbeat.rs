@@ -112,7 +112,7 @@ fn compare_clocks(state: &State, now: ClockReading) {
     if jump.abs() > CLOCKS {
         tracing::warn!(
             seconds = jump,
-            "the server's clock jumped: what it keeps expires too early or too late by that"
+            "the server's clock jumped: what it keeps expires that much too early or too late"
         );
     }
 }

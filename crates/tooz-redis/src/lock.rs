@@ -84,7 +84,7 @@ pub(crate) async fn acquire(
                 state.try_release(&grant).await;
                 return Err(Error::new(
                     ErrorKind::LockAcquireFailed,
-                    format!("not on {} replicas in time", state.config.wait_replicas),
+                    format!("fewer than {} replicas confirmed in time", state.config.wait_replicas),
                 ));
             }
             Ok((Answer::Queued(entry), ..)) => {

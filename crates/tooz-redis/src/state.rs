@@ -96,7 +96,7 @@ impl State {
     pub(crate) async fn try_release(&self, grant: &Grant) {
         let request = self.grant_request(Script::Release, grant);
         if let Err(error) = self.client.call(&request).await {
-            tracing::debug!(%error, "what is left of an acquisition is left to expire");
+            tracing::debug!(%error, "remnants of an acquisition are left to expire");
         }
     }
 

@@ -178,7 +178,7 @@ fn check_part(part: &str, what: &str) -> Result<()> {
     match part {
         "" => Err(refuse(what, "has an empty part")),
         "." | ".." => Err(refuse(what, "is a relative path")),
-        _ if part.contains('/') => Err(refuse(what, "has a slash in it")),
+        _ if part.contains('/') => Err(refuse(what, "contains a slash")),
         _ if part.contains(forbidden) => {
             Err(refuse(what, "has a character that ZooKeeper forbids in paths"))
         }
