@@ -46,7 +46,7 @@ pub(crate) struct Config {
     pub(crate) lock_timeout: Ttl,
 }
 
-/// A time to live: what leases count with, and the whole seconds that the server is told, which
+/// A time to live: what leases count with, and the whole seconds that the server gets, which
 /// may be more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ttl(pub(crate) Duration);
@@ -68,7 +68,7 @@ impl Config {
         }
         let tls = match options.text("protocol").as_deref() {
             None | Some("http") => {
-                // Known, and of no use.
+                // Known, but without effect.
                 for name in [PEM.authorities, PEM.certificate, PEM.key] {
                     drop(options.text(name));
                 }

@@ -4,7 +4,7 @@
 //! A deletion first changes the mark, then looks for members, and removes the mark only if it is
 //! as it left it. A join writes the member first and then looks at the mark; it puts back one that
 //! a deletion has changed. So no join falls between the look and the removal, and a deletion that
-//! dies half-way leaves a group.
+//! dies halfway leaves a group.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -28,7 +28,7 @@ const SILENCES: u32 = 2;
 /// engine gives up, which would not know why.
 const OPENING: Duration = Duration::from_secs(15);
 
-/// A session's way to its cluster.
+/// A session's connection to its cluster.
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,

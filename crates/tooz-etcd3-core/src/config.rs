@@ -21,7 +21,7 @@ pub const CHARACTERISTICS: Characteristics = Characteristics::of(&[
 const PORT: u16 = 2379;
 
 /// The bounds of the time that a connection may take: a TLS handshake must fit, and a server that
-/// hangs must not keep us long from the next. One that cannot be reached is told within 5 s.
+/// hangs must not keep us long from the next. One that cannot be reached is reported within 5 s.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
 
 /// What etcd takes of a request unless its `--max-request-bytes` says otherwise.

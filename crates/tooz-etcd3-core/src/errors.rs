@@ -1,4 +1,4 @@
-//! What went wrong on the way, what can be done about it, and how it is told.
+//! What went wrong on the way, what can be done about it, and how it is reported.
 
 use std::error::Error as StdError;
 use std::fmt;

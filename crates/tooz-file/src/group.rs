@@ -184,7 +184,7 @@ fn guard(state: &State, group: &GroupId, lease: &Lease) -> Guard {
     let metadata = directory.keys.metadata(&group);
     Guard::while_true(&state.directory, lease, Loss::Taken, move |watch| {
         watch.on_way(&path, directory.keys.root());
-        // An update replaces the file: the watch goes on with the new one.
+        // An update replaces the file: the watch continues with the new one.
         if !watch.on(&path, GONE) || !watch.on(&metadata, GONE) {
             return false;
         }

@@ -84,7 +84,7 @@ pub(crate) struct GroupDir<'a> {
 }
 
 impl GroupDir<'_> {
-    /// Refuses to go on with a group that does not exist.
+    /// Fails if the group does not exist.
     pub(crate) fn must_exist(&self) -> Result<()> {
         let metadata = self.directory.keys.metadata(self.id);
         match fs::symlink_metadata(&metadata) {
@@ -209,7 +209,7 @@ impl GroupDir<'_> {
     }
 
     async fn reap(&self, dead: &[PathBuf]) -> Result<()> {
-        // Who has the lock now may be doing just this.
+        // The present holder of the lock may be doing just this.
         let Some(_lock) = LockedFile::try_driver_lock(self.directory).await? else { return Ok(()) };
         for path in dead {
             let Some(found) = self.read(path)? else { continue };

@@ -128,7 +128,7 @@ impl Keys {
         Ok(path)
     }
 
-    /// Puts a file in place at once: who looks sees all of it, or what was there before.
+    /// Puts a file in place at once: a reader sees all of it, or what was there before.
     pub(crate) fn install(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let temporary = self.new_temporary();
         let installed =

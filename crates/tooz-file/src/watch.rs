@@ -253,7 +253,7 @@ impl Watch {
         true
     }
 
-    /// Watches all that the way to a path leads through below `top`, which may be moved and take the
+    /// Watches everything on the path below `top`, which may be moved and take the
     /// file at the path along: the directories, and links with where they lead.
     pub(crate) fn on_way(&mut self, path: &Path, top: &Path) {
         for step in path.parent().into_iter().flat_map(|dir| way(dir, top, LINKS)) {
@@ -316,7 +316,7 @@ fn slow_poll() -> Duration {
     SLOW_POLL * 3 / 4 + random_part(SLOW_POLL / 2)
 }
 
-/// The pauses after the end of a process was told: the kernel tells it just before it gives up
+/// The pauses after a process was reported to end: the kernel reports it just before it gives up
 /// the locks, so look again shortly after. They double from 1 ms to 256 ms, then end.
 #[derive(Debug, Default)]
 pub(crate) struct Aftermath {

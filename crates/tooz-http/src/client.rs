@@ -118,7 +118,7 @@ impl Http {
     }
 
     /// Uses no connection again that there was at that moment, when a request was sent that got no
-    /// answer: the others may be dead too. Requests under way go on.
+    /// answer: the others may be dead too. Requests under way continue.
     pub fn reconnect(&self, sent: Moment) {
         let mut connections = self.connections();
         if connections.since <= sent {
@@ -196,7 +196,7 @@ impl Http {
 }
 
 impl Http {
-    /// The connections, made anew if the certificates have changed.
+    /// The connections, remade if the certificates have changed.
     async fn client(&self) -> Client<Connector, Full<Bytes>> {
         let settings = &self.0.settings;
         let server_name = {

@@ -11,7 +11,7 @@ use crate::lock;
 use crate::namespace::{FILE, Namespace};
 use crate::session::IpcSession;
 
-/// One coordinator's way to its namespace.
+/// One coordinator's access to its namespace.
 #[derive(Debug)]
 struct IpcDriver {
     config: Config,

@@ -3,7 +3,7 @@
 //! Python knows of a group nothing but that it exists: its name is in a segment of 1024 bytes, which
 //! every Python coordinator removes when it stops, for everybody. Our groups are in the directory,
 //! with their members, and the list follows: what Python adds to it is created here, what Python
-//! takes out of it is deleted unless it has members, and a list that was removed is written anew.
+//! takes out of it is deleted unless it has members, and a list that was removed is written again.
 //!
 //! All changes are made under Python's lock for it.
 
@@ -97,7 +97,7 @@ impl<'a> GroupList<'a> {
         if is_written && last.is_some_and(|l| l.segment == segment && l.groups == *groups) {
             return Ok(());
         }
-        // Who dies while it writes must not leave a list of which parts seem to be deleted.
+        // A process that dies while it writes must not leave a list from which parts seem to be deleted.
         Published::forget(self.namespace)?;
         let groups = write(self.segment.bytes(), groups);
         Published { segment, groups }.write(self.namespace)

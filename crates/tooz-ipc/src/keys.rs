@@ -1,4 +1,4 @@
-//! Which key of System V IPC stands for which name: Python's rule.
+//! Which System V IPC key belongs to which name: Python's rule.
 
 use md5::{Digest, Md5};
 use tooz_core::{Error, LockName, Result};

@@ -184,7 +184,7 @@ impl Namespace {
         })
     }
 
-    /// Puts a file in place at once: who looks sees all of it, or what was there before, which
+    /// Puts a file in place at once: a reader sees all of it, or what was there before, which
     /// stays if it is not to be replaced.
     pub(crate) fn install(&self, path: &Path, content: &[u8], replace: bool) -> io::Result<()> {
         let temporary = self.root.join(format!(".{}", Uuid::new_v4().simple()));
@@ -213,7 +213,7 @@ fn user_dir(base: &Path) -> io::Result<PathBuf> {
     Ok(base.join(format!("tooz-{}-{shared}", geteuid())))
 }
 
-/// What is kept must be gone with the next boot, as semaphores are: the monotonic clock begins anew,
+/// What is kept must be gone with the next boot, as semaphores are: the monotonic clock begins again,
 /// and so do the ids of segments.
 fn must_be_in_memory(dir: &Path) -> Result<()> {
     let found =

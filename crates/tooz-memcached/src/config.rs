@@ -173,7 +173,7 @@ fn tls(options: &mut Options) -> Result<Option<PemFiles>> {
     if !is_wanted {
         return Ok(None);
     }
-    // What is wrong with the files is told at once.
+    // An error in the files is reported at once.
     files.client_config()?;
     Ok(Some(files))
 }

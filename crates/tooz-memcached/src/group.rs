@@ -159,7 +159,7 @@ impl Groups for MemcachedGroups {
         let left = remove_own(state, group).await;
         state.memberships.remove(group);
         match left {
-            // It was no longer a member, and is none: the loss is told through the lease.
+            // It was no longer a member, and is none: the lease reports the loss.
             Err(error) if error.kind() == ErrorKind::SessionLost => Ok(()),
             Ok(false) => Err(Error::member_not_joined(group, &state.member)),
             left => left.map(drop),

@@ -14,7 +14,7 @@ pub(crate) struct Keys {
 /// The keys of a lock, or of the leadership of a group.
 #[derive(Clone, Debug)]
 pub(crate) struct LockKeys {
-    /// Says who has it.
+    /// Names its holder.
     pub(crate) key: Vec<u8>,
     /// Says who of ours waits for it.
     pub(crate) queue: Vec<u8>,

@@ -361,7 +361,7 @@ fn lock_wait(config: &Config) -> u64 {
 }
 
 /// Ends the statement that the connection is busy with, at the server: its transaction and its locks
-/// stay. What fails is tried again by whoever waits for the answer.
+/// stay. Whoever waits for the answer tries again what failed.
 fn end_statement(slow: Connection) -> BoxFuture<'static, ()> {
     // In a box, for it makes requests itself.
     async move {

@@ -26,7 +26,7 @@ pub(crate) async fn open(config: &Arc<Config>) -> Result<(Connection, Characteri
         let opened = tokio::time::timeout(limit, open_at(config, address)).await;
         match opened.unwrap_or_else(|_| Err(refused_as(silent(limit), address))) {
             Ok(opened) => return Ok(opened),
-            // What a user has to mend is told rather than what another server may say.
+            // An error that the user must fix is reported rather than what another server may say.
             Err(error) if error.kind() == ErrorKind::DriverChosenPoorly => return Err(error),
             Err(error) => last = Some(error),
         }
@@ -59,7 +59,7 @@ async fn settings(connection: &Connection) -> Result<Settings> {
     Ok(rows.iter().filter_map(pair).collect())
 }
 
-/// What the deployment ensures, or why it is of no use.
+/// What the deployment ensures, or why it cannot be used.
 async fn judge(
     connection: &Connection,
     config: &Config,

@@ -1,6 +1,6 @@
 //! The session's second connection, by which the server wakes the session.
 //!
-//! It waits for the lock that the first holds as long as it lives: so it is told at once when the
+//! It waits for the lock that the first holds as long as it lives: so it learns at once when the
 //! first has ended. Whoever has something to say to the session ends that wait. When it ends itself,
 //! the others are asked at once, for one reset often ends them all, and nobody reads them.
 

@@ -1,10 +1,10 @@
-//! A session's way to the server: its main connection, and those that stand in for it.
+//! A session's access to the server: its main connection, and those that replace it.
 //!
 //! Statements that need a table can find it locked by somebody: `VACUUM FULL` or `ALTER TABLE`
 //! behind a dump lasts as long as the dump. They go over the main connection as long as the tables
 //! are free. When one had to wait for a table, they go beside it, on a connection that holds
 //! nothing, until none has waited for a while: what the main connection holds is renewed, taken and
-//! released as ever.
+//! released as usual.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(crate) struct Client {
     detour: Mutex<Option<Detour>>,
 }
 
-/// The way to tables of which one is locked.
+/// The connection for tables while one is locked.
 #[derive(Clone, Debug)]
 struct Detour {
     connection: Arc<Connection>,
@@ -72,7 +72,7 @@ impl Client {
                 current.locked = Moment::now();
                 return Err(error);
             }
-            // The session goes on, so it may have been carried out.
+            // The session continues, so it may have been carried out.
             Err(error) if is_session_lost(&error) => {
                 *now = None;
                 return Err(timed_out().caused_by(error));

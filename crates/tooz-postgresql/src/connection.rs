@@ -23,7 +23,7 @@ use crate::tls::Encrypted;
 /// How long a connection that nobody needs may take to say goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
 
-/// What a statement's `$1`, `$2` … stand for.
+/// The values of a statement's `$1`, `$2` …
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A connection that is set up.
@@ -239,7 +239,7 @@ impl Connection {
         self.ask(sql, parameters).await?.pop().ok_or_else(Error::unexpected_answer)
     }
 
-    /// Statements without parameters, one after the other.
+    /// Statements without parameters, one after another.
     pub(crate) async fn script(&self, sql: &str) -> Result<()> {
         let client = self.client()?;
         let done = tokio::time::timeout(self.limit, client.batch_execute(sql)).await;
@@ -264,7 +264,7 @@ impl Connection {
         self.ended.cancelled().await;
     }
 
-    /// What tells whether it stands, for [`Lease::stands_with`](tooz_core::Lease::stands_with).
+    /// What tells whether it is open, for [`Lease::stands_with`](tooz_core::Lease::stands_with).
     pub(crate) fn probe(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let socket = self.socket.clone();
         move || socket.upgrade().is_some_and(|socket| connector::stands(&socket))

@@ -30,7 +30,7 @@ impl PostgresHold {
         self.grant.connection(&self.state.client.main)
     }
 
-    /// Releases what nobody was told of.
+    /// Releases what nobody knows of.
     pub(crate) async fn cancel(&self) {
         self.grant.lease.lose(Loss::GivenUp);
         if let Err(error) = self.release().await {
@@ -144,7 +144,7 @@ impl Hold for PostgresHold {
             }
             Some(connection) => match self.unlock().await {
                 Ok(was_ours) => {
-                    // One with rows waits for nothing any longer, so it is of no use to a waiter.
+                    // One with rows no longer waits for anything, so a waiter has no use for it.
                     match self.has_rows() {
                         false => self.state.pool.put(connection.clone()),
                         true => connection.close(),

@@ -75,7 +75,7 @@ const LEAD: &str = "WITH led AS (INSERT INTO tooz_leader (group_id, member_id, h
 /// What was granted, and the connection that holds nothing else, if it is not the main one.
 type Granted = (FencingToken, Lease, Option<Arc<Connection>>);
 
-/// The token, if the lock was granted. The statement goes on when nobody waits for the answer.
+/// The token, if the lock was granted. The statement continues when nobody waits for the answer.
 type Answer = JoinHandle<Result<Option<FencingToken>>>;
 
 impl PostgresLocks {

@@ -40,7 +40,7 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Reads the options, and the files once, so that what is wrong is told at once.
+    /// Reads the options, and the files once, so that an error is reported at once.
     pub(crate) fn read(options: &mut Options) -> Result<Self> {
         let mode = match options.text("sslmode").as_deref() {
             None | Some("prefer") => SslMode::Prefer,

@@ -15,7 +15,7 @@ use crate::errors::{Remedy, remedy, translate};
 use crate::scripts;
 use crate::server::Closed;
 
-/// The way to the server that a session's requests take.
+/// The connection to the server that a session's requests take.
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,

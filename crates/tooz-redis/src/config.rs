@@ -218,7 +218,7 @@ fn servers(
     }
 }
 
-/// The files, if TLS can be spoken by them: what is wrong with them is told at once.
+/// The files, if TLS can use them: an error in them is reported at once.
 #[cfg(feature = "tls")]
 fn supported(files: PemFiles) -> Result<PemFiles> {
     files.client_config()?;

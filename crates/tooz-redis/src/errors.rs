@@ -113,7 +113,7 @@ fn silent() -> Error {
 
 /// Why the answer was refused, if it was: another connection would get the same one again.
 fn refusal(error: &RedisError) -> Option<&'static str> {
-    // The client library gives no way to the error within.
+    // The client library gives no access to the error within.
     let text = error.is_io_error().then(|| error.to_string())?;
     REFUSALS.into_iter().find(|why| text.contains(why))
 }

@@ -95,7 +95,7 @@ impl Groups for RedisGroups {
             (NO_GROUP, false) => Err(Error::group_not_created(group)),
             (MEMBER, false) => Err(Error::member_not_joined(group, &state.member)),
             (SESSION_OVER, _) => {
-                // It was no longer a member, and is none: the loss is told through the lease.
+                // It was no longer a member, and is none: the lease reports the loss.
                 drop(state.session_lost());
                 Ok(())
             }

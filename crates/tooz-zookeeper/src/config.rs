@@ -161,7 +161,7 @@ fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, 
     let mut hosts: Vec<Host> = url.hosts().to_vec();
     let mut chroot = url.path().to_owned();
     for text in options.list("hosts") {
-        // The URL's own parser knows IPv6, lists, paths, and users that are of no use here.
+        // The URL's own parser knows IPv6, lists, paths, and users that we do not need here.
         let more: CoordinatorUrl = format!("zookeeper://{text}").parse()?;
         hosts.extend_from_slice(more.hosts());
         if !more.path().is_empty() {

@@ -23,7 +23,7 @@ impl Groups for ZooKeeperGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
         let State { client, config, .. } = &*self.0;
         let node = config.keys.group(group)?;
-        // Peers in Python leave it empty and never read it. It tells whether a lost reply was a yes.
+        // Python peers leave it empty and never read it. It tells whether a lost reply was a yes.
         let by = OperationId::random();
         let options = &config.node(CreateMode::Persistent);
         loop {

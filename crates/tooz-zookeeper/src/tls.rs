@@ -18,7 +18,7 @@ use zookeeper_client::TlsOptions;
 /// How long to listen for what a server says after a handshake.
 const LISTEN: Duration = Duration::from_millis(300);
 
-/// What the client makes of the files. They are read anew for each session: certificates are renewed.
+/// The client's form of the files. They are read again for each session: certificates are renewed.
 pub(crate) async fn options(files: &PemFiles) -> Result<TlsOptions> {
     // It names what is not usable.
     files.client_config_now().await?;
