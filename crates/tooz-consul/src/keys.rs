@@ -140,7 +140,7 @@ fn member_text(member: &MemberId) -> Result<&str> {
     })
 }
 
-/// Refuses what is too long for the largest request of its life, before the first one.
+/// Refuses, before the first request, what is too long for the largest request to come.
 fn fits(what: &str, name: &[u8]) -> Result<()> {
     if name.len() > LONGEST {
         return Err(

@@ -38,7 +38,7 @@ impl Token {
             // Somebody else was refused too, and has read it.
             return true;
         }
-        // Files may be far away.
+        // Files may be on a slow disk.
         match tokio::task::spawn_blocking(move || read(&path)).await {
             Ok(Ok(new)) => *locked(&self.0.current) = new,
             // What the server said is the better error.

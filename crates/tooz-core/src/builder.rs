@@ -80,7 +80,8 @@ impl Builder {
     }
 
     /// How long an operation may wait for a working session, and how long starting and, after its
-    /// [grace](Self::stop_grace), stopping may take. 30 s by default. It does not limit the wait for a lock.
+    /// [grace](Self::stop_grace), stopping may take. 30 s by default. It does not limit the wait for
+    /// a lock.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self

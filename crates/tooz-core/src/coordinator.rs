@@ -45,9 +45,9 @@ use crate::{
 ///
 /// # After a `fork`
 /// The engine's threads and the connections belong to the parent. In the child every call fails
-/// at once with [`ErrorKind::NotRunning`], every guard reports [`Loss::Forked`](crate::Loss::Forked), and streams end.
-/// Dropping them there does nothing, so the parent keeps what it holds. A child must make
-/// and start a coordinator of its own.
+/// at once with [`ErrorKind::NotRunning`], every guard reports [`Loss::Forked`](crate::Loss::Forked),
+/// and streams end. Dropping them there does nothing, so the parent keeps what it holds. A child must
+/// make and start a coordinator of its own.
 ///
 /// # Errors
 /// Before it is started and after it is stopped, every method that needs the backend fails with
@@ -241,7 +241,8 @@ impl Coordinator {
     /// Deletes a group that has no members.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::GroupNotEmpty`]; otherwise those of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::GroupNotEmpty`]; otherwise those of the
+    /// [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {

@@ -31,7 +31,7 @@ const LONGEST_OPENING: Duration = Duration::from_secs(5);
 /// How long any answer may take.
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// All but the certificates: see [`settings`](Self::settings).

@@ -195,7 +195,7 @@ impl Groups for EtcdGroups {
                 // Renewed or updated meanwhile.
                 Err(Refusal::Differs) => {}
                 Err(_) if !removed.again => return Err(Error::member_not_joined(group, member)),
-                // What a repeated request finds undone was done by the first.
+                // If a repeated request finds nothing to undo, the first one did it.
                 Ok(_) | Err(_) => {
                     if let Some((session, _)) = node.value.split_once(':') {
                         state.wake(session).await;

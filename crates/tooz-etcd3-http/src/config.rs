@@ -1,7 +1,7 @@
 use tooz_core::{CoordinatorUrl, Error, Options, Result};
 use tooz_etcd3_core::{Config, Defaults};
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct GatewayConfig {
     pub(crate) shared: Config,

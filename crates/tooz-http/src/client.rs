@@ -210,7 +210,7 @@ impl Http {
             connections.tls.as_ref().and_then(|tls| tls.server_name.clone())
         };
         let files = settings.tls_files.clone();
-        // Files may be far away.
+        // Files may be on a slow disk.
         let read = tokio::task::spawn_blocking(move || files.read(server_name)).await;
         let mut connections = self.connections();
         if let Ok(Ok(tls)) = read

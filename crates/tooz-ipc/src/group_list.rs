@@ -97,7 +97,7 @@ impl<'a> GroupList<'a> {
         if is_written && last.is_some_and(|l| l.segment == segment && l.groups == *groups) {
             return Ok(());
         }
-        // A process that dies while it writes must not leave a list from which parts seem to be deleted.
+        // A process that dies while it writes must not leave a list with parts that seem deleted.
         Published::forget(self.namespace)?;
         let groups = write(self.segment.bytes(), groups);
         Published { segment, groups }.write(self.namespace)

@@ -32,7 +32,7 @@ const CONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// a lock was broken.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) host: String,

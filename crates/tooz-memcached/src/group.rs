@@ -192,7 +192,7 @@ impl Groups for MemcachedGroups {
                 roster.remove(id);
                 Ok(Edit::Write(()))
             }
-            // What a repeated request finds undone was done by the first.
+            // If a repeated request finds nothing to undo, the first one did it.
             None if repeated => Ok(Edit::Keep(())),
             None => Err(Error::member_not_joined(group, id)),
         })

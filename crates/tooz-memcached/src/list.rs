@@ -36,7 +36,7 @@ fn write(groups: &BTreeSet<GroupId>) -> Result<Vec<u8>> {
     Ok(written)
 }
 
-/// Sees to it that the list has the group.
+/// Ensures that the list has the group.
 pub(crate) async fn add(state: &State, group: &GroupId) -> Result<()> {
     change(state, |groups| groups.insert(group.clone())).await
 }

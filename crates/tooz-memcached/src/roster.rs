@@ -23,7 +23,7 @@ pub(crate) struct Entry {
     capabilities: Vec<u8>,
     /// `None` for a member of the original.
     record: Option<Record>,
-    /// What neither side knows, in msgpack.
+    /// Keys that neither side knows, in msgpack.
     rest: Vec<(Vec<u8>, Vec<u8>)>,
 }
 

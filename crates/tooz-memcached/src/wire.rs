@@ -12,14 +12,14 @@ use tooz_core::{Error, Result};
 
 use crate::errors;
 
-/// Above 30 days memcached takes a time for a date.
+/// memcached takes a time above 30 days for a date.
 pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(29 * 24 * 3600);
 
 /// The longest value that is read: an item has at most 1 MB unless the server's option -I says
 /// otherwise, and nothing of ours needs more.
 const LONGEST_VALUE: usize = 16 << 20;
 
-/// The longest line that is read. None that a server sends has a fourth of it.
+/// The longest line that is read. No line of a server is a quarter as long.
 const LONGEST_LINE: u64 = 16 << 10;
 
 /// How many statistics and how many keys an answer may have.

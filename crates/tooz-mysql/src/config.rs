@@ -19,14 +19,14 @@ const PEM: PemOptions =
 
 const PORT: u16 = 3306;
 
-/// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
+/// The bounds of the default time limit for a connection: a TLS handshake must fit, and a
 /// server that hangs must not keep us long from the next, nor a person from the error.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 
 /// Tables are called after the namespace, and the server takes 64 characters.
 const LONGEST_NAMESPACE: usize = 48;
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The first of these that answers and takes writes.

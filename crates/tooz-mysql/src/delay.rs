@@ -50,7 +50,7 @@ async fn wait(
         Mode::Exclusive => (0, format!("name={name}")),
         Mode::Shared => (1, format!("name={name} AND NOT shared")),
     };
-    // Nobody has the lock for itself while we have it, in whatever mode.
+    // While we have the lock, in whatever mode, nobody has it exclusively.
     let sql = format!(
         "SET @now={NOW};\
          UPDATE {hold} SET free_at=@now+{delay} WHERE {in_the_way} AND free_at IS NULL \

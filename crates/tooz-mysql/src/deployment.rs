@@ -12,7 +12,7 @@ use crate::connection::{Connection, number, unsigned};
 use crate::connector::{refused_as, silent};
 use crate::keys;
 
-/// What tells of the deployment. A server knows some of them.
+/// The variables that describe the deployment. A server knows some of them.
 const VARIABLES: &str = "'version','read_only','super_read_only','innodb_read_only','wsrep_on',\
     'wsrep_cluster_address','group_replication_group_name','group_replication_single_primary_mode'";
 
@@ -103,7 +103,7 @@ async fn judge(
     }
     let mut ensured = CHARACTERISTICS;
     if several || group {
-        // Another server that takes over knows nothing of the locks.
+        // A server that takes over knows nothing of the locks.
         warn!("a failover loses every lock: its holder learns of that, but not at once");
         ensured = ensured.without(Characteristics::of(&[Characteristic::Linearizable]));
     }

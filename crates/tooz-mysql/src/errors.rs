@@ -9,7 +9,7 @@ pub(crate) const DEADLOCK: u16 = 1213;
 /// MariaDB, with innodb_snapshot_isolation: a row has changed since the transaction read it.
 const CHANGED: u16 = 1020;
 pub(crate) const DUPLICATE: u16 = 1062;
-/// The answer of what a KILL QUERY ended, on MySQL. MariaDB's GET_LOCK answers NULL then.
+/// MySQL's answer to a statement that a KILL QUERY ended. MariaDB's GET_LOCK answers NULL then.
 pub(crate) const INTERRUPTED: u16 = 1317;
 pub(crate) const NO_SUCH_TABLE: u16 = 1146;
 /// The connection is no longer there.
@@ -25,7 +25,7 @@ const ENDINGS: [u16; 6] = [1053, 1077, 1152, 1184, 1927, 4031];
 /// A request that failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// As the client library has it.
+    /// The client library's error.
     Client(sqlx::Error),
     /// No answer came in time.
     Silence,
@@ -35,7 +35,7 @@ pub(crate) enum Failure {
     TooLarge { length: u64, most: u64 },
     /// The connection was gone before.
     Gone,
-    /// The answer is none of the protocol's: the client library gave up.
+    /// The answer does not follow the protocol: the client library gave up.
     Malformed,
 }
 
@@ -146,7 +146,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// A session is over that was asked for something.
+/// The session is over.
 pub(crate) fn session_over() -> Error {
     Error::new(ErrorKind::SessionLost, "the session is over").outcome_is(Outcome::NotApplied)
 }

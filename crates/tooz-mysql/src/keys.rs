@@ -6,7 +6,7 @@ use tooz_core::{Error, GroupId, LockName, MemberId, Mode, OperationId, Result};
 /// What an index of the server takes with room to spare.
 const LONGEST_ID: usize = 1_000;
 
-/// The longest name that MySQL's GET_LOCK takes.
+/// The longest name that MySQL's GET_LOCK accepts.
 const LONGEST_NAME: usize = 64;
 
 /// What our own names begin with.

@@ -25,7 +25,7 @@ pub(crate) const BREAK: &str = "break ";
 /// How long a holder may take to answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(1);
 
-/// How often a holder is looked at that does not answer.
+/// How often to look at a holder that does not answer.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What a holder answers with.
@@ -39,7 +39,7 @@ pub(crate) async fn holders(state: &State, key: Key) -> Result<BTreeSet<i32>> {
     state.client.main.read(&sql, &[]).await?.iter().map(|row| get(row, 0)).collect()
 }
 
-/// Waits until a holder is one no longer, and ends its session if it does not answer until `end`.
+/// Waits until a holder no longer holds, and ends its session if it has not answered by `end`.
 pub(crate) async fn outlast(
     state: &State,
     key: Key,

@@ -22,7 +22,7 @@ use crate::errors::{is_locked_out, is_session_lost, timed_out};
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,
-    /// What the server's views show its connections as.
+    /// The name under which the server's views show its connections.
     name: String,
     /// Holds the locks that were free, and whatever shows that the member lives.
     pub(crate) main: Connection,
@@ -66,7 +66,7 @@ impl Client {
         let is_same = |now: &&mut Detour| Arc::ptr_eq(&now.connection, &detour.connection);
         let Some(current) = now.as_mut().filter(is_same) else { return answer };
         match answer {
-            // Another table may be locked still: whoever needs that one asks for it in this time.
+            // Another table may still be locked: whoever needs that one asks for it in this time.
             Ok(_) if current.locked.elapsed() > self.config.timeout => *now = None,
             Err(error) if is_locked_out(&error) => {
                 current.locked = Moment::now();
@@ -82,7 +82,7 @@ impl Client {
         answer
     }
 
-    /// The same, of a statement that only reads.
+    /// The same for a statement that only reads.
     pub(crate) async fn read(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
         self.ask(sql, parameters).await.map_err(|error| error.outcome_is(Outcome::NotApplied))
     }

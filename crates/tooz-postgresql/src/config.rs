@@ -19,18 +19,18 @@ pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
 
 const PORT: u16 = 5432;
 
-/// What a server's identifiers may have.
+/// The bytes that a server's identifiers may have.
 const LONGEST_NAME: usize = 63;
 
 /// How many statements may be under way at a time on one connection, of those that may have to wait
 /// for each other or for somebody else.
 pub(crate) const LANES: u32 = 4;
 
-/// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
-/// server that hangs must not keep us long from the next.
+/// The bounds of the default time limit for a connection: a TLS handshake must fit, and a
+/// hung server must not keep us from the next one for long.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone)]
 pub(crate) struct Config {
     /// The first of these that answers and can be written to.
@@ -45,7 +45,7 @@ pub(crate) struct Config {
     /// How long an answer may take.
     pub(crate) response_timeout: Duration,
     pub(crate) connect_timeout: Duration,
-    /// How many waiters for one lock stand in the server's queue.
+    /// How many waiters for one lock are in the server's queue.
     pub(crate) waiters_per_lock: usize,
     /// How long a server that may have forgotten grants nothing.
     pub(crate) restart_grace: RestartGrace,
@@ -65,7 +65,7 @@ impl Config {
         Self::read_in(url, options, |name| std::env::var(name).ok())
     }
 
-    /// The same in an environment: libpq's variables count where nothing else is said.
+    /// The same with an environment: libpq's variables are the defaults.
     fn read_in(
         url: &CoordinatorUrl,
         mut options: Options,

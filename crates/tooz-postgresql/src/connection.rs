@@ -20,7 +20,7 @@ use crate::errors::{get, timed_out, translate};
 use crate::keys::quoted;
 use crate::tls::Encrypted;
 
-/// How long a connection that nobody needs may take to say goodbye.
+/// How long a connection that nobody needs may take to close.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// The values of a statement's `$1`, `$2` …
@@ -42,12 +42,12 @@ pub(crate) struct Connection {
     limit: Duration,
     /// For statements that may have to wait for somebody.
     lanes: Semaphore,
-    /// Whether nobody can stand between us and the server.
+    /// Whether nobody can be between us and the server.
     pub(crate) is_direct: bool,
     closing: CancellationToken,
 }
 
-/// What the server says unasked on a connection.
+/// What the server pushes on a connection.
 pub(crate) type Notifications = mpsc::UnboundedReceiver<Notification>;
 
 impl Connection {
@@ -66,7 +66,7 @@ impl Connection {
         for server in servers {
             match Self::open_at(config, server, name).await {
                 Ok(opened) => return Ok(opened),
-                // A password that one server refuses is not to be tried on all.
+                // A password that one server refuses must not be tried on all.
                 Err(error) if error.kind() == ErrorKind::Authentication => return Err(error),
                 Err(error) => {
                     debug!(%server, %error, "not this server");
@@ -298,7 +298,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Moves what is sent and received, until either end has enough.
+/// Moves what is sent and received, until either end is done.
 async fn drive(
     mut connection: tokio_postgres::Connection<Socket, Encrypted<Socket>>,
     // Keeps the socket open, so it ends with the connection.

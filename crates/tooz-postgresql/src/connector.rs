@@ -104,15 +104,15 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
 /// The client's side of TLS, from its files.
 async fn client_of(tls: &Tls) -> Result<Option<Arc<rustls::ClientConfig>>> {
     let tls = tls.clone();
-    // Files may be far away.
+    // Files may be on a slow disk.
     let read = tokio::task::spawn_blocking(move || tls.client()).await;
-    // A file that is replaced just now is whole in a moment.
+    // A file that is just being replaced is complete a moment later.
     let passing = |error: Error| error.retryable(true);
     read.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "TLS is not set up").caused_by(e)))
         .map_err(passing)
 }
 
-/// Whether a connection stands: neither its end nor an error has come, read or not. It asks the
+/// Whether a connection is open: neither its end nor an error has come, read or not. It asks the
 /// system and does not block.
 pub(crate) fn stands(socket: &OwnedFd) -> bool {
     // That the peer has ended its direction.
@@ -122,7 +122,7 @@ pub(crate) fn stands(socket: &OwnedFd) -> bool {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let end = PollFlags::empty();
     let mut asked = [PollFd::new(socket.as_fd(), end)];
-    // An error or a hang-up is told unasked. A question that fails says nothing.
+    // An error or a hang-up is reported even if not asked for. A call that fails says nothing.
     !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..))
 }
 

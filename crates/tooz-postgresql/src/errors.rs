@@ -6,7 +6,7 @@ use tooz_core::{Error, ErrorKind, Outcome};
 
 const LOCKED_OUT: &str = "55P03";
 
-/// Of a broken connection, nothing that depended on it is left: what is not a row of its own was
+/// After a broken connection, nothing that depended on it is left: what is not a row of its own was
 /// not applied.
 pub(crate) fn translate(error: tokio_postgres::Error) -> Error {
     let Some(code) = error.code() else {
@@ -60,7 +60,7 @@ pub(crate) fn is_session_lost(error: &Error) -> bool {
     error.kind() == ErrorKind::SessionLost
 }
 
-/// [`translate`], of a connection that is being opened.
+/// [`translate`] for a connection that is being opened.
 pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
     let refused = |kind, message: &str| Error::new(kind, message);
     match error.code() {

@@ -16,7 +16,7 @@ use crate::connection::{Connection, Parameter};
 use crate::errors::{get, is_locked_out, is_session_lost};
 use crate::state::{Grant, State};
 
-/// How often rows that could not be removed are tried again.
+/// How often to retry rows that could not be removed.
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl PostgresHold {
                 row => row?,
             },
         };
-        // What a repeated request finds undone was done by the first.
+        // If a repeated request finds nothing to undo, the first one did it.
         Ok(get::<bool>(&row, 0)? || again)
     }
 

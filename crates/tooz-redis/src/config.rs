@@ -12,8 +12,8 @@ use crate::keys::{Keys, Layout};
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
-/// server that hangs must not keep us long from the next.
+/// The bounds of the default time limit for a connection: a TLS handshake must fit, and a
+/// hung server must not keep us from the next one for long.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 
 /// What the backend ensures in general.
@@ -32,7 +32,7 @@ const PEM_OPTIONS: PemOptions = PemOptions {
     one_file: true,
 };
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) servers: Servers,
@@ -51,11 +51,11 @@ pub(crate) struct Config {
     /// How many replicas must have an acquisition before it counts.
     pub(crate) wait_replicas: u32,
     pub(crate) restart_grace: RestartGrace,
-    /// Whether the user said it.
+    /// Whether the user set it.
     pub(crate) restart_grace_is_set: bool,
 }
 
-/// Where the server is to be found.
+/// Where to find the server.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one for each coordinator")]
 pub(crate) enum Servers {
@@ -83,7 +83,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// User and password, where there are any.
+/// User and password, if there are any.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Login {
     pub(crate) user: Option<String>,
@@ -210,7 +210,7 @@ fn servers(
     match (url.hosts(), url.path()) {
         ([], "" | "/") => Err(Error::invalid("the URL names neither a host nor a socket")),
         ([], path) => Ok(Servers::Listed(vec![Address::Unix(path.to_owned())])),
-        // The original ignores the path, so one that says something else than `db` misleads.
+        // The original ignores the path, so a path that differs from `db` would mislead.
         (_, path) if matches!(path, "" | "/") || path[1..].parse() == Ok(db) => {
             Ok(Servers::Listed(tcp(PORT)))
         }

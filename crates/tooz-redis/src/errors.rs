@@ -14,7 +14,7 @@ pub(crate) enum Remedy {
     FindMaster,
     /// The same request, a little later.
     Wait,
-    /// The scripts are to be loaded.
+    /// Load the scripts.
     Load,
     /// None.
     None,
@@ -33,7 +33,7 @@ pub(crate) fn remedy(error: &RedisError) -> Remedy {
             | Server::ClusterDown
             | Server::MasterDown,
         ) => Remedy::Wait,
-        // A script of somebody else runs too long.
+        // Somebody else's script runs too long.
         _ if error.code() == Some("BUSY") => Remedy::Wait,
         _ => Remedy::None,
     }
@@ -48,7 +48,7 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (Redis::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
             (ErrorKind::Authentication, "the server refused the user or the password")
         }
-        // What a script may not do has no code, only the words of the server.
+        // A script's lack of permission has no code, only the server's words.
         (_, code)
             if code == Some("NOPERM") || detail.contains("The user executing the script can't") =>
         {
@@ -96,7 +96,7 @@ pub(crate) fn translate(error: RedisError) -> Error {
     Error::new(kind, message).outcome_is(outcome).caused_by(error)
 }
 
-/// The same, of a connection that is being opened.
+/// The same for a connection that is being opened.
 pub(crate) fn not_connected(error: RedisError) -> Error {
     match error.kind() {
         Redis::Io if !error.is_timeout() => {
@@ -106,7 +106,7 @@ pub(crate) fn not_connected(error: RedisError) -> Error {
     }
 }
 
-/// The client's own words add nothing.
+/// The client's own text adds nothing.
 fn silent() -> Error {
     Error::new(ErrorKind::TimedOut, "no answer came in time").outcome_is(Outcome::Unknown)
 }

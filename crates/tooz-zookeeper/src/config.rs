@@ -47,7 +47,7 @@ const PEM: PemOptions =
 /// What one request that creates a node has beside the path, the data and the rights, in bytes.
 const FRAME: usize = 24;
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) servers: Vec<(String, u16)>,

@@ -79,7 +79,7 @@ impl Groups for ZooKeeperGroups {
             };
             again |= failure.again;
             match failure.cause {
-                // What a repeated request finds undone was done by the first.
+                // If a repeated request finds nothing to undo, the first one did it.
                 Cause::NoNode if again => return Ok(()),
                 Cause::NoNode => return Err(Error::group_not_created(group)),
                 // Candidates are members, or of another kind; a queue alone may just have been made.

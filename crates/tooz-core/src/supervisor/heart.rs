@@ -38,7 +38,7 @@ impl Supervisor {
                 next = sent + interval;
                 backoff = self.settings.retry.backoff();
             } else {
-                // Well before the deadline, whatever the policy says: a pause must not cost the session.
+                // Well before the deadline, whatever the policy: a pause must not cost the session.
                 let end = session.lease().deadline();
                 next = backoff.moment_before(end.unwrap_or_else(|| Moment::now() + interval));
             }

@@ -7,7 +7,7 @@ use super::run::Run;
 use crate::{ErrorKind, Hold, Loss, Moment, Outcome, Release, Result};
 
 impl Supervisor {
-    /// Releases a lock or a term, and repeats that until it is confirmed or the lease has surely ended.
+    /// Releases a lock or a term; repeats that until it is confirmed or the lease has surely ended.
     pub(crate) async fn release(&self, run: &Run, hold: &dyn Hold) -> Result<Release> {
         let lease = hold.lease();
         let lost = lease.loss().is_some_and(|loss| loss != Loss::GivenUp);
