@@ -16,17 +16,17 @@ use crate::{built, python, workspace};
 /// The benchmark.
 const TARGET: &str = "side_by_side";
 
-/// What the command line says.
+/// The command-line options.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Options {
-    /// Measures over these setups only.
+    /// Measures only over these setups.
     #[arg(long, value_name = "SETUP", value_delimiter = ',')]
     only: Vec<String>,
-    /// Measures these only: locks, groups, start, events, elections, hand-off, waiters, renewal,
+    /// Measures only these: locks, groups, start, events, elections, hand-off, waiters, renewal,
     /// members, memory, alone.
     #[arg(long, value_name = "MEASURE", value_delimiter = ',')]
     measure: Vec<String>,
-    /// Sees whether all works, in a minute or two; the documentation is left alone.
+    /// Only checks that everything works, in a minute or two; the documentation is left alone.
     #[arg(long)]
     quick: bool,
     /// Installs what is missing, through apt.

@@ -16,10 +16,10 @@ use crate::process::Process;
 use crate::servers::{self, Host};
 use crate::{mixed_fleet, python, test_backends, tidy, workspace};
 
-/// The hand-off under fire, over servers too.
+/// The hand-off while processes are killed, over servers too.
 const HAND_OFF: &str = "hand_off";
 
-/// The command's own tests, and those of them that want a server.
+/// The command's own tests, and those of them that need a server.
 const COMMAND: (&str, [&str; 2]) = ("cli", ["hang::", "messages::"]);
 
 /// The demonstration over every server, in the command's package.
@@ -31,14 +31,14 @@ const FACADE: &str = "tooz";
 /// What the command line says.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Leaves out what is slow: documentation, each feature alone, the tests against Python, the
+    /// Leaves out the slow steps: documentation, each feature alone, the tests against Python, the
     /// live servers.
     #[arg(long)]
     quick: bool,
-    /// Runs these steps only, by the names that a run shows.
+    /// Runs only these steps, by the names that a run shows.
     #[arg(long, value_name = "STEP", value_delimiter = ',', conflicts_with = "quick")]
     only: Vec<String>,
-    /// Runs the live tests of this driver's crate only, over the servers of its setups.
+    /// Runs only the live tests of this driver's crate, over the servers of its setups.
     #[arg(long, value_name = "CRATE", conflicts_with = "quick")]
     driver: Option<String>,
 }
@@ -56,7 +56,7 @@ const STEPS: [&str; 9] = [
     "live tests",
 ];
 
-/// Those of a quick run.
+/// The steps of a quick run.
 const QUICK: [&str; 4] = ["format", "tidy", "clippy", "tests"];
 
 /// The steps to do, and those done so far.
@@ -124,8 +124,8 @@ fn all(options: &Options, steps: &mut Steps<'_>) -> anyhow::Result<()> {
 /// Environment variables for tests.
 type Variables = Vec<(OsString, OsString)>;
 
-/// The drivers' and the command's own tests over real servers and beside Python, the hand-off under
-/// fire, and the demonstration; of one driver, its own tests alone.
+/// The drivers' and the command's own tests over real servers and beside Python, the hand-off test
+/// and the demonstration; for one driver, only its own tests.
 fn live_tests(
     setups: &[&str],
     driver: Option<&str>,

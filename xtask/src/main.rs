@@ -31,16 +31,16 @@ struct Arguments {
 enum Task {
     /// Runs the conformance suite against private servers, started and stopped here.
     TestBackends(test_backends::Options),
-    /// Runs processes of ours and of Python tooz side by side, on servers as test-backends has them.
+    /// Runs processes of ours and of Python tooz side by side, on the servers of test-backends.
     MixedFleet(mixed_fleet::Options),
-    /// Measures us, the bare clients, Python tooz and other crates side by side, on servers as
-    /// test-backends has them.
+    /// Measures us, the bare clients, Python tooz and other crates side by side, on the servers of
+    /// test-backends.
     Bench(bench::Options),
     /// Starts one private server, prints its URL and runs until Ctrl-C.
     Server(server_command::Options),
-    /// Everything that continuous integration checks, in its order.
+    /// Runs everything that continuous integration checks, in its order.
     Ci(ci::Options),
-    /// Cheap checks of files: names, links, copied examples.
+    /// Runs cheap checks of files: names, links, copied examples.
     Tidy(tidy::Options),
 }
 

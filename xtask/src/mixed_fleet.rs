@@ -13,20 +13,20 @@ const TARGET: &str = "mixed_fleet";
 /// What the command line says.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Options {
-    /// Runs these setups only, instead of every one that has a Python peer.
+    /// Runs only these setups, instead of every one that has a Python peer.
     #[arg(long, value_name = "SETUP", value_delimiter = ',')]
     only: Vec<String>,
-    /// Contends for seconds instead of tens of them, and leaves out what waits for long times to
-    /// live.
+    /// Contends for seconds instead of tens of seconds, and leaves out the cases that wait for long
+    /// times to live.
     #[arg(long)]
     short: bool,
-    /// Writes what was found into `docs/mixed-fleets.md`, instead of failing when it is not there.
+    /// Writes the results into `docs/mixed-fleets.md`, instead of failing when they differ from it.
     #[arg(long)]
     write: bool,
     /// Installs missing servers, through apt.
     #[arg(long)]
     install: bool,
-    /// What follows `--` goes to the test program: a filter, `--exact`, `--test-threads 1`.
+    /// Arguments after `--` go to the test program: a filter, `--exact`, `--test-threads 1`.
     #[arg(last = true, value_name = "ARGUMENT")]
     pass: Vec<String>,
 }

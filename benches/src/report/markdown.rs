@@ -13,22 +13,22 @@ use crate::record::{Machine, Results, Row, Unit};
 const INTRODUCTION: &str = "\
 # Benchmarks
 
-Two questions decide which lock library to take: what does an operation cost, and how soon does a waiter get its turn?
+Two questions decide which lock library to choose: what does an operation cost, and how soon does a waiter get its turn?
 `cargo xtask bench` answers both over real servers, and wrote this page; the figures are in [results.json](results.json).
 
 - **Who takes part.** `tooz` is this library; `raw` is the bare client's round trip over the same kind of connection, the
-  limit of what can be reached; `threaded raw` is the same client whose connection lives on a thread of its own, as ours
-  do, and is called from another one: what that alone costs; the others are the Python original and the crates that one would take instead. Each is a
-  process of its own, called from the main task of a multi-thread runtime where it has one; those marked `spawned` are
-  called from a task of such a runtime, those marked `current-thread` from a runtime of that kind.
-- **One run.** The contestants take turns at the same server, a little at a time and each time another first, so that the
-  machine's noise hits all alike.
-- **A cell** has the median and, in brackets, the 99th percentile (of fewer than a hundred runs: the worst); where more
-  is better, it has the least instead. Below are the same median counted in writes of `raw`, called in the same way, as
-  in 2.05 ×, and the number of runs.
+  limit of what is possible; `threaded raw` is the same client with its connection on a thread of its own, like ours,
+  called from another thread: it shows what that alone costs; the others are the Python original and the crates that are
+  alternatives. Each is a process of its own, called from the main task of a multi-thread runtime if it has one; those
+  marked `spawned` are called from a task of such a runtime, those marked `current-thread` from a runtime of that kind.
+- **One run.** The contestants take turns at the same server, a little at a time and each time in another order, so that
+  the machine's noise hits all alike.
+- **A cell** has the median and, in brackets, the 99th percentile (with fewer than a hundred runs: the worst); where more
+  is better, it has the least instead. The line below has the same median in writes of `raw`, called in the same way, for
+  example 2.05 ×, and the number of runs.
 - **Compare ratios, not times.** Servers and clients share the few cores of a machine that has other work, over loopback.
-  Its times are longer and spread wider than on a quiet one, and shorter than over a network. What lasts is how many
-  round trips an operation costs, who is ahead of whom, and how it grows. Differences of a tenth are noise.
+  Its times are longer and vary more than on a quiet one, and are shorter than over a network. What remains valid is how
+  many round trips an operation costs, who is ahead of whom, and how it grows. Differences of a tenth are noise.
 ";
 
 /// Why bounds are not met, where that is known.
@@ -37,46 +37,47 @@ const UNMET: &str = "
 
 - **The engine's thread.** Every call goes to the thread that owns the connections and back, so that a busy runtime starves no
   heartbeat and a dropped future leaves nothing behind ([decision 1](../decisions/0001-one-engine-thread.md)). With caller, engine
-  and server on two cores, each crossing may wake a thread on a core that sleeps, which takes longer here than Redis takes to
-  answer. `threaded raw` shows the floor: the bare client, once it is called from another thread, takes three to seven times as
+  and server on two cores, each crossing may have to wake a sleeping core, which here takes longer than Redis takes to
+  answer. `threaded raw` shows the floor: the bare client, when called from another thread, takes three to seven times as
   long from a spawned task or a current-thread runtime, whose own thread would otherwise poll the connection. An acquisition
-  and a release are two such calls. So over what answers in microseconds the bounds hold from the main task or not at all. From
-  the other callers an acquisition with its release takes, in writes of `threaded raw`, over memcached 2.4, PostgreSQL 3, Redis 3
-  to 4.
-- **What a lock has that a bare write has not.** Over Redis, scripts compare, queue and count the fencing token: 16 µs of the
+  and a release are two such calls. So with a backend that answers in microseconds the bounds hold from the main task or not at
+  all. From the other callers an acquisition with its release takes 2.4 writes of `threaded raw` over memcached, 3 over
+  PostgreSQL, and 3 to 4 over Redis.
+- **What a lock needs beyond a bare write.** Over Redis, scripts compare, queue and count the fencing token: 16 µs of the
   server's time each, a SET under 1 µs. Over MySQL and MariaDB an acquisition looks for shared holders and writes the row of its
   token: about 200 µs of the server's time, a GET_LOCK alone 50. Over Consul both are transactions, which take longer than the
-  PUT that they are held against. Over etcd they are transactions of several operations. Over ZooKeeper an acquisition creates a
+  PUT that they are compared with. Over etcd they are transactions of several operations. Over ZooKeeper an acquisition creates a
   node and reads who is before it, in one go, and a release deletes it: the crate's own lock takes as long. Over `file` and `ipc`,
-  where a raw write is one system call of a microsecond, a lock looks at its queue, makes what others see, and is watched.
-- **Hand-offs: two bare clients need about three writes, too.** Where there is a row `raw`, one client tells another through
-  the server, and that one writes: that alone takes from 2.3 writes (MySQL) to 3.4 (Redis), since a push to a process that
-  sleeps costs more than a round trip of one that does not. Ours adds the release's own work and the engine's crossings;
-  over MySQL and MariaDB the row of the token; over etcd v3 the transaction of the next holder. And who releases asks again at
-  once, which keeps both cores busy just then: when it first pauses for 5 ms, hand-offs take 20 to 40 % less. Over `file` and
-  `ipc` the push is to a sleeping process, which costs a hundred times the system call that it is held against.
+  where a raw write is one system call of a microsecond, a lock looks at its queue, creates what others see, and is watched.
+- **Hand-offs: two bare clients need about three writes too.** Where there is a row `raw`, one client tells another through
+  the server, and that one writes: that alone takes from 2.3 writes (MySQL) to 3.4 (Redis), because a push to a sleeping
+  process costs more than a round trip of one that is awake. Ours adds the release's own work and the engine's crossings;
+  over MySQL and MariaDB the row of the token; over etcd v3 the transaction of the next holder. And the one that releases asks
+  again at once, which keeps both cores busy just then: if it first pauses for 5 ms, hand-offs take 20 to 40 % less. Over `file`
+  and `ipc` the push is to a sleeping process, which costs a hundred times the system call that it is compared with.
 - **Ahead of others, in another contest.** Over Redis `distributed-lock`, `rslock` and Python poll, as over files, and rarely hand
   over: see how often the holder changes, how evenly, and the worst wait. The same holds for etcd's lock RPC. Over PostgreSQL and
-  MySQL `distributed-lock` is the server's own lock on a connection for each, without a token. Semaphores, as Python's `ipc` uses
-  them, are waited for in the kernel, which wakes the next directly: without a queue or a token.
-- **No push.** memcached and MySQL tell nobody of changes: events come by polling, every 0.25 s unless told otherwise. memcached's
-  times to live are whole seconds, of which the last may be a whole one too long. Its waiters poll, and get their turns in no
-  order: one of each process asks at a time, and where no other waits in the process, the one that releases has it again before
+  MySQL `distributed-lock` is the server's own lock with one connection for each lock, without a token. Python's `ipc` waits for
+  semaphores in the kernel, which wakes the next directly, without a queue or a token.
+- **No push.** memcached and MySQL tell nobody of changes: events come by polling, every 0.25 s by default. memcached's
+  times to live are whole seconds, and may last a whole second too long. Its waiters poll, and get their turns in no
+  order: one of each process asks at a time, and if no other waits in that process, the one that releases acquires again before
   others ask.
 - **Members.** A member is its record and the proof that it lives. Over MySQL and MariaDB the one query asks the server for each
   member's own lock; over memcached the one request names a key for each, where the bare client reads one value of the same size;
-  over Redis the script looks at each one's time to live. Over ZooKeeper a `sync` goes before each reading, so that a server
-  that lags tells nothing old; Python's reads without.
-- **A time to live is not shortened.** Where Python is told of a death, or leads after one, sooner than the time to live, its last
-  beat was older.
-- **Every lock is a key.** Renewing 10,000 locks of Redis and memcached touches 10,000 keys in few requests: what takes the time is
-  the server's own work. The API of etcd v2 has no batches, and the session is renewed before its locks: a round trip more.
+  over Redis the script looks at each member's time to live. Over ZooKeeper a `sync` goes before each read, so that a lagging
+  server returns nothing old; Python reads without one.
+- **A time to live is not shortened.** Where Python learns of a death, or leads after one, sooner than the time to live, the dead
+  process's last heartbeat was older.
+- **Every lock is a key.** Renewing 10,000 locks of Redis and memcached touches 10,000 keys in few requests: the server's own work
+  takes the time. The API of etcd v2 has no batches, and the session is renewed before its locks: one more round trip.
   `ipc` looks at each lock's semaphores. Over Consul a renewal also reads whether each lock is still there; over `file` it looks
   for the session's own file. Python's does neither.
 - **The start asks more.** A coordinator checks what it is connected to (version, schema, whether the server takes writes) and
-  announces its session, before it says that it started; a crate's client connects, or does not even that before its first use.
+  announces its session before it reports that it has started; a crate's client only connects, or not even that before its first
+  use.
 - **Memory.** A coordinator brings the engine's thread with a runtime of its own; a lock over ZooKeeper has a guard, a lease and a
-  watch, where the crate's has a path.
+  watch, while the crate's has a path.
 - **Worst waits** are single readings, one or two for each contestant: one slow step of the machine decides them.
 ";
 

@@ -1,25 +1,25 @@
-//! Runs CMD, while something is held or not.
+//! Runs CMD, whether something is held meanwhile or not.
 //!
 //! # The job
 //!
-//! CMD runs in our process group, as `flock` runs it: it can read the terminal when we can, the
-//! keys of the terminal reach it, and a shell stops and continues the whole job. Nobody but the
-//! kernel and the shell has to do with that: see [`crate::front`]. A signal that was sent to the
+//! CMD runs in our process group, as under `flock`: it can read the terminal when we can, the
+//! terminal's keys reach it, and a shell stops and continues the whole job. Only the
+//! kernel and the shell are involved in that: see [`crate::front`]. A signal that was sent to the
 //! whole job is not passed on (see [`crate::signals`]); one that was sent to us alone goes to CMD
-//! and to all that it started. SIGCONT follows, since what is stopped cannot end.
+//! and to everything that it started. SIGCONT follows, because a stopped process cannot end.
 //!
 //! # After a loss
 //!
-//! What CMD started must not go on without the lock. On Linux we are the reaper of all that CMD
-//! started: orphans become our children, whatever their process group and session are. So we know
-//! all of them, reap them, and have ended them when we have no children left. Elsewhere this is
-//! CMD alone.
+//! What CMD started must not continue without the lock. On Linux we are the subreaper of everything
+//! that CMD started: orphans become our children, whatever their process group and session. So we
+//! know all of them, reap them, and have ended them when we have no children left. Elsewhere this
+//! covers CMD alone.
 //!
 //! # When we are killed
 //!
 //! SIGKILL gives us no chance to stop CMD, and the backend gives the lock to somebody else. So on
-//! Linux CMD asks the kernel, before it becomes CMD, for a SIGKILL when we die. This is lost
-//! where CMD is a set-user-ID program, and does not reach what CMD started.
+//! Linux the process that becomes CMD first asks the kernel for a SIGKILL when we die. This is lost
+//! if CMD is a set-user-ID program, and does not reach what CMD started.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -39,13 +39,13 @@ use tooz::{Loss, Ownership};
 use crate::output;
 use crate::signals::{Interrupted, Signals};
 
-/// The first argument of the process that is to become CMD.
+/// The first argument of the process that becomes CMD.
 const BECOME: &str = "__become";
 
 /// The signals that we block, but CMD must not.
 static BLOCKED: OnceLock<Vec<Signal>> = OnceLock::new();
 
-/// Job control does not stop this process from now on, but CMD as ever. Signals are blocked and not
+/// From now on job control does not stop this process, but still stops CMD. Signals are blocked, not
 /// caught, so messages can be written from the background even after `stty tostop`.
 pub(crate) fn block_job_control() -> Result<()> {
     let signals = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
@@ -77,7 +77,7 @@ pub(crate) async fn run(
     loop {
         tokio::select! {
             status = running.ended() => {
-                // What ended together with the loss may have worked without the lock.
+                // A CMD that ended together with the loss may have worked without the lock.
                 let loss = ownership.and_then(Ownership::loss);
                 return Ok(loss.map_or(Ended::Exited(status?), Ended::Lost));
             }
@@ -112,7 +112,7 @@ struct Running {
 
 impl Running {
     fn start(command: &[OsString], variables: &[(&str, OsString)]) -> Result<Self> {
-        // Before CMD starts, also because this ends that SIGCHLD is ignored, if it is.
+        // Before CMD starts, also because this undoes an ignored SIGCHLD.
         let children = tokio::signal::unix::signal(SignalKind::child());
         let children = children.context("cannot listen to signals")?;
         let mut process = Command::new(own_program()?);
@@ -126,7 +126,7 @@ impl Running {
         Ok(Self { pid, children, status: None })
     }
 
-    /// Waits until CMD has ended, and tells how.
+    /// Waits until CMD has ended, and returns how.
     async fn ended(&mut self) -> Result<Result<u8, Interrupted>> {
         loop {
             self.reap()?;
@@ -137,7 +137,7 @@ impl Running {
         }
     }
 
-    /// Waits until CMD and all that it started are gone.
+    /// Waits until CMD and everything that it started are gone.
     async fn gone(&mut self) -> Result<()> {
         while self.reap()? {
             self.children.recv().await;
@@ -176,7 +176,7 @@ impl Running {
     /// Sends a signal to CMD and to what it started.
     fn signal(&self, signal: Signal) {
         let mut all = descendants().unwrap_or_else(|| vec![self.pid]);
-        // CMD first: with the end of what it waits for it would go on before it has the signal.
+        // CMD first: if what it waits for ended first, it would continue before it gets the signal.
         all.sort_by_key(|pid| *pid != self.pid);
         for pid in all {
             // An error means that it is gone, which is seen elsewhere.
@@ -184,10 +184,10 @@ impl Running {
         }
     }
 
-    /// Ends CMD and what it started, politely at first. A signal ends the politeness.
+    /// Ends CMD and what it started, first with SIGTERM. A signal to us cuts the grace short.
     async fn stop(&mut self, grace: Duration, signals: &mut Signals) -> Result<()> {
         self.signal(Signal::SIGTERM);
-        // What is stopped cannot end.
+        // A stopped process cannot end.
         self.signal(Signal::SIGCONT);
         tokio::select! {
             gone = self.gone() => return gone,
@@ -195,7 +195,7 @@ impl Running {
             _ = signals.next() => {}
         }
         loop {
-            // Again and again: what starts in this moment is not yet known.
+            // Repeatedly: a process that starts at this moment is not yet known.
             self.signal(Signal::SIGKILL);
             if let Ok(gone) = tokio::time::timeout(AGAIN, self.gone()).await {
                 return gone;
@@ -204,10 +204,10 @@ impl Running {
     }
 }
 
-/// How soon SIGKILL is sent again to what a fork may have saved from it.
+/// How soon SIGKILL is sent again, to processes that escaped it by a fork.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// All our descendants. `None` where they cannot be told.
+/// All our descendants. `None` if they cannot be found out.
 fn descendants() -> Option<Vec<Pid>> {
     if !cfg!(target_os = "linux") {
         return None;
@@ -225,7 +225,7 @@ fn descendants() -> Option<Vec<Pid>> {
     let us = Pid::this().as_raw();
     let is_ours = |pid: &i32| {
         let mut ancestor = parents.get(pid);
-        // A pid may be of another process meanwhile, so there may be a circle.
+        // A pid may meanwhile belong to another process, so there may be a cycle.
         for _ in 0..parents.len() {
             match ancestor {
                 Some(&pid) if pid == us => return true,
@@ -238,7 +238,7 @@ fn descendants() -> Option<Vec<Pid>> {
     Some(parents.keys().filter(|pid| is_ours(pid)).map(|pid| Pid::from_raw(*pid)).collect())
 }
 
-/// This program, also when its file was replaced meanwhile.
+/// This program, even if its file was replaced meanwhile.
 pub(crate) fn own_program() -> Result<OsString> {
     if cfg!(target_os = "linux") {
         return Ok("/proc/self/exe".into());
@@ -247,7 +247,7 @@ pub(crate) fn own_program() -> Result<OsString> {
 }
 
 /// In the process that [`run`] started: makes sure that CMD dies with us, and becomes CMD. Returns
-/// only where it cannot, with the exit code, or if this is another process.
+/// only if it cannot, with the exit code, or if this is another process.
 pub(crate) fn become_command_if_asked() -> Option<u8> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != BECOME {
@@ -264,14 +264,14 @@ pub(crate) fn become_command_if_asked() -> Option<u8> {
     }
     let error = std::process::Command::new(&program).args(arguments).exec();
     output::error("Other", &format!("cannot run {}: {error}", program.display()), None);
-    // As shells have it.
+    // As in shells.
     Some(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 })
 }
 
-/// Asks to be killed when the parent dies. False if it is dead already.
+/// Asks to be killed when the parent dies. False if it is already dead.
 #[cfg(target_os = "linux")]
 pub(crate) fn die_with(parent: Pid) -> bool {
-    // Where the kernel refuses, CMD runs without this.
+    // If the kernel refuses, CMD runs without this.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     nix::unistd::getppid() == parent
 }
@@ -283,7 +283,7 @@ pub(crate) fn die_with(_parent: Pid) -> bool {
 
 /// Makes this process the parent of all orphans among its descendants.
 pub(crate) fn become_reaper() {
-    // Where the kernel refuses, what CMD started is not ours to end.
+    // If the kernel refuses, we cannot end what CMD started.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_child_subreaper(true);
 }

@@ -1,4 +1,4 @@
-//! Which backend, as which member.
+//! Which backend to use, and as which member.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -11,12 +11,12 @@ use tooz::{Coordinator, MemberId, SessionEvent};
 
 use crate::{output, store, url};
 
-/// The options that say which backend, and as whom.
+/// The options that choose the backend and the member.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Target {
-    /// The backend [default: file:// in ~/.local/state/tooz, for this user and host alone]
+    /// The backend [default: file:// in ~/.local/state/tooz, only for this user and host]
     ///
-    /// A password in it is visible to every user of the host: better set TOOZ_URL, or use
+    /// Every user of the host can see a password in it: it is better to set TOOZ_URL, or to use
     /// --url-file.
     #[arg(long, env = "TOOZ_URL", global = true, value_name = "URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
@@ -31,7 +31,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Reads the URL's file, and looks at how the URL was given. Before all else, and once.
+    /// Reads the URL's file, and checks how the URL was given. Before everything else, and once.
     pub(crate) fn settle(&mut self) -> Result<()> {
         if let Some(file) = &self.url_file {
             url::check_alone(self.chosen_url())?;
@@ -41,7 +41,7 @@ impl Target {
         self.chosen_url().map_or(Ok(()), url::check)
     }
 
-    /// The URL: that of the user, or the default one, whose directory is made.
+    /// The URL: the user's, or the default one, whose directory is created.
     pub(crate) fn url(&self) -> Result<String> {
         match self.chosen_url() {
             Some(url) => Ok(url.to_owned()),
@@ -58,7 +58,7 @@ impl Target {
     pub(crate) fn name_default(&self) -> Result<()> {
         if self.chosen_url().is_none() {
             let url = self.url()?;
-            output::note(&format!("without a --url, {url} serves this user on this host alone"));
+            output::note(&format!("no --url given: using {url}, only for this user on this host"));
         }
         Ok(())
     }
@@ -68,7 +68,7 @@ impl Target {
         self.url.as_deref().filter(|url| !url.is_empty())
     }
 
-    /// The member id: that of the user, or host name and process id.
+    /// The member id: the user's choice, or host name and process id.
     pub(crate) fn member(&self) -> Result<MemberId> {
         if let Some(member) = self.member.as_deref().filter(|member| !member.is_empty()) {
             return Ok(member.as_bytes().into());
@@ -83,7 +83,7 @@ impl Target {
         Ok(tooz::get_coordinator(&self.url()?, self.member()?)?)
     }
 
-    /// Runs `work` on a started coordinator, and stops it whatever comes out.
+    /// Runs `work` on a started coordinator, and stops the coordinator whatever comes out.
     pub(crate) async fn with<T>(
         &self,
         work: impl AsyncFnOnce(&Coordinator) -> Result<T>,
@@ -99,11 +99,11 @@ impl Target {
 /// The backend is in trouble, as far as is known.
 static TROUBLE: AtomicBool = AtomicBool::new(false);
 
-/// How long a stop may take while the backend is in trouble: what was held is given back by then, or
+/// How long a stop may take while the backend is in trouble: what was held is released by then, or
 /// ends by itself.
 const SHORT_STOP: Duration = Duration::from_millis(500);
 
-/// Stops a coordinator. What goes wrong is said, and changes no exit code: the work is done.
+/// Stops a coordinator. A failure is reported, but does not change the exit code: the work is done.
 pub(crate) async fn stop(coordinator: &Coordinator) {
     let in_vain = async {
         tokio::time::sleep(SHORT_STOP).await;
@@ -116,23 +116,23 @@ pub(crate) async fn stop(coordinator: &Coordinator) {
             output::note(&output::chain(&error));
         },
         () = in_vain => output::note(&format!(
-            "{} does not hear the goodbye: what it has of this member ends with its time to live",
+            "{} did not confirm the stop: what this member still has there ends with its time to live",
             backend(coordinator)
         )),
     }
 }
 
-/// Takes an error of the backend for trouble: a stop is not worth a long wait then.
+/// Counts an error of the backend as trouble: then a stop is not worth a long wait.
 pub(crate) fn expect_trouble(error: &tooz::Error) {
     TROUBLE.fetch_or(error.is_retryable(), Relaxed);
 }
 
-/// The backend, for people: the driver and where.
+/// The backend, for people: the driver and the address.
 fn backend(coordinator: &Coordinator) -> String {
     format!("{} at {}", coordinator.driver(), coordinator.address())
 }
 
-/// Says on standard error what happens to a session, for commands that run long.
+/// Reports on standard error what happens to a session, for commands that run long.
 pub(crate) fn report_session(coordinator: &Coordinator) {
     let (mut events, backend) = (coordinator.session_events(), backend(coordinator));
     tokio::spawn(async move {
@@ -167,10 +167,10 @@ pub(crate) fn report_session(coordinator: &Coordinator) {
     });
 }
 
-/// How long a wait is too short to be told.
+/// A wait shorter than this is not reported.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// Waits for `what`, and says so on standard error if it takes a while.
+/// Waits for `what`, and reports that on standard error if it takes a while.
 pub(crate) async fn tell_of_wait<T>(
     coordinator: &Coordinator,
     what: &str,
@@ -181,7 +181,7 @@ pub(crate) async fn tell_of_wait<T>(
     if let Ok(done) = tokio::time::timeout(AT_ONCE, &mut work).await {
         return done;
     }
-    output::note(&format!("waits for {what} on {} since {began}", backend(coordinator)));
+    output::note(&format!("waiting for {what} on {} since {began}", backend(coordinator)));
     let done = work.await;
     output::note(&format!(
         "the wait for {what} is over, after {:.1} s",
@@ -193,7 +193,7 @@ pub(crate) async fn tell_of_wait<T>(
 /// The `file://` URL of a directory.
 pub(crate) fn file_url(directory: &Path) -> Result<String> {
     match directory.to_str() {
-        // The path of a URL is never decoded, so there is no way to write these.
+        // A URL's path is never decoded, so there is no way to write these.
         Some(path) if !path.contains(['?', '#']) => Ok(format!("file://{path}")),
         _ => bail!("no URL can name the directory {}; choose one with --url", directory.display()),
     }

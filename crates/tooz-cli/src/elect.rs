@@ -1,4 +1,4 @@
-//! `tooz elect`: CMD only while leading.
+//! `tooz elect`: runs CMD only while leading.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -18,16 +18,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs CMD only while leading a group
 ///
-/// Joins the group, which is created if it is not there, and campaigns. While this member leads,
+/// Joins the group, which is created if it does not exist, and campaigns. While this member leads,
 /// CMD runs; it sees TOOZ_FENCING_TOKEN, which rises with every term, TOOZ_GROUP, TOOZ_URL and
 /// TOOZ_MEMBER_ID. When CMD ends by itself, the member resigns and leaves.
 ///
 /// Exit code: that of CMD; 76 if the term was lost, with --once; 126 or 127 if CMD cannot be run; 1
-/// for another error. If a signal ended CMD, the same signal ends this command. Signals are passed
+/// for any other error. If a signal ended CMD, the same signal ends this command. Signals are passed
 /// on to CMD, and end the wait for the term, as with tooz lock.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The group; -- comes before a name that begins with -
+    /// The group; write -- before a name that begins with -
     pub(crate) group: OsString,
 
     /// Ends when the term is lost, instead of campaigning again
@@ -38,11 +38,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10")]
     grace: Duration,
 
-    /// Lets CMD see the password in TOOZ_URL, too
+    /// Lets CMD see the password in TOOZ_URL too
     #[arg(long)]
     pass_url: bool,
 
-    /// What to run
+    /// The command to run
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
 }
@@ -58,7 +58,7 @@ pub(crate) async fn run(target: &Target, args: Args, mut signals: Signals) -> Re
     result
 }
 
-/// One term after the other.
+/// One term after another.
 async fn rule(
     coordinator: &Coordinator,
     target: &Target,
@@ -72,7 +72,7 @@ async fn rule(
     let campaign = connect::tell_of_wait(coordinator, &what, campaign);
     let mut term = signals.interrupt(campaign).await??;
     loop {
-        output::note(&format!("leads {group}, with the token {}", term.fencing_token()));
+        output::note(&format!("leading {group}, with the token {}", term.fencing_token()));
         let variables = [
             ("TOOZ_FENCING_TOKEN", term.fencing_token().to_string().into()),
             ("TOOZ_GROUP", args.group.clone()),
@@ -88,7 +88,7 @@ async fn rule(
                 }
                 return Ok(code?);
             }
-            Ended::Lost(loss) => output::note(&format!("no longer leads {group}: {loss}")),
+            Ended::Lost(loss) => output::note(&format!("no longer leading {group}: {loss}")),
         }
         if args.once {
             return Ok(LOST);
@@ -99,7 +99,7 @@ async fn rule(
     }
 }
 
-/// A campaign that an outage of the backend does not end.
+/// A campaign that survives an outage of the backend.
 async fn campaign_again(coordinator: &Coordinator, group: &GroupId) -> Result<Leadership> {
     loop {
         match coordinator.campaign(group).await {

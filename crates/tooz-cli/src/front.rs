@@ -1,4 +1,4 @@
-//! The process that the shell knows, in front of the one that works.
+//! The process that the shell knows, in front of the one that does the work.
 //!
 //! A command that runs CMD is two processes in one job:
 //!
@@ -6,12 +6,13 @@
 //! shell ── front ── holder ── CMD
 //! ```
 //!
-//! The front does nothing but wait, as `flock` does: it stops and goes on with the job, it passes
+//! The front only waits, as `flock` does: it stops and continues with the job, it passes
 //! on the signals that it gets, and it ends as the holder ends. The holder is never stopped by job
 //! control. So the lock is kept while the job is stopped, for as long as the user wants, and
-//! nothing can run on without it. SIGSTOP to the front does no harm either. SIGSTOP to the whole
-//! job stops the holder too: then the lock may be lost, and CMD, which goes on at the same moment
-//! as the holder, runs until the holder has looked at the clock. A pause of the machine is the same.
+//! nothing can continue without it. SIGSTOP to the front does no harm either. SIGSTOP to the whole
+//! job stops the holder too: then the lock may be lost, and CMD, which continues at the same moment
+//! as the holder, runs until the holder has looked at the clock. A pause of the machine has the same
+//! effect.
 //!
 //! When the front dies, so does the holder, and with it CMD. As process 1 of a container the front
 //! also reaps the orphans that come to it.
@@ -34,11 +35,11 @@ use nix::unistd::Pid;
 use crate::child;
 use crate::signals::{self, Interrupted};
 
-/// Runs this command line again as the holder, and ends as that does: with its exit code, or with
-/// the signal that ended it as the error.
+/// Runs this command line again as the holder, and ends as the holder does: with its exit code, or
+/// with the signal that ended it as the error.
 pub(crate) fn run() -> Result<u8> {
-    // Before the holder starts, so that nothing is missed. With a handler SIGCHLD is not ignored
-    // any more, even if it was: there would be no exit code.
+    // Before the holder starts, so that nothing is missed. The handler also undoes an ignored
+    // SIGCHLD, with which there would be no exit code.
     let mut signals = signals::hook(&[Signal::SIGCHLD])?;
     let (reader, mut writer) = std::io::pipe().context("cannot make a pipe")?;
     // The holder inherits this end.
@@ -63,7 +64,7 @@ pub(crate) fn run() -> Result<u8> {
     anyhow::bail!("cannot listen to signals")
 }
 
-/// Collects what has ended: orphans, and the holder, whose end is ours.
+/// Reaps what has ended: orphans, and the holder, whose end is ours.
 fn reap(holder: Pid) -> Result<Option<u8>> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -74,23 +75,23 @@ fn reap(holder: Pid) -> Result<Option<u8>> {
                 return Err(Interrupted(signal).into());
             }
             Ok(WaitStatus::StillAlive) => return Ok(None),
-            // An orphan; EINVAL stands for one that a signal without a name ended.
+            // An orphan; EINVAL means one that a signal without a name ended.
             Ok(_) | Err(Errno::EINTR | Errno::EINVAL) => {}
             Err(error) => return Err(error).context("cannot wait for a process"),
         }
     }
 }
 
-/// What a holder must know of its front, as its hidden option says it.
+/// What a holder must know about its front: the value of its hidden option.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link {
-    /// Where the numbers of the front's signals come from, a byte each.
+    /// Where the numbers of the front's signals arrive, one byte each.
     pipe: RawFd,
     front: Pid,
 }
 
 impl Link {
-    /// Makes this process the holder. Before it has threads: they inherit what is blocked.
+    /// Makes this process the holder. Before it has threads: they inherit the blocked signals.
     pub(crate) fn attach(self) -> Result<File> {
         child::block_job_control()?;
         child::become_reaper();

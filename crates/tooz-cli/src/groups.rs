@@ -1,4 +1,4 @@
-//! `tooz groups`, `tooz members` and `tooz leader`: one look each.
+//! `tooz groups`, `tooz members` and `tooz leader`: one query each.
 
 use std::ffi::{OsStr, OsString};
 
@@ -10,7 +10,7 @@ use crate::connect::{Target, bytes};
 use crate::output::{self, Output};
 use crate::watch::{self, What};
 
-/// Prints the groups: text one a line, or a JSON array.
+/// Prints the groups: as text, one per line, or as a JSON array.
 pub(crate) async fn groups(target: &Target, out: Output) -> Result<u8> {
     let groups = target.with(async |coordinator| Ok(coordinator.groups().await?)).await?;
     if out.json {
@@ -25,7 +25,7 @@ pub(crate) async fn groups(target: &Target, out: Output) -> Result<u8> {
     Ok(0)
 }
 
-/// Prints the members with their capabilities: text one a line, or a JSON array.
+/// Prints the members with their capabilities: as text, one per line, or as a JSON array.
 pub(crate) async fn members(target: &Target, group: &OsStr, out: Output) -> Result<u8> {
     let members = target
         .with(async |coordinator| Ok(coordinator.members_with_capabilities(bytes(group)).await?))
@@ -40,16 +40,16 @@ pub(crate) async fn members(target: &Target, group: &OsStr, out: Output) -> Resu
     Ok(0)
 }
 
-/// Says who leads a group
+/// Prints who leads a group
 ///
-/// Exit code: 1 if nobody does.
+/// The exit code is 1 if nobody does.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LeaderArgs {
     /// The group
     #[arg(allow_hyphen_values = true)]
     group: OsString,
 
-    /// Says it again at each change, until a signal; exits with 0 then
+    /// Prints it again at each change, until a signal; then exits with 0
     #[arg(long)]
     watch: bool,
 }

@@ -15,24 +15,24 @@ use crate::stream::{self, text};
 
 /// Is a member of a group while CMD runs, or until a signal
 ///
-/// The group is created if it is not there. With CMD, which sees TOOZ_GROUP, TOOZ_URL and
+/// The group is created if it does not exist. With CMD, which sees TOOZ_GROUP, TOOZ_URL and
 /// TOOZ_MEMBER_ID, signals are passed on and the exit code is CMD's, as with tooz lock. Without CMD,
-/// it says when it has joined and when its session was lost and is there again; a signal ends it
-/// with 0.
+/// it prints when it has joined, and when its session was lost or replaced; a signal ends it with
+/// exit code 0.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The group; -- comes before a name that begins with -
+    /// The group; write -- before a name that begins with -
     pub(crate) group: OsString,
 
     /// What the member publishes about itself
     #[arg(long, value_name = "JSON", value_parser = json_value, default_value = "null")]
     capabilities: serde_json::Value,
 
-    /// Lets CMD see the password in TOOZ_URL, too
+    /// Lets CMD see the password in TOOZ_URL too
     #[arg(long)]
     pass_url: bool,
 
-    /// What to run
+    /// The command to run
     #[arg(trailing_var_arg = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
 }

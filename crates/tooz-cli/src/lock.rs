@@ -16,31 +16,31 @@ use crate::{LOST, NOT_HAD};
 /// Runs CMD while holding a lock
 ///
 /// CMD sees TOOZ_FENCING_TOKEN, a number that rises with every acquisition: let what the lock
-/// protects refuse a lower one than it has seen. It also sees TOOZ_LOCK, TOOZ_URL (without a
-/// password) and TOOZ_MEMBER_ID. All after NAME that is no option is CMD.
+/// protects refuse a number lower than it has seen. CMD also sees TOOZ_LOCK, TOOZ_URL (without a
+/// password) and TOOZ_MEMBER_ID. Everything after NAME that is not an option is CMD.
 ///
-/// Exit code: that of CMD; 75 if the lock was not had; 76 if it was lost before CMD ended; 126 or 127
-/// if CMD cannot be run; 1 for another error. If a signal ended CMD, the same signal ends this
-/// command (128 + n in a shell). The lock is released, and that confirmed, before the end.
+/// Exit code: that of CMD; 75 if the lock was not acquired; 76 if it was lost before CMD ended; 126
+/// or 127 if CMD cannot be run; 1 for any other error. If a signal ended CMD, the same signal ends
+/// this command (128 + n in a shell). Before it ends, the release of the lock is confirmed.
 ///
 /// A signal is passed on to CMD and what it started, unless it was sent to the whole job or control
-/// group, where it has reached them already; one that was ignored at the start stays ignored. While
-/// the lock is waited for or released, the first signal asks for an orderly end, and the second ends
-/// it at once. A job that is stopped (Ctrl-Z) keeps its lock.
+/// group and so has reached them already. A signal that was ignored at the start stays ignored. While
+/// the command waits for the lock or releases it, the first signal asks for an orderly end, and the
+/// second ends it at once. A job that is stopped (Ctrl-Z) keeps its lock.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The lock; -- comes before a name that begins with -
+    /// The lock; write -- before a name that begins with -
     pub(crate) name: OsString,
 
     /// Holds it together with other shared holders
     #[arg(long)]
     shared: bool,
 
-    /// Does not wait: 75 if somebody else holds it
+    /// Does not wait: exits with 75 if somebody else holds it
     #[arg(short = 'n', long = "try", visible_aliases = ["nonblock"], conflicts_with = "wait")]
     no_wait: bool,
 
-    /// Waits that long and no longer: then 75
+    /// Waits at most this long, then exits with 75
     #[arg(short, long, visible_aliases = ["timeout"], value_name = "TIME", value_parser = time)]
     wait: Option<Duration>,
 
@@ -48,11 +48,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10")]
     grace: Duration,
 
-    /// Lets CMD see the password in TOOZ_URL, too
+    /// Lets CMD see the password in TOOZ_URL too
     #[arg(long)]
     pass_url: bool,
 
-    /// What to run
+    /// The command to run
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
 }
@@ -105,8 +105,8 @@ async fn hold(
             output::problem(ErrorKind::LockLost, &format!("{what} was lost: {loss}"));
             Ok(LOST)
         }
-        // The backend's word on the time before, unless it came so late that the lock would have
-        // been lost anyway: what happened after CMD's end is not CMD's.
+        // The backend tells about the time before, unless its answer came so late that the lock would
+        // have been lost anyway: what happened after CMD's end does not concern CMD.
         (Ended::Exited(_), Err(error))
             if error.kind() == ErrorKind::LockLost
                 && deadline.is_none_or(|end| Instant::now() < end) =>
@@ -120,7 +120,7 @@ async fn hold(
             output::note(&format!("{what} was lost after {:?} had ended", args.command[0]));
             Ok(code?)
         }
-        // It was held until CMD ended, so CMD's word counts.
+        // The lock was held until CMD ended, so CMD's exit code counts.
         (Ended::Exited(code), Err(error)) => {
             output::note(&output::chain(&error));
             Ok(code?)

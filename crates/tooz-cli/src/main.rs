@@ -1,9 +1,9 @@
 //! The `tooz` command: locks, groups and elections from the shell, and a demonstration.
 //!
 //! Exit codes: 0; 1 for an error, and for a group without a leader; 2 for wrong usage; 75 when a lock
-//! was not had; 76 when a lock or a term was lost; 126 and 127 when CMD cannot be run; else CMD's
-//! own. What a signal ends, or whose CMD a signal ends, dies of that signal, which shells show as
-//! 128 + n.
+//! was not acquired; 76 when a lock or a term was lost; 126 and 127 when CMD cannot be run; otherwise
+//! CMD's own. A command that a signal ends, or whose CMD a signal ends, dies of that signal, which
+//! shells show as 128 + n.
 
 mod child;
 mod connect;
@@ -38,7 +38,7 @@ use crate::output::{Output, Voice};
 use crate::signals::Signals;
 use crate::watch::What;
 
-/// The lock was not had (`EX_TEMPFAIL` of sysexits: come again).
+/// The lock was not acquired (`EX_TEMPFAIL` of sysexits: try again later).
 const NOT_HAD: u8 = 75;
 /// The lock or the term was lost while CMD ran.
 const LOST: u8 = 76;
@@ -69,7 +69,7 @@ struct Cli {
     #[command(flatten)]
     voice: Voice,
 
-    /// What stands in front of this process, which runs a command
+    /// The process in front of this one, which runs a command
     #[arg(long, hide = true)]
     front: Option<front::Link>,
 
@@ -83,8 +83,8 @@ enum Command {
     ///
     /// They join a group, elect a leader, share out jobs and hold a lock in turn; then the leader is
     /// killed. Everything that is shown is checked: the exit code is 1 if any of it did not happen.
-    /// Without --url it uses a directory of its own, which it removes. On a backend that knows of a
-    /// death by a timeout, it uses one of 4 s unless the URL has another. It leaves nothing there.
+    /// Without --url it uses a directory of its own, which it removes. On a backend that notices a
+    /// death by a timeout, the timeout is 4 s unless the URL sets another. It leaves nothing behind.
     Demo,
     Lock(lock::Args),
     Elect(elect::Args),
@@ -97,8 +97,8 @@ enum Command {
     Ring(ring::Args),
     /// Prints what happens in a group, until a signal
     ///
-    /// Each line has the time in UTC. When the session or the backend is lost, the lines say so, and
-    /// the stream goes on with what it finds afterwards.
+    /// Each line has the time in UTC. When the session or the backend is lost, a line says so, and
+    /// the stream continues with what it finds afterwards.
     Watch(GroupArg),
     /// Lists the drivers that are built in
     Drivers,
@@ -127,7 +127,7 @@ struct GroupArg {
 }
 
 fn main() -> ExitCode {
-    // CMD's process passes here on its way to becoming CMD.
+    // The process that becomes CMD passes here.
     if let Some(code) = child::become_command_if_asked() {
         return ExitCode::from(code);
     }
@@ -142,14 +142,14 @@ fn main() -> ExitCode {
 }
 
 impl Cli {
-    /// Reads the arguments. A NAME that begins with `-` may stand on either side of the `--`.
+    /// Reads the arguments. A NAME that begins with `-` may come before or after the `--`.
     fn from_arguments() -> Result<Self, clap::Error> {
         let given: Vec<_> = std::env::args_os().collect();
         let mut cli = Self::try_parse_from(&given).or_else(|error| {
             let otherwise = || {
                 let (given, name) = grammar::name_behind_escape(given)?;
                 let mut cli = Self::try_parse_from(given).ok()?;
-                // A mistyped option after NAME would be the CMD.
+                // A mistyped option after NAME would become the CMD.
                 cli.command.name_and_command().is_some_and(|(n, _)| *n == name).then_some(cli)
             };
             let is_unknown = error.kind() == ErrorKind::UnknownArgument;
@@ -174,10 +174,10 @@ impl Command {
     }
 }
 
-/// The descriptors that a runtime takes, and a few of those that a driver needs.
+/// The descriptors that a runtime takes, and a few that a driver needs.
 const DESCRIPTORS: usize = 12;
 
-/// Refuses to begin where a runtime would panic for want of descriptors.
+/// Fails early where a runtime would panic for lack of descriptors.
 fn check_descriptors() -> anyhow::Result<()> {
     let spare = (0..DESCRIPTORS).map(|_| File::open("/dev/null"));
     let spare = spare.collect::<std::io::Result<Vec<_>>>();

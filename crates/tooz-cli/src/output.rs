@@ -3,8 +3,8 @@
 //!
 //! # Capabilities as JSON
 //!
-//! A peer may have stored anything that msgpack can hold. What JSON cannot is an object of one
-//! key with a dollar sign:
+//! A peer may have stored anything that msgpack can express. What JSON cannot express becomes an
+//! object with one key that begins with a dollar sign:
 //!
 //! | stored | printed |
 //! |---|---|
@@ -30,32 +30,32 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime as Clock};
 
 use crate::signals::Interrupted;
 
-/// How much is said on standard error, and how. Set once, before anything is said.
+/// How much is printed on standard error, and how. Set once, before anything is printed.
 static VOICE: OnceLock<Voice> = OnceLock::new();
 
-/// What is said on standard error beside errors.
+/// What is printed on standard error besides errors.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub(crate) struct Voice {
-    /// Says more on standard error: what is going on; twice, each step. RUST_LOG chooses by part of
-    /// the program instead
+    /// Prints more on standard error: what is going on; given twice, each step. RUST_LOG filters by
+    /// module instead
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
 
-    /// Says nothing on standard error but errors
+    /// Prints only errors on standard error
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Prints data as JSON, a stream as one object a line, and an error as an object on standard
+    /// Prints data as JSON, a stream as one object per line, and an error as an object on standard
     /// error
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
 impl Voice {
-    /// What the session's events tell is said in words of our own.
+    /// We print the session's events in words of our own.
     const DEFAULT: &str = "error,tooz=warn,tooz::session=error";
 
-    /// From now on it is spoken so. Also what the libraries log goes to standard error.
+    /// Applies this from now on. What the libraries log goes to standard error too.
     pub(crate) fn use_from_now_on(self) {
         let asked = std::env::var("RUST_LOG").ok().filter(|asked| !asked.is_empty());
         let filter = match (self.quiet, self.verbose) {
@@ -73,7 +73,7 @@ impl Voice {
             .with_writer(io::stderr)
             .with_ansi(false)
             .init();
-        // It is called once.
+        // This is called once.
         let _ = VOICE.set(self);
     }
 
@@ -96,7 +96,7 @@ impl Output {
         stdout.flush()
     }
 
-    /// Prints one JSON value a line.
+    /// Prints one JSON value per line.
     pub(crate) fn value(self, value: &serde_json::Value) -> io::Result<()> {
         self.line(&value.to_string())
     }
@@ -109,7 +109,7 @@ pub(crate) fn raw(text: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Says something on standard error, in one line, unless only errors are wanted.
+/// Prints a note on standard error, in one line, unless only errors are wanted.
 pub(crate) fn note(text: &str) {
     if !Voice::used().quiet {
         say(text);
@@ -117,24 +117,24 @@ pub(crate) fn note(text: &str) {
 }
 
 fn say(text: &str) {
-    // With standard error gone there is nobody to tell.
+    // If standard error is gone, there is nobody to tell.
     let _ = writeln!(io::stderr(), "tooz: {}", text.replace(['\n', '\r'], " "));
 }
 
 /// This moment, for people and their logs: seconds of UTC.
 pub(crate) fn now() -> String {
     let mut text = String::new();
-    // Writing to a text cannot fail.
+    // Writing to a string cannot fail.
     let _ = Clock.format_time(&mut Writer::new(&mut text));
     text.truncate("2026-01-01T00:00:00".len());
     text + "Z"
 }
 
-/// Says on standard error what went wrong: in one line, or as an object where data are.
+/// Prints on standard error what went wrong: in one line, or as an object if data are JSON.
 ///
-/// The object has `kind`, the name of a [`ErrorKind`], or `Usage` or `Other`, and `message`, the
-/// whole text; and where they are known `driver`, `address`, `operation` and `advice`, which is what
-/// to look at.
+/// The object has `kind`, the name of an [`ErrorKind`], or `Usage` or `Other`, and `message`, the
+/// whole text; and, if they are known, `driver`, `address`, `operation` and `advice`, which is what
+/// to check.
 pub(crate) fn error(kind: &str, text: &str, about: Option<&tooz::Error>) {
     let advice = about.and_then(tooz::Error::advice);
     if !Voice::used().json {
@@ -158,22 +158,22 @@ pub(crate) fn error(kind: &str, text: &str, about: Option<&tooz::Error>) {
     let _ = writeln!(io::stderr(), "{}", json!({"error": object}));
 }
 
-/// The same, of what is no error of the library.
+/// The same for a problem that is not an error of the library.
 pub(crate) fn problem(kind: ErrorKind, text: &str) {
     error(&format!("{kind:?}"), text, None);
 }
 
-/// A wrong usage, or a call for help, in the words of the parser; the exit code.
+/// Prints a usage error, or the help, in the parser's words; returns the exit code.
 pub(crate) fn usage(problem: &clap::Error) -> u8 {
     let asked_for_json = std::env::args_os().any(|argument| argument == "--json");
     if problem.use_stderr() && asked_for_json {
-        // A voice is not parsed yet.
+        // The voice is not parsed yet.
         let _ = VOICE.set(Voice { json: true, ..Voice::default() });
         let text = problem.render().to_string();
         let text = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
         error("Usage", text, None);
     } else {
-        // With nobody to read it there is nobody to tell.
+        // If nobody reads it, there is nobody to tell.
         let _ = problem.print();
     }
     u8::try_from(problem.exit_code()).unwrap_or(2)
@@ -195,7 +195,7 @@ pub(crate) fn failure(error: &anyhow::Error) -> u8 {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         return interrupted.die();
     }
-    // A reader that had enough, like head, ends the command without a word, as SIGPIPE would.
+    // A reader that has had enough, like head, ends the command silently, as SIGPIPE would.
     if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
         return 128 + 13;
     }
@@ -218,7 +218,7 @@ pub(crate) fn member_text(member: &Member) -> String {
     }
 }
 
-/// A member id for JSON: its text, or escaped where it is not UTF-8.
+/// A member id for JSON: its text, escaped if it is not UTF-8.
 pub(crate) fn id(id: &MemberId) -> String {
     id.as_str().map_or_else(|| id.to_string(), str::to_owned)
 }
@@ -265,7 +265,7 @@ fn bytes(data: &[u8]) -> serde_json::Value {
 
 fn map(pairs: &[(Value, Value)]) -> serde_json::Value {
     let mut names = BTreeSet::new();
-    // Looked at before anything is converted: maps in maps would be converted twice a level.
+    // Checked before anything is converted: otherwise nested maps would be converted twice per level.
     if pairs.iter().all(|(key, _)| key.as_str().is_some_and(|key| names.insert(key))) {
         let named =
             |(key, value): &(Value, Value)| Some((key.as_str()?.to_owned(), from_msgpack(value)));
@@ -298,7 +298,7 @@ fn uuid(data: &[u8]) -> Option<String> {
     Some(parts.join("-"))
 }
 
-/// A map of the parts of a date, and of a time with it or not, in the manner of ISO 8601.
+/// A map of the parts of a date, with or without a time, in the style of ISO 8601.
 fn date(data: &[u8]) -> Option<String> {
     let value = nested(data)?;
     let pairs = value.as_map()?;

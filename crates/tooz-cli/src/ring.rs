@@ -1,4 +1,4 @@
-//! `tooz ring`: who is responsible for what, and what would move.
+//! `tooz ring`: which member is responsible for what, and what would move.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,8 +13,8 @@ use crate::output::{self, Output};
 
 /// Shows the members of a group as a hash ring: their shares, and where keys go
 ///
-/// Members have the weight that they publish, or 1. Keys go where the partitioner of every member
-/// puts them, in Rust or in Python.
+/// Members have the weight that they publish, or 1. Keys go where every member's partitioner puts
+/// them, in Rust or in Python.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The group
@@ -22,16 +22,16 @@ pub(crate) struct Args {
     group: OsString,
     /// Where do these keys go?
     keys: Vec<OsString>,
-    /// Shows so many members for each key, the owner first
+    /// How many members to show for each key, the owner first
     #[arg(long, default_value_t = 1, value_name = "N")]
     replicas: usize,
     /// What would move if this member left? May be repeated
     #[arg(long, value_name = "MEMBER")]
     without: Vec<OsString>,
-    /// Points for each unit of weight, the same for all who place
+    /// Points for each unit of weight, the same as the members use
     #[arg(long, default_value_t = HashRing::DEFAULT_POINTS, value_name = "N")]
     points: u32,
-    /// The hash function, by Python's name
+    /// The hash function, by its name in Python
     #[arg(long, default_value_t = Hash::default(), value_name = "NAME")]
     hash: Hash,
 }
@@ -92,7 +92,7 @@ fn shares(ring: &HashRing) -> Vec<Value> {
     ring.shares().into_iter().map(share).collect()
 }
 
-/// How much moves, summed up by where it goes.
+/// How much moves, summed up by new owner.
 struct Moves {
     fraction: f64,
     to: BTreeMap<MemberId, f64>,

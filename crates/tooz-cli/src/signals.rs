@@ -4,14 +4,14 @@
 //!
 //! A key of the terminal, a shell's `kill %1`, a service manager that signals a whole control group
 //! (systemd's `KillMode=control-group`, the default): all these reach CMD as well, and it must not
-//! get the signal twice. `kill PID` reaches one process alone, and must be passed on. The sender is
-//! no help: a service manager does either. But our front and our holder (see [`crate::front`]) are
-//! two processes of the same job, so: what both of them get within [`TWIN`] was sent to all.
+//! get the signal twice. `kill PID` reaches only one process, and must be passed on. The sender does
+//! not help: a service manager may do either. But our front and our holder (see [`crate::front`]) are
+//! two processes of the same job, so a signal that both get within [`TWIN`] was sent to all.
 //!
 //! # What is ignored
 //!
 //! A signal that was ignored when we started stays ignored, and CMD inherits that: `nohup`,
-//! `trap ''`, and what a script starts with `&` mean it so. Linux alone tells what was ignored.
+//! `trap ''` and a script's `&` rely on it. Only Linux tells what was ignored.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::output;
 
-/// Those that are passed on to a command. Job control is the kernel's business and the shell's.
+/// The signals that are passed on to CMD. Job control is up to the kernel and the shell.
 const HEARD: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGTERM,
@@ -38,11 +38,11 @@ const HEARD: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// How far apart a signal to all of a job may reach two of its processes. systemd signals the main
+/// How far apart a signal to a whole job may reach two of its processes. systemd signals the main
 /// process, then reads the list of the others: less than a millisecond on an idle machine.
 const TWIN: Duration = Duration::from_millis(100);
 
-/// Listens to what is to be heard and was not ignored, and to `more` of them in any case.
+/// Listens to the signals that were not ignored, and to `more` in any case.
 pub(crate) fn hook(more: &[Signal]) -> Result<signal_hook::iterator::Signals> {
     let ignored = ignored();
     let heard = HEARD.iter().filter(|signal| ignored & bit(**signal) == 0);
@@ -54,7 +54,7 @@ pub(crate) fn hook(more: &[Signal]) -> Result<signal_hook::iterator::Signals> {
 
 /// The signals that are ignored, as a mask.
 fn ignored() -> u64 {
-    // Where there is no such file, none can be told.
+    // Without such a file, none is known.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
@@ -72,7 +72,7 @@ pub(crate) struct Received {
     pub(crate) to_all: bool,
 }
 
-/// By which of our processes a signal came.
+/// Through which of our processes a signal came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Front,
@@ -90,7 +90,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Listens, for as long as the process runs; as a holder also to its front's.
+    /// Listens for as long as the process runs; a holder listens to its front's signals too.
     pub(crate) fn listen(front: Option<File>) -> Result<Self> {
         let (sender, heard) = unbounded_channel();
         let (merged, received) = unbounded_channel();
@@ -102,7 +102,7 @@ impl Signals {
                 while pipe.read_exact(&mut byte).is_ok() {
                     let _ = sender.send((i32::from(byte[0]), Way::Front));
                 }
-                // The front is dead. Where that did not kill us, the end is in order.
+                // The front is dead. If that did not kill us, we end in order.
                 let _ = sender.send((Signal::SIGTERM as i32, Way::Front));
             })?;
         }
@@ -113,18 +113,18 @@ impl Signals {
         Ok(Self { received, asked: false, at_once: None })
     }
 
-    /// The next signal. Dropping the future loses none.
+    /// The next signal. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Received {
         let Some(received) = self.received.recv().await else {
             // The listening threads live as long as the process.
             return std::future::pending().await;
         };
-        // SIGHUP asks many a daemon to read its configuration again.
+        // To many daemons SIGHUP means to read their configuration again.
         self.asked |= matches!(received.signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT);
         received
     }
 
-    /// Runs `work`, which a signal ends.
+    /// Runs `work` until it is done or a signal ends it.
     pub(crate) async fn interrupt<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -138,8 +138,8 @@ impl Signals {
         }
     }
 
-    /// Runs what belongs to an orderly end. The first signal asks for just that, so it changes
-    /// nothing; the second ends it at once, and whatever else would belong to the end.
+    /// Runs a part of an orderly end. The first signal asks for just that, so it changes nothing;
+    /// the second ends it at once, with everything that would follow.
     pub(crate) async fn end<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Interrupted> {
         let mut work = pin!(work);
         loop {
@@ -170,13 +170,13 @@ fn spawn(listen: impl FnOnce() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// Makes one of what came both ways. Where there is one way only, nothing is waited for.
+/// Merges a signal that came both ways. If there is only one way, it waits for nothing.
 async fn merge(
     mut heard: UnboundedReceiver<(i32, Way)>,
     merged: UnboundedSender<Received>,
     both_ways: bool,
 ) {
-    // What came while the twin of another was awaited.
+    // A signal that came while another one's twin was awaited.
     let mut early = VecDeque::new();
     loop {
         let first = match early.pop_front() {
@@ -204,21 +204,21 @@ async fn merge(
     }
 }
 
-/// The error of what a signal ended.
+/// The error of a command that a signal ended.
 #[derive(Debug)]
 pub(crate) struct Interrupted(pub(crate) Signal);
 
 impl Interrupted {
-    /// Dies of that signal, so that a shell ends its loop or its script too. Where that is not
-    /// possible, returns 128 + n, which is what a shell would make of it.
+    /// Dies of that signal, so that a shell ends its loop or its script too. If that is not
+    /// possible, returns 128 + n, as a shell would.
     pub(crate) fn die(&self) -> u8 {
         // The kernel spares process 1.
         if std::process::id() != 1 {
-            // A core dump would be of the wrong process. If this fails, there is one.
+            // A core dump would be of the wrong process. If this fails, there will be one.
             let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
             #[cfg(target_os = "linux")]
             let _ = nix::sys::prctl::set_dumpable(false);
-            // It fails for a signal that it does not know.
+            // It fails for a signal that the library does not know.
             let _ = signal_hook::low_level::emulate_default_handler(self.0 as i32);
         }
         u8::try_from(128 + self.0 as i32).unwrap_or(u8::MAX)

@@ -9,17 +9,17 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
 
-/// Waits until nobody reads standard output any more, which a stream without events would not see,
-/// and gives the error that the next write would. A file always has a reader.
+/// Waits until nobody reads standard output any more, which a stream without events would not
+/// notice, and returns the error that the next write would. A file always has a reader.
 pub(crate) async fn reader_gone() -> io::Error {
     let (sender, gone) = oneshot::channel();
     let watch = move || {
         if wait().is_ok() {
-            // Nobody may want to know any more.
+            // There may be nobody left who wants to know.
             let _ = sender.send(());
         }
     };
-    // Without the thread, the next write tells.
+    // Without the thread, the next write finds out.
     let _ = thread::Builder::new().name("reader".into()).spawn(watch);
     match gone.await {
         Ok(()) => io::ErrorKind::BrokenPipe.into(),
@@ -29,7 +29,7 @@ pub(crate) async fn reader_gone() -> io::Error {
 
 fn wait() -> nix::Result<()> {
     let stdout = io::stdout();
-    // Asked for nothing, it only tells of errors and of the end.
+    // With no events asked for, poll only reports errors and the end.
     let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
     loop {
         match poll(&mut polled, PollTimeout::NONE) {

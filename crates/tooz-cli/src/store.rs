@@ -1,7 +1,7 @@
-//! The directory of those who name no backend.
+//! The directory that is used if no backend is named.
 //!
 //! All processes of one user on one host must find the same one, however they were started, and
-//! nothing may clean it: so no variable of the environment counts, and no temporary directory does.
+//! nothing may clean it: so it depends on no environment variable, and is not a temporary directory.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -13,7 +13,7 @@ use nix::unistd::{User, geteuid, gethostname};
 /// Unlike a host name, it stays for as long as the system is installed.
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// The user's own directory on this host, made if it is not there.
+/// The user's own directory on this host, created if it does not exist.
 pub(crate) fn directory() -> Result<PathBuf> {
     let uid = geteuid();
     let user = User::from_uid(uid).context("cannot look the user up")?;
@@ -24,7 +24,7 @@ pub(crate) fn directory() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// What tells the hosts apart that share a home.
+/// Distinguishes the hosts that share a home.
 fn host() -> Result<String> {
     let id = fs::read_to_string(MACHINE_ID).unwrap_or_default();
     let id = id.trim();

@@ -1,4 +1,4 @@
-//! Lines of a stream: each with its time, and marks where the session or the backend was lost.
+//! Lines of a stream, each with its time, and marks where the session or the backend was lost.
 
 use std::io;
 use std::pin::pin;
@@ -44,7 +44,7 @@ pub(crate) async fn follow<T>(
     }
 }
 
-/// Prints the marks alone.
+/// Prints only the marks.
 pub(crate) async fn follow_session(mut session: Events<SessionEvent>, out: Output) -> Result<()> {
     let mut gone = pin!(reader_gone());
     loop {

@@ -1,7 +1,7 @@
-//! The secrets of a URL: how they come in, and that CMD does not get them unasked.
+//! The secrets of a URL: how they come in, and how they are kept from CMD.
 //!
-//! Arguments are there for every user of the host to see, the environment only for the user's own
-//! processes, and root.
+//! Every user of the host can see arguments; only the user's own processes, and root, can see the
+//! environment.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -13,10 +13,10 @@ use tooz::CoordinatorUrl;
 
 use crate::output;
 
-/// What stands in the place of a secret where a URL is shown.
+/// Replaces a secret where a URL is shown.
 const WITHHELD: &str = "***";
 
-/// More than any URL has.
+/// More bytes than any URL has.
 const LONGEST: u64 = 64 * 1024;
 
 /// The URL in a file: its first line that is not empty.
@@ -30,7 +30,7 @@ pub(crate) fn read(file: &Path) -> Result<String> {
     let url = url.with_context(|| format!("{} is empty; write a URL there", file.display()))?;
     if mode & 0o044 != 0 && shown(url).is_some() {
         let file = file.display();
-        output::note(&format!("others can read {file}, and the password there; chmod it to 600"));
+        output::note(&format!("others can read {file} and the password in it; chmod it to 600"));
     }
     Ok(url.to_owned())
 }
@@ -59,22 +59,22 @@ pub(crate) fn check_alone(url: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// The URL as CMD may see it: one with a secret only has what is shown to people, unless it is to
-/// be passed on. A `tooz` in CMD refuses that, and goes to no other backend.
+/// The URL as CMD may see it: a secret in it is replaced, unless it is to be passed on. A `tooz` in
+/// CMD refuses such a URL, and uses no other backend.
 pub(crate) fn for_command(url: String, pass: bool) -> String {
     let shown = if pass { None } else { shown(&url) };
     shown.unwrap_or(url)
 }
 
-/// The URL without its secrets, if it has any. A malformed one is refused elsewhere.
+/// The URL without its secrets, if it has any. A malformed URL is refused elsewhere.
 fn shown(url: &str) -> Option<String> {
     let shown = url.parse::<CoordinatorUrl>().ok()?.to_string();
-    // The rest of it may have such a text, too.
+    // The rest of it may contain that text too.
     let count = |text: &str| text.matches(WITHHELD).count();
     (count(&shown) > count(url)).then_some(shown)
 }
 
-/// Whether it is what [`for_command`] made of another.
+/// Whether [`for_command`] made this of another URL.
 fn is_withheld(url: &str) -> bool {
     let Ok(url) = url.parse::<CoordinatorUrl>() else { return false };
     url.password().is_some_and(|password| password.expose() == WITHHELD)

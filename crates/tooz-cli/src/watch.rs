@@ -12,14 +12,14 @@ use crate::output::{self, Output};
 use crate::signals::Signals;
 use crate::stream::{self, text};
 
-/// What is watched.
+/// What to watch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
     Members,
     Leader,
 }
 
-/// Prints events until a signal, which is the usual end and no failure.
+/// Prints events until a signal, which is the usual end, not a failure.
 pub(crate) async fn run(target: &Target, group: &OsStr, what: What, out: Output) -> Result<u8> {
     let mut signals = Signals::listen(None)?;
     let coordinator = target.coordinator()?;

@@ -31,7 +31,7 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Polled<T> {
     pub(crate) value: T,
-    /// Where the next query goes on.
+    /// Where the next query continues.
     pub(crate) index: u64,
 }
 

@@ -77,24 +77,24 @@ impl Config {
 
     fn read_with(url: &CoordinatorUrl, mut options: Options, env: Environment<'_>) -> Result<Self> {
         if !matches!(url.path(), "" | "/") {
-            return Err(Error::invalid("the URL has a path; use ?namespace=NAME"));
+            return Err(Error::invalid("a Consul URL has no path; use ?namespace=NAME"));
         }
         let ttl = options.seconds("ttl", Duration::from_secs(15))?;
         if ttl < Duration::from_secs(1) || ttl > SESSION_TTL.1 {
-            return Err(Error::invalid("ttl is from 1 to 86400 seconds"));
+            return Err(Error::invalid("ttl must be from 1 to 86400 seconds"));
         }
         let lock_delay = match options.parse::<f64>("lock_delay", "a number of seconds")? {
             None => Duration::from_secs(15),
             Some(seconds) => Duration::try_from_secs_f64(seconds)
                 .ok()
                 .filter(|delay| *delay <= LOCK_DELAY)
-                .ok_or_else(|| Error::invalid("lock_delay is from 0 to 60 seconds"))?,
+                .ok_or_else(|| Error::invalid("lock_delay must be from 0 to 60 seconds"))?,
         };
         let check = match options.text("check").as_deref() {
             None | Some("auto") => Check::Auto,
             Some("yes") => Check::Yes,
             Some("no") => Check::No,
-            Some(_) => return Err(Error::invalid("check is yes, no or auto")),
+            Some(_) => return Err(Error::invalid("check must be yes, no or auto")),
         };
         let longest = ttl / 3;
         let response_timeout = options.seconds("timeout", longest)?.min(longest);
@@ -148,9 +148,7 @@ fn namespace(options: &mut Options) -> Result<Keys> {
         return Err(Error::invalid(format!("the namespace has at most {NAMESPACE} bytes")));
     }
     if namespace.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err(Error::invalid(
-            "the namespace is what keys begin with, without empty path segments",
-        ));
+        return Err(Error::invalid("the namespace must not have empty path segments"));
     }
     Ok(Keys::new(&namespace))
 }
@@ -229,7 +227,7 @@ fn servers(url: &CoordinatorUrl, options: &mut Options, env: Environment<'_>) ->
     let identity = match (file("client_cert", "CLIENT_CERT")?, file("client_key", "CLIENT_KEY")?) {
         (Some((certificate, its)), Some((key, file))) => Some(((certificate, key), (its, file))),
         (None, None) => None,
-        _ => return Err(Error::invalid("client_cert and client_key go together")),
+        _ => return Err(Error::invalid("client_cert and client_key must be given together")),
     };
     let server_name = text(options, "tls_server_name", env, "TLS_SERVER_NAME");
     if !https {

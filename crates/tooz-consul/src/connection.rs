@@ -124,6 +124,6 @@ impl Connections {
 }
 
 fn busy() -> Error {
-    Error::new(ErrorKind::TimedOut, "too many requests of this process wait for their turn")
+    Error::new(ErrorKind::TimedOut, "too many requests of this process are waiting")
         .outcome_is(Outcome::NotApplied)
 }

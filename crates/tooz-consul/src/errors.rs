@@ -14,7 +14,7 @@ pub(crate) fn failure(response: &Response) -> Error {
         return denied(&text);
     }
     if text.contains("Invalid Session TTL") {
-        return Error::invalid("the servers do not allow this time to live of sessions")
+        return Error::invalid("the servers do not allow this time to live for sessions")
             .with("answer", text);
     }
     if text.contains("invalid session") {

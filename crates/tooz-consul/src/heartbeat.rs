@@ -26,7 +26,7 @@ pub(crate) async fn renew(state: &State) -> Result<()> {
     if let Ok(false) = renewed {
         return Err(state.session_lost());
     }
-    // What is gone is told even if the rest failed.
+    // What is gone is reported even if the rest failed.
     let found = found?;
     let is_gone = |owned: &OwnedKey| !owned.is_ours(found.get(&owned.key));
     for grant in grants.iter().filter(|grant| is_gone(&grant.owned)) {

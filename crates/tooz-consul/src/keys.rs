@@ -40,8 +40,10 @@ impl Keys {
         fits("a lock's name", name.as_bytes())?;
         let text = name.as_str().filter(|text| text.split('/').all(is_segment));
         let text = text.ok_or_else(|| {
-            Error::invalid("a lock's name is printable UTF-8, without empty, . or .. path segments")
-                .with("lock", name)
+            Error::invalid(
+                "a lock's name must be printable UTF-8, without empty, . or .. path segments",
+            )
+            .with("lock", name)
         })?;
         Ok(self.lock_keys(format!("{}/locks/{text}", self.namespace), "lock", text))
     }
@@ -124,7 +126,7 @@ fn group_text(group: &GroupId) -> Result<&str> {
     fits("a group's id", group.as_bytes())?;
     let text = group.as_str().filter(|text| is_segment(text) && !text.contains('/'));
     text.ok_or_else(|| {
-        Error::invalid("a group's id is printable UTF-8 without a slash, and not . or ..")
+        Error::invalid("a group's id must be printable UTF-8 without a slash, and not . or ..")
             .with("group", group)
     })
 }
@@ -133,12 +135,12 @@ fn member_text(member: &MemberId) -> Result<&str> {
     fits("a member's id", member.as_bytes())?;
     let text = member.as_str().filter(|text| is_segment(text) && !text.contains('/'));
     text.ok_or_else(|| {
-        Error::invalid("a member's id is printable UTF-8 without a slash, and not . or ..")
+        Error::invalid("a member's id must be printable UTF-8 without a slash, and not . or ..")
             .with("member", member)
     })
 }
 
-/// Refuses what is too long for the largest request of its life, before the first one.
+/// Refuses, before the first request, what is too long for the largest request to come.
 fn fits(what: &str, name: &[u8]) -> Result<()> {
     if name.len() > LONGEST {
         return Err(

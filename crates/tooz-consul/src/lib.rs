@@ -1,8 +1,8 @@
 //! The Consul driver of `tooz`: `consul://` and `consul+https://`.
 //!
-//! It shares locks and groups with the Consul driver of the Python original. What belongs to a
-//! coordinator is locked by its Consul session, which lives as long as a check of the local agent is
-//! passed in time; each step is one transaction, and a waiter is woken by a blocking query.
+//! It shares locks and groups with the Consul driver of the Python original. Everything that belongs
+//! to a coordinator is locked by its Consul session, which lives as long as the driver passes a check
+//! of the local agent in time; each step is one transaction, and a blocking query wakes a waiter.
 //!
 //! `docs/drivers/consul.md` has the options, the guarantees, the costs and the layout.
 
@@ -19,7 +19,7 @@ mod hold;
 pub mod inspect;
 mod keys;
 mod lock;
-// Blocking queries that all coordinators of a process share: an agent takes few connections.
+// Blocking queries that all coordinators of a process share: an agent accepts few connections.
 mod poll;
 // The sessions at the servers and the check at the agent, by which a coordinator lives.
 mod presence;

@@ -170,7 +170,7 @@ impl Waiters {
     }
 }
 
-/// Waits for a change of anything; where to go on.
+/// Waits for a change of anything; returns where to continue.
 async fn change(client: &Client, index: u64) -> u64 {
     // All keys are the same up to the first slash, so there is hardly an answer.
     let all = path(&client.connections.access.namespace);
@@ -216,7 +216,7 @@ async fn follow(client: &Client, path: &str, tell: &watch::Sender<Option<HashSet
             Ok(polled) => {
                 index = polled.index;
                 tell.send_replace(Some(polled.value.into_iter().map(|s| s.id).collect()));
-                // A change is told at once; if they come one after the other, some at a time.
+                // A change is reported at once; if they come in quick succession, several together.
                 quick = if asked.elapsed() < PAUSE { quick + 1 } else { 0 };
                 if quick > AT_ONCE {
                     tokio::time::sleep(PAUSE).await;

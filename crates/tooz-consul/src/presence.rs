@@ -203,7 +203,7 @@ async fn register(client: &Client, config: &Config) -> Result<Option<AgentCheck>
     match client.call(request, &[]).await {
         Ok(response) => Ok(Some(AgentCheck { id, server: response.endpoint() })),
         Err(error) if error.kind() == ErrorKind::Authentication && config.check == Check::Auto => {
-            debug!(%error, "no check with the agent: the session has a time to live alone");
+            debug!(%error, "no check at the agent: the session only has a time to live");
             Ok(None)
         }
         Err(error) => Err(error),
@@ -230,6 +230,6 @@ async fn pass(client: &Client, check: &AgentCheck) -> Result<bool> {
 async fn deregister(client: &Client, check: &AgentCheck) {
     let request = Request::put(format!("/v1/agent/service/deregister/{}", check.id));
     if let Err(error) = client.call(request.at(check.server), &[404]).await {
-        debug!(%error, "the agent is left to remove the check by itself");
+        debug!(%error, "the agent will remove the check by itself");
     }
 }

@@ -60,6 +60,6 @@ pub(crate) async fn remove_marker(state: &State, keys: &LockKeys) {
     .await;
     if let Err(error) = removed {
         // It costs newcomers a request, and the next one that leaves the queue removes it.
-        debug!(%error, "the marker of an empty queue is left");
+        debug!(%error, "the marker of an empty queue could not be removed");
     }
 }

@@ -159,7 +159,7 @@ pub(crate) fn end_cohort(state: &State, cohort: String) {
     });
 }
 
-/// Renews the cohorts of shared locks. What is lost is told through its lease.
+/// Renews the cohorts of shared locks. A lost one is reported through its lease.
 pub(crate) async fn renew_cohorts(state: &State, grants: &[Arc<Grant>]) -> Result<()> {
     let cohorts: HashSet<_> = grants.iter().filter_map(|grant| grant.cohort.as_ref()).collect();
     let renewals = cohorts.into_iter().map(async |cohort| {

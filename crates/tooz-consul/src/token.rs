@@ -38,12 +38,12 @@ impl Token {
             // Somebody else was refused too, and has read it.
             return true;
         }
-        // Files may be far away.
+        // Files may be on a slow disk.
         match tokio::task::spawn_blocking(move || read(&path)).await {
             Ok(Ok(new)) => *locked(&self.0.current) = new,
             // What the server said is the better error.
-            Ok(Err(error)) => debug!(%error, "the old token stays"),
-            Err(error) => debug!(%error, "the old token stays"),
+            Ok(Err(error)) => debug!(%error, "the old token stays in use"),
+            Err(error) => debug!(%error, "the old token stays in use"),
         }
         self.current() != *refused
     }

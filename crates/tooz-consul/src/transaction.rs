@@ -167,7 +167,7 @@ pub(crate) struct RawEntry {
 impl RawEntry {
     pub(crate) fn read(self) -> Result<Entry> {
         let value = STANDARD.decode(self.value.unwrap_or_default()).map_err(|e| {
-            Error::new(ErrorKind::Serialization, "the server's answer is not the JSON expected")
+            Error::new(ErrorKind::Serialization, "the server's answer is not the expected JSON")
                 .caused_by(e)
         })?;
         Ok(Entry {

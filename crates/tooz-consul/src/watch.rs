@@ -40,7 +40,7 @@ impl<'a> KeyWatch<'a> {
                 let known = last.as_ref().map(|entry| entry.changed);
                 let waited_for = self.poller.waited_for();
                 let value = timeout(wait, waited_for.differs(self.key, known)).await;
-                // What was known then may not be the newest, so the next look begins anew.
+                // What was known then may not be the newest, so the next look starts again.
                 break Polled { value: value.unwrap_or_else(|_| last.clone()), index: 0 };
             }
             let read = |response: &_| Ok(entries(response)?.pop());

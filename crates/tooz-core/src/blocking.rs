@@ -1,8 +1,8 @@
 //! The same API for code without async.
 //!
-//! Each method does what its namesake does, and blocks the calling thread meanwhile; errors and
-//! guarantees are the same. The engine works on its own thread, so none of this needs a runtime,
-//! and none of it starves a heartbeat. Do not call it from async code: it blocks the executor.
+//! Each method does what its async namesake does, and blocks the calling thread meanwhile; errors and
+//! guarantees are the same. The engine works on its own thread, so nothing here needs a runtime
+//! or starves a heartbeat. Do not call it from async code: it blocks the executor.
 //!
 //! ```
 //! use tooz_core::{Registry, blocking};
@@ -49,7 +49,7 @@ pub struct LockGuard(crate::LockGuard);
 
 /// [`Leadership`](crate::Leadership), blocking. Dropping it resigns in the background.
 #[derive(Debug)]
-#[must_use = "dropping the leadership resigns it"]
+#[must_use = "dropping the leadership resigns"]
 pub struct Leadership(crate::Leadership);
 
 /// [`PartitionedGroup`](crate::PartitionedGroup), blocking.
@@ -130,7 +130,7 @@ macro_rules! ownership {
                 }
 
                 /// Runs `work` if it is held, and succeeds if it was held to the end. A thread
-                /// cannot be interrupted, so `work` goes on after a loss: let it
+                /// cannot be interrupted, so `work` continues after a loss: let it
                 /// [check](Self::check) between its steps, and send the
                 /// [token](Self::fencing_token) with each write.
                 ///
@@ -186,7 +186,7 @@ impl Coordinator {
         block_on(self.0.stopped());
     }
 
-    /// A lock of that name. Nothing is acquired yet.
+    /// The lock of that name. Nothing is acquired yet.
     pub fn lock(&self, name: impl Into<LockName>) -> Result<Lock> {
         self.0.lock(name).map(Lock)
     }
@@ -196,7 +196,7 @@ impl Coordinator {
         block_on(self.0.campaign(group)).map(Leadership)
     }
 
-    /// Campaigns and waits as told; `None` if the time was over before.
+    /// Campaigns for as long as `wait` says; `None` if that time ended without a term.
     pub fn campaign_with(
         &self,
         group: impl Into<GroupId>,
@@ -272,7 +272,8 @@ impl Lock {
         self.acquire_with(Mode::Shared, Wait::For(time))
     }
 
-    /// Acquires it in a mode, waiting as told; `None` if the time was over before.
+    /// Acquires it in a mode, and waits for as long as `wait` says; `None` if that time ended without
+    /// the lock.
     pub fn acquire_with(&self, mode: Mode, wait: Wait) -> Result<Option<LockGuard>> {
         Ok(block_on(self.0.acquire_with(mode, wait))?.map(LockGuard))
     }
@@ -315,7 +316,7 @@ impl PartitionedGroup {
         Self(self.0.hash(hash))
     }
 
-    /// Joins the group, created if it does not exist, and follows it.
+    /// Joins the group, creates it if it does not exist, and follows it.
     ///
     /// # Errors
     /// The same as those of [`join`](crate::PartitionedGroup::join).
@@ -352,7 +353,7 @@ impl Partitioner {
         self.0.belongs_to_self(object)
     }
 
-    /// The rings to come, after each change of the group.
+    /// The ring now and after each change of the group.
     pub fn changes(&self) -> Events<Arc<HashRing>> {
         Events(self.0.changes())
     }
@@ -364,7 +365,7 @@ impl Partitioner {
 }
 
 impl Partitions {
-    /// Waits for the next partition that has become ours; `None` when the coordinator is stopped.
+    /// Waits for the next partition that this member owns; `None` once the coordinator is stopped.
     pub fn owned(&mut self) -> Option<Partition> {
         block_on(self.0.owned()).map(Partition)
     }

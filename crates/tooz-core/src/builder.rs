@@ -11,11 +11,11 @@ use crate::{
     Feature, Features, Heartbeat, MemberId, Options, Result, RetryPolicy,
 };
 
-/// The sum of it and a token fits the signed 64 bits that a resource's column may have.
+/// With this offset a token still fits the signed 64 bits that a resource's column may have.
 const MAX_OFFSET: u64 = 1 << 62;
 const WHAT_OFFSET: &str = "a whole number from 0 to 4611686018427387904";
 
-/// Settles how a coordinator behaves, before it is made.
+/// Configures a coordinator before it is made.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -79,20 +79,21 @@ impl Builder {
         self
     }
 
-    /// How long an operation may look for a working session, and how long starting and, after its
-    /// [grace](Self::stop_grace), stopping may take. 30 s by default. Waiting for a lock is not bounded by it.
+    /// How long an operation may wait for a working session, and how long starting and, after its
+    /// [grace](Self::stop_grace), stopping may take. 30 s by default. It does not limit the wait for
+    /// a lock.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self
     }
 
-    /// How long the backend keeps a session, a lock, a term or a membership after the last sign of
-    /// life of its owner. By default it is the driver's, 10 to 30 s.
+    /// How long the backend keeps a session, a lock, a term or a membership after its owner's last
+    /// sign of life. The default is the driver's, 10 to 30 s.
     ///
-    /// The shorter it is, the sooner others go on after a crash, and the sooner a process that is
+    /// The shorter it is, the sooner others continue after a crash, and the sooner a process that is
     /// paused, or cut off from its backend, loses what it has. It sets the driver's own options for
-    /// this, whose names differ, and comes before what the URL says. It has no effect where nothing
-    /// ends by time, which is over [`file` and `ipc`](crate::Characteristic::NonTimeoutBased): there
+    /// this, whose names differ, and takes precedence over the URL. It has no effect where nothing
+    /// ends by time, as with [`file` and `ipc`](crate::Characteristic::NonTimeoutBased): there
     /// the kernel frees at once what a dead process had.
     ///
     /// ```
@@ -110,20 +111,20 @@ impl Builder {
         self
     }
 
-    /// How long a stop waits for those who work under a guard, a term or a partition of this
-    /// coordinator: until each was dropped, and this long at the most. 5 s by default, which leaves
-    /// time for the rest where a container is killed after 10 s. What is not dropped by then is
-    /// released even so, and the next holder may work beside one that still does.
+    /// How long at most a stop waits until every guard, term and partition of this coordinator is
+    /// dropped. 5 s by default, which leaves time for the rest where a container is killed after
+    /// 10 s. What is not dropped by then is released even so, and the next holder may work beside
+    /// one that has not finished.
     ///
-    /// A guard that lives in the very scope that awaits the stop is never dropped before it: drop
-    /// or release it first.
+    /// A guard in the same scope that awaits the stop is never dropped before it: drop or release it
+    /// first.
     pub fn stop_grace(mut self, grace: Duration) -> Self {
         self.settings.stop_grace = grace;
         self
     }
 
-    /// Whether this member joins a group again from which somebody
-    /// [removed](Coordinator::remove_member) it. It does by default; if it does not, it is told by
+    /// Whether this member joins again when somebody [removes](Coordinator::remove_member) it from a
+    /// group. It does by default; if it does not, the session's events report
     /// [`SessionEvent::Removed`](crate::SessionEvent::Removed).
     pub fn rejoin_when_removed(mut self, rejoin: bool) -> Self {
         self.settings.rejoin_when_removed = rejoin;
@@ -133,10 +134,9 @@ impl Builder {
     /// Adds this to every fencing token; 0 by default, at most 2⁶². The URL's option
     /// `fencing_offset` does the same.
     ///
-    /// Tokens rise over everything that one backend does, and know nothing of another. Whoever
-    /// moves to another backend, restores one from a backup or starts one anew raises the offset of
-    /// all members above the highest token that the protected resource has seen, or the resource
-    /// refuses every write from then on.
+    /// Tokens only rise within one backend. If you move to another backend, restore one from a
+    /// backup or recreate one, raise the offset of all members above the highest token that the
+    /// protected resource has seen; otherwise the resource refuses every write from then on.
     pub fn fencing_offset(mut self, offset: u64) -> Self {
         self.settings.fencing_offset = offset;
         self
@@ -148,8 +148,8 @@ impl Builder {
         self
     }
 
-    /// Sets an option of the driver. It replaces those of the same name in the URL; given again,
-    /// it adds a value.
+    /// Sets an option of the driver. It replaces the URL's options of the same name; a second call
+    /// with the same name adds a value.
     pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.push((name.into(), value.into()));
         self

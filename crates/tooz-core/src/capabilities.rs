@@ -35,7 +35,7 @@ impl Capabilities {
         Self(NIL.into())
     }
 
-    /// How deep maps and arrays may be nested. What a peer has stored deeper is not read: reading
+    /// How deep maps and arrays may be nested. Deeper data from a peer is not read: reading
     /// takes stack, and one member's data must not end another's process.
     pub const MAX_DEPTH: usize = 64;
 
@@ -47,8 +47,8 @@ impl Capabilities {
     ///
     /// # Errors
     /// [`ErrorKind::Serialization`] when the value cannot be encoded, is nested deeper than
-    /// [`MAX_DEPTH`](Self::MAX_DEPTH), holds an integer beyond 64 bits, or has a map whose keys are
-    /// not text or bytes: a Python peer could not read it.
+    /// [`MAX_DEPTH`](Self::MAX_DEPTH), has an integer beyond 64 bits, or has a map whose keys are
+    /// neither text nor bytes: a Python peer could not read it.
     pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         let refuse = |what: String| Error::new(ErrorKind::Serialization, what);
         let unencodable = || refuse("the capabilities cannot be encoded".into());
@@ -56,7 +56,7 @@ impl Capabilities {
         let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
         serializer.unstable_set_max_depth(Self::MAX_DEPTH);
         value.serialize(&mut serializer).map_err(|e| unencodable().caused_by(e))?;
-        // The encoder writes 128-bit integers as plain bytes; this one knows no such numbers.
+        // The encoder writes 128-bit integers as plain bytes; this check refuses them.
         rmpv::ext::to_value(value).map_err(|e| unencodable().caused_by(e))?;
         if let Some(key) = odd_key(&read(&bytes)?) {
             return Err(refuse(format!(
@@ -81,7 +81,7 @@ impl Capabilities {
         })
     }
 
-    /// The value in msgpack's own terms, which holds everything that a peer can have written.
+    /// The value in msgpack's own terms, which can express everything that a peer can have written.
     ///
     /// # Errors
     /// [`ErrorKind::Serialization`] when the stored bytes are not msgpack.
@@ -89,7 +89,8 @@ impl Capabilities {
         if self.is_none() { Ok(Value::Nil) } else { read(&self.0) }
     }
 
-    /// What a backend has stored. Nothing is checked: a peer's odd data must not hide the member.
+    /// The form that a backend has stored. Nothing is checked: a peer's odd data must not hide the
+    /// member.
     pub fn from_msgpack(bytes: impl Into<Arc<[u8]>>) -> Self {
         let bytes = bytes.into();
         if bytes.is_empty() { Self::none() } else { Self(bytes) }

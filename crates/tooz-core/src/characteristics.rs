@@ -72,7 +72,7 @@ macro_rules! set_of {
                 self.0 == 0
             }
 
-            /// One after the other, in the order of the declaration.
+            /// One after another, in the order of the declaration.
             pub fn iter(self) -> impl Iterator<Item = $item> {
                 $item::ALL.iter().copied().filter(move |item| self.contains(*item))
             }
@@ -111,7 +111,7 @@ set_of!(
     /// A set of [`Characteristic`]s.
     Characteristics,
     {
-        /// Correctness does not rest on anybody's timeout: a live holder is never robbed because
+        /// Correctness does not depend on a timeout: a living holder never loses its lock because
         /// it was slow, and a dead one is noticed without a clock.
         NonTimeoutBased = "non-timeout-based",
         /// The primitives behave the same with many threads in a process.
@@ -120,13 +120,13 @@ set_of!(
         DistributedAcrossProcesses = "distributed-across-processes",
         /// The primitives behave the same with many hosts.
         DistributedAcrossHosts = "distributed-across-hosts",
-        /// Every operation takes effect between its call and its return, for everybody at once.
+        /// Every operation takes effect at one moment between its call and its return, for everybody.
         Linearizable = "linearizable",
         /// The operations of one process take effect in the order in which it made them.
         Sequential = "sequential",
-        /// Operations that depend on each other are seen in that order by all.
+        /// Everybody sees operations that depend on each other in that order.
         Causal = "causal",
-        /// All see the operations in some one order, with no bound in time.
+        /// Everybody sees the operations in the same order, with no bound in time.
         Serializable = "serializable",
         /// Both sides of a network partition see the same data.
         SameViewUnderPartitions = "same-view-under-partitions",
@@ -145,7 +145,7 @@ set_of!(
         Locks = "locks",
         /// Shared (read) locks, which exclude exclusive ones.
         SharedLocks = "shared-locks",
-        /// Taking a lock away from its holder, by anybody.
+        /// Breaking a lock: anybody can take it from its holder.
         BreakLock = "break-lock",
         /// Tokens that strictly rise with every acquisition of a name and every term of a group.
         FencingTokens = "fencing-tokens",

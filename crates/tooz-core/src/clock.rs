@@ -3,10 +3,10 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point of the monotonic clock that ownership is judged by.
+/// A point on the monotonic clock that ownership is judged by.
 ///
-/// On Linux it is `CLOCK_BOOTTIME`: a suspended machine's leases go on expiring at the server, so
-/// they must here, and [`std::time::Instant`] would stand still. Elsewhere it is `Instant`.
+/// On Linux it is `CLOCK_BOOTTIME`: while a machine is suspended, its leases expire at the server, so
+/// they must expire here too, and [`std::time::Instant`] would stand still. Elsewhere it is `Instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(Duration);
 
@@ -16,22 +16,22 @@ impl Moment {
         Self(since_boot())
     }
 
-    /// The time from now until then; zero if it is past.
+    /// The time from now until this moment; zero if it is past.
     pub fn remaining(self) -> Duration {
         self.0.saturating_sub(since_boot())
     }
 
-    /// The time from then until now; zero if it is to come.
+    /// The time from this moment until now; zero if it is in the future.
     pub fn elapsed(self) -> Duration {
         since_boot().saturating_sub(self.0)
     }
 
-    /// Whether it is past, or now.
+    /// Whether this moment is past, or now.
     pub fn has_passed(self) -> bool {
         self.0 <= since_boot()
     }
 
-    /// Waits until then. Dropping the future is safe. Inside the engine only.
+    /// Waits until this moment. Dropping the future is safe. Inside the engine only.
     pub async fn wait(self) {
         // Timers follow a clock that stops in suspension, so look again after each.
         loop {

@@ -1,4 +1,4 @@
-//! The coordinator: the one thing that a user starts from.
+//! The coordinator, where a user starts.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,10 +18,10 @@ use crate::{
     SessionEvent, Wait,
 };
 
-/// A member's way to a backend: locks, groups, elections.
+/// A member's access to a backend: locks, groups, elections.
 ///
 /// A cheap handle: clones are the same coordinator. When the last clone and the last guard are
-/// dropped, it is stopped in the background.
+/// dropped, the coordinator is stopped in the background.
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
@@ -38,23 +38,23 @@ use crate::{
 /// ```
 ///
 /// # Cancellation
-/// Every method can be dropped at any await point. A dropped `start` is stopped, a dropped
-/// `join_group` is left again, a dropped acquisition is cancelled or released. The other writes
-/// (creating, deleting and leaving a group, updating capabilities, stopping) are finished by the
-/// engine once they were polled for the first time.
+/// The future of every method can be dropped at any await point. The engine then stops a dropped
+/// `start`, leaves the group of a dropped `join_group`, and cancels or releases a dropped
+/// acquisition. The other writes (creating, deleting and leaving a group, updating capabilities,
+/// stopping) are finished by the engine once they have been polled.
 ///
 /// # After a `fork`
-/// The engine's threads and the connections are those of the parent. In the child every call fails
-/// at once with [`ErrorKind::NotRunning`], every guard reports [`Loss::Forked`](crate::Loss::Forked), and streams end;
-/// dropping them there does nothing, so what the parent holds stays the parent's. A child makes
-/// and starts a coordinator of its own.
+/// The engine's threads and the connections belong to the parent. In the child every call fails
+/// at once with [`ErrorKind::NotRunning`], every guard reports [`Loss::Forked`](crate::Loss::Forked),
+/// and streams end. Dropping them there does nothing, so the parent keeps what it holds. A child must
+/// make and start a coordinator of its own.
 ///
 /// # Errors
 /// Before it is started and after it is stopped, every method that needs the backend fails with
 /// [`ErrorKind::NotRunning`]. A feature that the driver does not declare fails with
-/// [`ErrorKind::NotImplemented`] before any I/O. With the backend out of reach for the
+/// [`ErrorKind::NotImplemented`] before any I/O. If the backend cannot be reached within the
 /// [timeout](crate::Builder::operation_timeout), the kind is [`ErrorKind::Connection`] or [`ErrorKind::TimedOut`].
-/// Failures that changed nothing are tried again within that time.
+/// Calls that failed without changing anything are retried within that time.
 #[derive(Clone)]
 pub struct Coordinator(Arc<Handle>);
 
@@ -73,14 +73,14 @@ impl Coordinator {
         self.0.supervisor.entry.name
     }
 
-    /// Where the backend is, for messages: the hosts of the URL with commas between, or its path if
-    /// it has none. Without user, password and options.
+    /// Where the backend is, for messages: the URL's hosts, separated by commas, or its path if
+    /// it has no hosts. Without user, password and options.
     pub fn address(&self) -> &str {
         let address = &self.0.supervisor.address;
         if address.hosts.is_empty() { &address.path } else { &address.hosts }
     }
 
-    /// What the driver ensures, in general.
+    /// What the driver ensures in general.
     pub fn characteristics(&self) -> Characteristics {
         self.0.supervisor.entry.characteristics
     }
@@ -90,10 +90,10 @@ impl Coordinator {
         self.0.supervisor.entry.features
     }
 
-    /// Connects, and starts the heart unless it is manual.
+    /// Connects, and starts the heartbeats unless they are manual.
     ///
     /// # Errors
-    /// - [`ErrorKind::NotRunning`] if it is started already, or being stopped.
+    /// - [`ErrorKind::NotRunning`] if it is already started, or is being stopped.
     /// - [`ErrorKind::Connection`], [`ErrorKind::Authentication`] or [`ErrorKind::TimedOut`].
     /// - [`ErrorKind::DriverChosenPoorly`] if this deployment lacks what was
     ///   [required](crate::Builder::require).
@@ -125,24 +125,24 @@ impl Coordinator {
 
     /// Releases all locks, resigns, leaves all groups and disconnects.
     ///
-    /// Nothing is begun any more from its first moment: calls and waiting acquisitions fail,
+    /// From the first moment nothing new begins: calls and waiting acquisitions fail,
     /// streams end, partitions are [revoked](crate::Partition::revoked), and guards report their
-    /// loss. What they held stays held at the backend until their holders have dropped them, for
-    /// the [grace](crate::Builder::stop_grace) at the longest; so nobody else begins while they
-    /// finish. Then all that is left is released.
+    /// loss. What they held stays held at the backend until their holders have dropped them, but no
+    /// longer than the [grace](crate::Builder::stop_grace), so that nobody else begins while they
+    /// finish. Then everything that is left is released.
     ///
     /// # Errors
     /// - [`ErrorKind::NotRunning`] if it is not started.
-    /// - Whatever kept the backend from hearing the goodbye. It is stopped even so, and what the
-    ///   backend still has ends with its timeouts.
+    /// - The error that kept it from telling the backend. The coordinator is stopped even so, and what
+    ///   the backend still has ends with its timeouts.
     pub async fn stop(&self) -> Result<()> {
         let supervisor = self.supervisor();
         self.0.run("stop", async move { supervisor.stop().await }).await
     }
 
-    /// Waits until it is stopped: from then on every call fails with [`ErrorKind::NotRunning`].
-    /// Returns in the first moment of a [`stop`](Self::stop), so that workers can finish within
-    /// its [grace](crate::Builder::stop_grace), and at once if it is not started.
+    /// Waits until the coordinator is stopped: from then on every call fails with
+    /// [`ErrorKind::NotRunning`]. Returns at the beginning of a [`stop`](Self::stop), so that workers
+    /// can finish within its [grace](crate::Builder::stop_grace), and at once if it is not started.
     ///
     /// # Cancellation
     /// Dropping the future is safe. It runs on any runtime.
@@ -163,8 +163,8 @@ impl Coordinator {
         self.0.supervisor.stopped().await;
     }
 
-    /// Renews all that is held, by hand, and returns when the next heartbeat is due. Only needed
-    /// with [`Heartbeat::Manual`](crate::Heartbeat::Manual).
+    /// Renews everything that is held, and returns how long until the next heartbeat is due. Only
+    /// needed with [`Heartbeat::Manual`](crate::Heartbeat::Manual).
     ///
     /// # Errors
     /// The same as those of the [type](Self). What is held stays held until its deadline: call again soon.
@@ -186,7 +186,7 @@ impl Coordinator {
         self.0.run("heartbeat", async move { supervisor.heartbeat().await }).await
     }
 
-    /// The events of the session: trouble, loss, repair.
+    /// The events of the session: trouble, loss, recovery.
     ///
     /// ```
     /// # use tooz_core::SessionEvent;
@@ -205,7 +205,7 @@ impl Coordinator {
         events
     }
 
-    /// A lock of that name. Nothing is acquired yet.
+    /// The lock of that name. Nothing is acquired yet.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for an empty name; [`ErrorKind::NotImplemented`].
@@ -218,7 +218,7 @@ impl Coordinator {
     /// Creates a group.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupAlreadyExists`]; else those of the [type](Self).
+    /// [`ErrorKind::GroupAlreadyExists`]; otherwise those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -241,7 +241,8 @@ impl Coordinator {
     /// Deletes a group that has no members.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::GroupNotEmpty`]; else those of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::GroupNotEmpty`]; otherwise those of the
+    /// [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -284,7 +285,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberAlreadyExists`],
-    /// [`ErrorKind::Serialization`]; else those of the [type](Self).
+    /// [`ErrorKind::Serialization`]; otherwise those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -303,8 +304,8 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Joins a group, and creates it if it does not exist. A dropped call leaves again, and leaves
-    /// the group that it created.
+    /// Joins a group, and creates it if it does not exist. If the call is dropped, the membership is
+    /// undone, but a group that was created stays.
     ///
     /// # Errors
     /// The same as those of [`join_group`](Self::join_group), without `GroupNotCreated`.
@@ -365,12 +366,12 @@ impl Coordinator {
             .await
     }
 
-    /// Leaves a group, and resigns first if this member leads it. Its campaigns in the group
+    /// Leaves a group, and first resigns if this member leads it. Its campaigns in the group
     /// end with [`ErrorKind::MemberNotJoined`].
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else those of the
-    /// [type](Self), and then this is still a member.
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; otherwise those of the
+    /// [type](Self), and then this coordinator is still a member.
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -396,7 +397,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`],
-    /// [`ErrorKind::Serialization`]; else those of the [type](Self).
+    /// [`ErrorKind::Serialization`]; otherwise those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -423,13 +424,13 @@ impl Coordinator {
             .await
     }
 
-    /// Removes a member from a group, whoever it is: for an operator whose member hangs or must go.
+    /// Removes any member from a group: for operators, when a member hangs or must go.
     ///
-    /// A member that lives is told, and joins again unless it was built with
+    /// A living member learns of it, and joins again unless it was built with
     /// [`Builder::rejoin_when_removed(false)`](crate::Builder::rejoin_when_removed).
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else those of the
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; otherwise those of the
     /// [type](Self).
     ///
     /// ```
@@ -458,7 +459,7 @@ impl Coordinator {
     /// The ids of the living members.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; otherwise those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -478,7 +479,7 @@ impl Coordinator {
     /// The living members with what they publish, in the order of their ids.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; otherwise those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -502,10 +503,10 @@ impl Coordinator {
             .await
     }
 
-    /// One living member, with what it publishes and what the backend knows of it.
+    /// One living member, with what it publishes and what the backend knows about it.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; else those of the
+    /// [`ErrorKind::GroupNotCreated`], [`ErrorKind::MemberNotJoined`]; otherwise those of the
     /// [type](Self).
     ///
     /// ```
@@ -531,12 +532,12 @@ impl Coordinator {
             .await
     }
 
-    /// The events of a group: a snapshot, then what changes, pushed. The stream goes on over lost
-    /// sessions, marked by [`GroupEvent::Gap`]; if the group is deleted, it waits for it to be
-    /// created again.
+    /// The events of a group: a snapshot, then the changes, pushed. The stream survives lost
+    /// sessions, which it marks with [`GroupEvent::Gap`]; if the group is deleted, it waits until
+    /// the group is created again.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; otherwise those of the [type](Self).
     ///
     /// ```
     /// # use tooz_core::GroupEvent;
@@ -567,12 +568,12 @@ impl Coordinator {
             .await
     }
 
-    /// Stands for election in a group that this member has joined, until it leads or leaves the
-    /// group.
+    /// Campaigns for the leadership of a group that this member has joined, until it leads or leaves
+    /// the group.
     ///
     /// # Errors
-    /// [`ErrorKind::MemberNotJoined`] before any I/O, and when the group is left meanwhile; else as
-    /// of the [type](Self).
+    /// [`ErrorKind::MemberNotJoined`] before any I/O, and if the group is left meanwhile; otherwise
+    /// those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -593,7 +594,7 @@ impl Coordinator {
         })
     }
 
-    /// Stands for election and waits as told; `None` if the time was over before.
+    /// Campaigns for as long as `wait` says; `None` if that time ended without a term.
     ///
     /// # Errors
     /// The same as those of [`campaign`](Self::campaign).
@@ -623,7 +624,7 @@ impl Coordinator {
     /// Who leads the group.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; otherwise those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -643,11 +644,11 @@ impl Coordinator {
             .await
     }
 
-    /// Who leads the group, now and after each change, pushed. A change that is undone at once may
-    /// not be seen.
+    /// Who leads the group, now and after each change, pushed. A change that is immediately followed
+    /// by another may not be seen.
     ///
     /// # Errors
-    /// [`ErrorKind::GroupNotCreated`]; else those of the [type](Self).
+    /// [`ErrorKind::GroupNotCreated`]; otherwise those of the [type](Self).
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -680,7 +681,7 @@ impl Coordinator {
             .await
     }
 
-    /// [`watch_leader`](Self::watch_leader), by the name that this has elsewhere.
+    /// An alias of [`watch_leader`](Self::watch_leader), by the name that etcd uses.
     pub async fn observe_leader(
         &self,
         group: impl Into<GroupId>,

@@ -9,29 +9,29 @@
 //! - It calls a driver inside the engine's Tokio runtime and on no other thread, so `tokio::spawn`,
 //!   timers and sockets work in every method.
 //! - It drives the future of every method here to completion, whatever the caller does with its
-//!   own: a driver never has to be safe against being dropped half-way. The two exceptions are
+//!   own: a driver never has to be safe against being dropped halfway. The two exceptions are
 //!   [`Groups::watch`] and [`Elections::watch`], which only read and are dropped when
 //!   nobody listens any more.
-//! - It undoes what an abandoned call has done: it releases a hold, leaves a group.
+//! - It undoes what an abandoned call has done: it releases a hold, or leaves a group.
 //! - It calls [`Session::heartbeat`] in time, retries, and opens a new session after a loss. It
 //!   joins the groups again, restarts watches, and puts waiting acquisitions back in the queue.
-//! - It never lets a join, a leave or an update of one group cross another of the same group. Those of
-//!   different groups overlap.
+//! - It never lets two joins, leaves or updates of the same group overlap. Those of different groups
+//!   do.
 //! - It judges ownership by [`Lease`]s: by the local deadline, without asking the driver.
 //! - It refuses undeclared features and empty names before a driver is called.
 //!
 //! # What a driver must do
 //!
-//! - Return. Each request to the backend has a time limit of the driver's own; after it, an error
-//!   with the right [`Outcome`](crate::Outcome). Waiting is bounded by [`WaitLimit`] alone.
+//! - Return. Each request to the backend has a time limit of the driver's own, after which it fails
+//!   with the right [`Outcome`](crate::Outcome). Waiting is bounded only by [`WaitLimit`].
 //! - Resolve lost replies. Each acquisition carries an [`OperationId`]; store it, so that after a
 //!   broken connection a read tells whether the write was applied. Only what stays unknown is
 //!   [`Outcome::Unknown`](crate::Outcome::Unknown).
-//! - Make every lease from the moment *before* the request that made it was sent. What ends with the
+//! - Start every lease at a moment *before* the request for it was sent. What ends with the
 //!   session has a [child](Lease::child) of the session's lease, or one [with a time of its
-//!   own](Lease::timed_child): then it is lost with the session without a word of the driver's.
+//!   own](Lease::timed_child): then it is lost with the session without any call by the driver.
 //! - Call [`Lease::lose`] as soon as the backend says that something is no longer ours.
-//! - Push: a waiter or a watch wakes because the backend told it.
+//! - Push: a waiter or a watch wakes because the backend notifies it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -58,8 +58,8 @@ pub struct DriverEntry {
     pub characteristics: Characteristics,
     /// What the driver implements.
     pub features: Features,
-    /// Its options that say for how long the backend keeps what is ours after our last sign of life,
-    /// in seconds: what [`Builder::time_to_live`](crate::Builder::time_to_live) sets. None where
+    /// The options that say for how long, in seconds, the backend keeps what is ours after our last
+    /// sign of life: those that [`Builder::time_to_live`](crate::Builder::time_to_live) sets. None if
     /// nothing ends by time.
     pub time_to_live: &'static [&'static str],
     /// Where its work runs.
@@ -80,10 +80,10 @@ pub enum RunsOn {
 /// A configured backend.
 #[async_trait]
 pub trait Driver: fmt::Debug + Send + Sync + 'static {
-    /// Opens a session for `member`: connects, authenticates, and starts what proves to the
+    /// Opens a session for `member`: connects, authenticates, and starts whatever proves to the
     /// backend that the member lives.
     ///
-    /// The engine bounds the time of the call, and after a loss calls it again.
+    /// The engine limits the time of the call, and calls it again after a loss.
     async fn connect(&self, member: &MemberId) -> Result<Arc<dyn Session>>;
 }
 
@@ -92,10 +92,10 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
 /// A session that is lost stays lost; the engine opens another.
 #[async_trait]
 pub trait Session: fmt::Debug + Send + Sync + 'static {
-    /// The life of the session itself. When it is lost, the engine opens another session.
+    /// The lease of the session itself. When it is lost, the engine opens another session.
     ///
-    /// [`Lease::suspend`] on it says that the connection is in trouble, a renewal that it is well
-    /// again.
+    /// [`Lease::suspend`] on it says that the connection is in trouble; a renewal says that it is
+    /// well again.
     fn lease(&self) -> &Lease;
 
     /// What this deployment ensures: the driver's [`DriverEntry::characteristics`], or less where
@@ -109,7 +109,7 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
 
     /// Renews everything that this session holds, in one round trip, and the leases with it.
     ///
-    /// What turns out to be lost is told through its lease and is no error of the call.
+    /// What turns out to be lost is reported through its lease; it is not an error of the call.
     async fn heartbeat(&self) -> Result<()> {
         Ok(())
     }
@@ -134,8 +134,8 @@ pub trait Session: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// For who needs what a driver may lack. Each fails with
-/// [`NotImplemented`](crate::ErrorKind::NotImplemented).
+/// For callers that need what a driver may lack. Each method fails with
+/// [`NotImplemented`](crate::ErrorKind::NotImplemented) in that case.
 impl dyn Session + '_ {
     /// Its locks.
     pub fn require_locks(&self) -> Result<&dyn Locks> {
@@ -156,7 +156,7 @@ impl dyn Session + '_ {
 /// The locks of a session.
 #[async_trait]
 pub trait Locks: Send + Sync {
-    /// Acquires a lock; `None` when the waiting ended without it.
+    /// Acquires a lock; `None` if the wait ended without it.
     ///
     /// After `None` or an error, nothing is left on the backend that could still be granted; what
     /// could not be cancelled at once is cancelled in the background as soon as that can be done.
@@ -165,14 +165,14 @@ pub trait Locks: Send + Sync {
     /// same session, unless both are shared.
     async fn acquire(&self, acquisition: Acquisition<LockName>) -> Result<Option<Arc<dyn Hold>>>;
 
-    /// Takes a lock away from whoever holds it; whether anybody did. The holder is told as soon as
-    /// the backend can.
+    /// Breaks a lock, whoever holds it, and returns whether anybody did. The holder learns of it as
+    /// soon as the backend can tell.
     async fn break_lock(&self, name: &LockName) -> Result<bool>;
 }
 
 /// The groups of a session, and its member in them.
 ///
-/// Calls that join, leave or update never overlap for one group, and do for several.
+/// Calls that join, leave or update never overlap for the same group, but do for different ones.
 #[async_trait]
 pub trait Groups: Send + Sync {
     /// Creates a group, or fails with `GroupAlreadyExists`.
@@ -196,7 +196,7 @@ pub trait Groups: Send + Sync {
     async fn update_capabilities(&self, group: &GroupId, capabilities: &Capabilities)
     -> Result<()>;
 
-    /// Removes a member, whoever it is, or fails with `GroupNotCreated` or `MemberNotJoined`. The
+    /// Removes any member, or fails with `GroupNotCreated` or `MemberNotJoined`. The
     /// lease of its membership is lost as [`Loss::Taken`](crate::Loss::Taken): at once where the
     /// backend pushes, with its next heartbeat at the latest.
     async fn remove_member(&self, group: &GroupId, member: &MemberId) -> Result<()>;
@@ -204,16 +204,16 @@ pub trait Groups: Send + Sync {
     /// The ids of the living members, or `GroupNotCreated`.
     async fn members(&self, group: &GroupId) -> Result<BTreeSet<MemberId>>;
 
-    /// The living members with all that is known of them, in the order of their ids, or
-    /// `GroupNotCreated`. One round trip where the backend can.
+    /// The living members with everything that is known about them, in the order of their ids, or
+    /// `GroupNotCreated`. One round trip if the backend can.
     async fn members_with_capabilities(&self, group: &GroupId) -> Result<Vec<Member>>;
 
     /// One member, or `GroupNotCreated` or `MemberNotJoined`.
     async fn member(&self, group: &GroupId, member: &MemberId) -> Result<Member>;
 
     /// Feeds what happens in a group until it is dropped or fails: first a snapshot, then
-    /// snapshots or changes, without a gap between. A group that does not exist has no members, and
-    /// may appear later.
+    /// snapshots or changes, with nothing missing in between. A group that does not exist has no
+    /// members, and may appear later.
     async fn watch(&self, group: &GroupId, feed: &GroupFeed) -> Result<()>;
 }
 
@@ -221,13 +221,13 @@ pub trait Groups: Send + Sync {
 #[async_trait]
 pub trait Elections: Send + Sync {
     /// Acquires the leadership of a group, under the rules of [`Locks::acquire`]. The engine has
-    /// seen to it that this member is in the group.
+    /// checked that this member is in the group.
     async fn campaign(&self, acquisition: Acquisition<GroupId>) -> Result<Option<Arc<dyn Hold>>>;
 
     /// Who leads the group, or `GroupNotCreated`.
     async fn leader(&self, group: &GroupId) -> Result<Option<MemberId>>;
 
-    /// Feeds who leads the group until it is dropped or fails: first who does now.
+    /// Feeds who leads the group until it is dropped or fails: first the present leader.
     async fn watch(&self, group: &GroupId, feed: &LeaderFeed) -> Result<()>;
 }
 
@@ -243,10 +243,10 @@ pub trait Hold: fmt::Debug + Send + Sync + 'static {
     /// Asks the backend whether it is ours.
     async fn verify(&self) -> Result<bool>;
 
-    /// Gives it back, touching nothing that is somebody else's by now. Idempotent; the engine
+    /// Releases it, and touches nothing that is somebody else's by now. Idempotent; the engine
     /// repeats it until it is `Ok` or the lease has ended at the backend. Renewals stop before the
-    /// request is sent. `WasLost` if there was nothing of ours to release: the engine takes it
-    /// for `Released` after a request of [`Outcome::Unknown`](crate::Outcome::Unknown).
+    /// request is sent. `WasLost` if there was nothing of ours to release: after an earlier request
+    /// with [`Outcome::Unknown`](crate::Outcome::Unknown), the engine treats that as `Released`.
     async fn release(&self) -> Result<Release>;
 }
 
@@ -265,7 +265,7 @@ pub enum Release {
 /// number below the highest that it has seen.
 ///
 /// It rises within one backend. Another backend under the same name, or one that was restored or
-/// began anew, knows nothing of the tokens before: see
+/// recreated, does not know the earlier tokens: see
 /// [`Builder::fencing_offset`](crate::Builder::fencing_offset).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
@@ -279,8 +279,8 @@ impl From<FencingToken> for u64 {
     }
 }
 
-/// For a column or a field of signed numbers. No token of ours is too large for it: the sum of the
-/// largest [offset](crate::Builder::fencing_offset) and of what a driver counts is below 2⁶³.
+/// For a column or a field of signed numbers. No token of ours is too large for it: the largest
+/// [offset](crate::Builder::fencing_offset) plus what a driver counts is below 2⁶³.
 impl TryFrom<FencingToken> for i64 {
     type Error = Error;
 
@@ -303,7 +303,7 @@ impl fmt::Display for FencingToken {
 pub struct OperationId(Uuid);
 
 impl OperationId {
-    /// A new one, by the system's random numbers.
+    /// A new one, from the system's random numbers.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
@@ -330,12 +330,12 @@ pub enum Mode {
     Shared,
 }
 
-/// One acquisition of a lock or of a group's leadership. `T` says of which: a name, a group, or
+/// One acquisition of a lock or of a group's leadership. `T` is what names it: a name, a group, or
 /// the driver's own keys for them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Acquisition<T> {
-    /// What tells it from all others.
+    /// Distinguishes it from all others.
     pub id: OperationId,
     /// What is acquired.
     pub target: T,
@@ -364,7 +364,7 @@ impl<T> Acquisition<T> {
         Self { id: OperationId::random(), target, mode, wait }
     }
 
-    /// The same of what the driver calls the target.
+    /// The same acquisition, with the driver's own form of the target.
     pub fn with_target<U>(self, target: U) -> Acquisition<U> {
         Acquisition { id: self.id, target, mode: self.mode, wait: self.wait }
     }

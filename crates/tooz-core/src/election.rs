@@ -5,7 +5,7 @@ use std::ops::Deref;
 use crate::Result;
 use crate::ownership::Ownership;
 
-/// A term as the leader of a group, made by
+/// A term as the leader of a group, won with
 /// [`Coordinator::campaign`](crate::Coordinator::campaign). Its methods are those of [`Ownership`];
 /// dropping it resigns in the background.
 ///
@@ -21,7 +21,7 @@ use crate::ownership::Ownership;
 /// # }).unwrap();
 /// ```
 #[derive(Debug)]
-#[must_use = "dropping the leadership resigns it"]
+#[must_use = "dropping the leadership resigns"]
 pub struct Leadership(Ownership);
 
 impl Leadership {
@@ -29,18 +29,18 @@ impl Leadership {
         Self(ownership)
     }
 
-    /// Ends the term, and waits until that is confirmed or its lease has ended.
+    /// Ends the term, and waits until that is confirmed or the lease has ended.
     ///
     /// # Errors
     /// The same as those of [`LockGuard::release`](crate::LockGuard::release).
     ///
     /// # Cancellation
-    /// It goes on without the caller.
+    /// If the future is dropped, the engine still finishes it.
     pub async fn resign(self) -> Result<()> {
         self.0.release("resign").await
     }
 
-    /// [`resign`](Self::resign), by the original's name.
+    /// An alias of [`resign`](Self::resign), by the original's name.
     pub async fn stand_down(self) -> Result<()> {
         self.resign().await
     }

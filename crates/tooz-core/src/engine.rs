@@ -1,4 +1,4 @@
-//! The background threads that own every connection and every heart.
+//! The background threads that own every connection and every heartbeat.
 //!
 //! A busy or blocked user runtime cannot starve a heartbeat; a dropped future abandons an
 //! operation that the engine still finishes and undoes; a guard can be dropped anywhere; and the
@@ -33,7 +33,7 @@ impl Engine {
         };
         let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
         let engines = engines.get_or_insert_default();
-        // That of a parent process has no thread here.
+        // A parent process's engine has no thread here.
         if let Some(engine) = engines.get(name).filter(|engine| engine.is_here()) {
             return Ok(engine.clone());
         }
@@ -60,12 +60,12 @@ impl Engine {
         self.process.is_current()
     }
 
-    /// Refuses what a fork asks for.
+    /// Fails in a fork.
     pub(crate) fn check_here(&self) -> Result<()> {
         self.process.check()
     }
 
-    /// Runs `work` to its end, whoever waits for it. In a fork nothing is run.
+    /// Runs `work` to its end, whether or not anybody waits for it. In a fork nothing is run.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         match self.is_here() {
             true => drop(self.runtime.spawn(work)),
@@ -74,7 +74,7 @@ impl Engine {
         }
     }
 
-    /// Runs `work` to its end and gives its result to the caller. When the caller is gone by then,
+    /// Runs `work` to its end and gives its result to the caller. If the caller is gone by then,
     /// the result is dropped on the engine: a result that must not be lost undoes itself in its
     /// `Drop`.
     pub(crate) async fn run<T: Send + 'static>(
@@ -96,8 +96,7 @@ impl Engine {
     }
 }
 
-/// Takes something back when dropped, unless it was kept: how the work of an abandoned call is
-/// undone.
+/// Undoes something when dropped, unless it was kept: how the work of an abandoned call is undone.
 pub(crate) struct Undo(Option<Box<dyn FnOnce() + Send>>);
 
 impl Undo {

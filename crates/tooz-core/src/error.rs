@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The backend cannot do this. Said before any I/O.
+    /// The backend cannot do this. Returned before any I/O.
     NotImplemented,
     /// The backend could not be reached, or the connection broke.
     Connection,
@@ -23,19 +23,19 @@ pub enum ErrorKind {
     LockAcquireFailed,
     /// A lock or a term is no longer held.
     LockLost,
-    /// The coordinator's session ended, and with it all it held.
+    /// The coordinator's session ended, and with it everything that it held.
     SessionLost,
     /// The group does not exist.
     GroupNotCreated,
-    /// The group exists already.
+    /// The group already exists.
     GroupAlreadyExists,
     /// The group still has members.
     GroupNotEmpty,
-    /// A member of that id is in the group already.
+    /// A member with this id is already in the group.
     MemberAlreadyExists,
     /// The member is not in the group.
     MemberNotJoined,
-    /// The driver or the deployment does not give a required characteristic or feature.
+    /// The driver or the deployment lacks a required characteristic or feature.
     DriverChosenPoorly,
     /// Stored or given data could not be encoded or decoded.
     Serialization,
@@ -58,16 +58,16 @@ pub enum Outcome {
     NotApplied,
     /// The change was made, although the call failed.
     Applied,
-    /// It cannot be told: the request was sent, and no answer came.
+    /// Nobody knows: the request was sent, and no answer came.
     Unknown,
 }
 
 /// An error of this library.
 ///
 /// [`Display`](fmt::Display) gives one line: the operation, the driver and its server, what was wrong,
-/// and the context. [`source`](StdError::source) is one more error, with what the causes say beyond
-/// that, in one line; so whoever prints the whole chain, as `{:#}` of anyhow does, says nothing
-/// twice. [`cause`](Self::cause) finds a cause by its type. No secret ever appears in any form of it.
+/// and the context. [`source`](StdError::source) is one more error: what the causes add to that, in
+/// one line. So printing the whole chain, as anyhow's `{:#}` does, repeats nothing.
+/// [`cause`](Self::cause) finds a cause by its type. No secret ever appears in any form of it.
 #[derive(Clone)]
 pub struct Error(Box<Repr>);
 
@@ -83,16 +83,16 @@ struct Repr {
     source: Option<Source>,
 }
 
-/// What an error was caused by.
+/// The cause of an error.
 #[derive(Clone)]
 struct Source {
     error: Arc<dyn StdError + Send + Sync>,
     /// What it and its own causes say that is not said elsewhere. Libraries differ in whether an
-    /// error's text has that of its cause.
+    /// error's text includes that of its cause.
     text: String,
 }
 
-const SILENT: &str = "is it up, and does no firewall stand between?";
+const SILENT: &str = "is it up, and does a firewall block the way?";
 
 /// The context that has a place of its own in the text.
 const SERVER: &str = "server";
@@ -125,7 +125,7 @@ impl Error {
         Self::new(ErrorKind::NotImplemented, format!("{what} is not available on this backend"))
     }
 
-    /// A server's answer that no request of ours has.
+    /// A server's answer that does not fit the request.
     pub fn unexpected_answer() -> Self {
         Self::new(ErrorKind::Backend, "the server's answer makes no sense")
     }
@@ -137,7 +137,7 @@ impl Error {
 
     /// [`ErrorKind::GroupAlreadyExists`] for `group`.
     pub fn group_already_exists(group: &crate::GroupId) -> Self {
-        Self::new(ErrorKind::GroupAlreadyExists, "the group exists already").with("group", group)
+        Self::new(ErrorKind::GroupAlreadyExists, "the group already exists").with("group", group)
     }
 
     /// [`ErrorKind::GroupNotEmpty`] for `group`.
@@ -147,7 +147,7 @@ impl Error {
 
     /// [`ErrorKind::MemberAlreadyExists`] for `member` of `group`.
     pub fn member_already_exists(group: &crate::GroupId, member: &crate::MemberId) -> Self {
-        Self::new(ErrorKind::MemberAlreadyExists, "a member of this id is in the group already")
+        Self::new(ErrorKind::MemberAlreadyExists, "a member with this id is already in the group")
             .with("group", group)
             .with("member", member)
     }
@@ -160,7 +160,7 @@ impl Error {
     }
 
     /// Adds a piece of context, shown as `name=value`; `server`, an address, is shown beside the
-    /// driver. Of a name that is there already the innermost value stays. Never a secret.
+    /// driver. If the name is already there, the innermost value stays. Never a secret.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl fmt::Display) -> Self {
         if self.context(name).is_none() {
@@ -184,8 +184,8 @@ impl Error {
         self
     }
 
-    /// Sets the underlying error. What it says is told once: an [`Error`] among the causes gives its
-    /// context, operation and driver to this one, unless it has its own.
+    /// Sets the underlying error. Nothing is said twice: an [`Error`] among the causes gives its
+    /// context, operation and driver to this one, unless this one has its own.
     #[must_use]
     pub fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         let error: Arc<dyn StdError + Send + Sync> = Arc::new(source);
@@ -201,8 +201,8 @@ impl Error {
         self
     }
 
-    /// Finds what the causes say beyond the error itself. The one place where that is decided: parts
-    /// between colons are compared, whatever the case of their letters.
+    /// Finds what the causes add to the error itself. The one place where that is decided: the parts
+    /// between colons are compared, ignoring case.
     fn say_causes_once(&mut self) {
         let Some(source) = &self.0.source else { return };
         let values = self.0.context.iter().map(|(_, value)| value.as_str());
@@ -211,7 +211,7 @@ impl Error {
         let mut text = String::new();
         for cause in causes(&*source.error) {
             let own = match cause.downcast_ref::<Self>() {
-                // Its context is the outer error's by now.
+                // Its context has already moved to the outer error.
                 Some(error) => error.0.message.clone(),
                 None => cause.to_string(),
             };
@@ -257,8 +257,8 @@ impl Error {
         self.0.backend
     }
 
-    /// The first cause of that type, if there is one: what [`caused_by`](Self::caused_by) was given,
-    /// or what is underneath.
+    /// The first cause of that type, if there is one: the error that [`caused_by`](Self::caused_by)
+    /// was given, or one underneath.
     ///
     /// ```
     /// # use tooz_core::{Error, ErrorKind};
@@ -275,8 +275,8 @@ impl Error {
         })
     }
 
-    /// What a person can look at, where the error alone shows it: of a server that cannot be
-    /// reached, or is not what it is taken for.
+    /// What a person can check, if the error alone suggests it: for a server that cannot be
+    /// reached, or is not of the expected kind.
     pub fn advice(&self) -> Option<&'static str> {
         let text = match &self.0.source {
             Some(source) => format!("{}: {}", self.0.message, source.text).to_lowercase(),
@@ -287,12 +287,12 @@ impl Error {
             ErrorKind::Connection if text.contains("connection refused") => {
                 Some("is the server running, and is this its port?")
             }
-            // What the system's resolver says, and Rust's before it.
+            // The words of the system's resolver, which Rust passes on.
             ErrorKind::Connection if text.contains("lookup address") => {
                 Some("is the host's name right?")
             }
             ErrorKind::TimedOut => Some(SILENT),
-            // A connection that no answer came to, in the words of the libraries.
+            // A connection without an answer, in the words of the libraries.
             ErrorKind::Connection
                 if ["in time", "timed out", "deadline"].iter().any(|t| text.contains(t)) =>
             {
@@ -301,7 +301,7 @@ impl Error {
             ErrorKind::Connection | ErrorKind::Backend
                 if self.0.operation == Some("start") && !text.contains("tls") =>
             {
-                Some("is it a server of this kind, and does it want TLS or none?")
+                Some("is it a server of this kind, and does it expect TLS or not?")
             }
             _ => None,
         }
@@ -317,7 +317,7 @@ impl Error {
         self.0.outcome
     }
 
-    /// Whether the same call can succeed later without anything else being changed.
+    /// Whether the same call can succeed later although nothing else is changed.
     pub fn is_retryable(&self) -> bool {
         self.0.retryable
     }
@@ -382,7 +382,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// It is the last: its text has what is underneath.
+/// It is the last in the chain: its text includes what is underneath.
 impl StdError for Source {}
 
 /// An error and what is underneath.

@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 use crate::process::Process;
 use crate::{GroupId, Loss};
 
-/// How many events wait for a slow consumer before they are replaced by their sum.
+/// How many events wait for a slow consumer before they are replaced by a summary.
 const CAPACITY: usize = 1024;
 
 /// A stream of events.
 ///
 /// The events wait in a bounded queue: a consumer that falls behind by more than 1,024 of them gets
-/// their sum instead (for a group, [`Gap`](crate::GroupEvent::Gap) and a fresh snapshot; else the
-/// newest alone). The stream ends when the coordinator is stopped, and in a fork of the process.
+/// a summary instead (for a group, [`Gap`](crate::GroupEvent::Gap) and a fresh snapshot; otherwise
+/// only the newest). The stream ends when the coordinator is stopped, and in a fork of the process.
 /// Dropping it ends the watch.
 #[must_use = "events come only to a stream that is kept"]
 pub struct Events<T>(Arc<Shared<T>>);
@@ -69,7 +69,7 @@ impl<T> Shared<T> {
 }
 
 impl<T> EventSink<T> {
-    /// Adds an event. When the queue is full, all that waits is replaced by `sum()`.
+    /// Adds an event. If the queue is full, everything in it is replaced by `sum()`.
     pub(crate) fn send(&self, event: T, sum: impl FnOnce(T) -> Vec<T>) {
         self.0.change(|queue| {
             if queue.consumer_gone {
@@ -113,7 +113,7 @@ impl<T> Events<T> {
         std::future::poll_fn(|cx| self.poll_event(cx)).await
     }
 
-    /// The next event if one waits.
+    /// The next event, if there is one already.
     pub fn try_next(&mut self) -> Option<T> {
         self.0.lock().items.pop_front()
     }
@@ -160,15 +160,15 @@ impl<T> fmt::Debug for Events<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// The connection is in trouble. All is held as far as anyone knows, until the deadlines.
+    /// The connection is in trouble. Everything is held as far as anyone knows, until the deadlines.
     Suspended,
     /// The connection is well again, and the session is the same.
     Resumed,
     /// The session is lost, and with it every membership. Locks and terms that depended on it are
     /// reported lost by their guards. The engine is opening another.
     Lost(Loss),
-    /// There is a new session: these groups are joined again with their capabilities, watches go
-    /// on, and waiting acquisitions are queued again. Locks and terms are not taken again.
+    /// There is a new session: these groups are joined again with their capabilities, watches
+    /// continue, and waiting acquisitions are queued again. Locks and terms are not reacquired.
     Rejoined(Vec<GroupId>),
     /// Somebody [removed](crate::Coordinator::remove_member) this member from a group, and it does not
     /// join again: it was built with

@@ -19,13 +19,13 @@ pub struct Member {
     pub joined_at: Option<SystemTime>,
     /// When its capabilities were last changed, where the backend knows.
     pub updated_at: Option<SystemTime>,
-    /// Tells one membership of an id from a later one of the same id; 0 where the backend
+    /// Distinguishes one membership from a later one of the same id; 0 where the backend
     /// cannot.
     pub incarnation: u64,
 }
 
 impl Member {
-    /// A member of which no more is known than this.
+    /// A member of which nothing else is known.
     pub fn new(id: impl Into<MemberId>, capabilities: Capabilities) -> Self {
         Self { id: id.into(), capabilities, joined_at: None, updated_at: None, incarnation: 0 }
     }
@@ -36,7 +36,7 @@ impl Member {
 #[non_exhaustive]
 pub enum GroupEvent {
     /// The members at this moment: the first event of a stream, and the first after a
-    /// [`Gap`](Self::Gap). The events that follow start from here, so nothing falls between.
+    /// [`Gap`](Self::Gap). The events that follow start from here, so nothing is missed in between.
     Snapshot(Vec<Member>),
     /// A member joined.
     Joined(Member),
@@ -50,10 +50,10 @@ pub enum GroupEvent {
     Rejoined,
 }
 
-/// Where a driver puts what it learns of a group: whole snapshots or single changes.
+/// Where a driver puts what it learns about a group: whole snapshots or single changes.
 ///
-/// It keeps the members last reported and turns what comes into [`GroupEvent`]s; what changes
-/// nothing makes none. Clones are the same feed.
+/// It remembers the members last reported and turns changes into [`GroupEvent`]s; what changes
+/// nothing makes no event. Clones are the same feed.
 #[derive(Clone)]
 pub struct GroupFeed(Arc<FeedShared>);
 
@@ -75,7 +75,7 @@ impl GroupFeed {
         (Self(Arc::new(FeedShared { members: Mutex::default(), sink })), events)
     }
 
-    /// All members, as of now. The first call of each watch must be this.
+    /// Reports all members, as of now. This must be the first call of each watch.
     pub fn snapshot(&self, members: impl IntoIterator<Item = Member>) {
         let mut known = self.lock();
         let now: BTreeMap<_, _> = members.into_iter().map(|m| (m.id.clone(), m)).collect();
@@ -103,7 +103,7 @@ impl GroupFeed {
         }
     }
 
-    /// One member is there, new or changed.
+    /// Reports one member that is there, new or changed.
     pub fn present(&self, member: Member) {
         let mut known = self.lock();
         let old = known.members.insert(member.id.clone(), member.clone());
@@ -121,7 +121,7 @@ impl GroupFeed {
         }
     }
 
-    /// One member is gone.
+    /// Reports one member that is gone.
     pub fn absent(&self, member: &MemberId) {
         let mut known = self.lock();
         if let Some(old) = known.members.remove(member) {
@@ -129,7 +129,7 @@ impl GroupFeed {
         }
     }
 
-    /// Something may have been missed: the driver gives a new snapshot next.
+    /// Reports that something may have been missed. A new snapshot must follow.
     pub fn gap(&self) {
         let mut known = self.lock();
         if std::mem::take(&mut known.reported) {
@@ -170,7 +170,7 @@ impl std::fmt::Debug for GroupFeed {
     }
 }
 
-/// Where a driver puts who leads a group. Only changes are passed on. Clones are the same feed.
+/// Where a driver reports who leads a group. Only changes are passed on. Clones are the same feed.
 #[derive(Clone)]
 pub struct LeaderFeed(Arc<LeaderShared>);
 
@@ -185,7 +185,7 @@ impl LeaderFeed {
         (Self(Arc::new(LeaderShared { last: Mutex::default(), sink })), events)
     }
 
-    /// This member leads now, or nobody does.
+    /// Reports who leads now, or that nobody does.
     pub fn leader(&self, leader: Option<MemberId>) {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref() != Some(&leader) {

@@ -7,7 +7,8 @@ use tracing::Instrument;
 use crate::supervisor::{Call, Supervisor};
 use crate::{Error, Feature, Result};
 
-/// Counts the coordinators and guards that are left: with the last one it is stopped.
+/// Counts the coordinators and guards that are left: when the last one is dropped, the coordinator
+/// is stopped.
 pub(crate) struct Handle {
     pub(crate) supervisor: Arc<Supervisor>,
 }

@@ -1,6 +1,6 @@
 //! A consistent hash ring: which node is responsible for which key.
 //!
-//! [`HashRing`] stands alone: no coordinator, no backend, no async. It places keys exactly as the
+//! [`HashRing`] works alone: no coordinator, no backend, no async. It places keys exactly as the
 //! ring of the Python original does, so that members written in either language agree on who
 //! owns what.
 //!
@@ -17,13 +17,14 @@
 //!
 //! # Where it departs from Python
 //!
-//! - Adding a node that is there already changes its weight and nothing else. Python keeps the old
+//! - Adding a node that is already there changes its weight and nothing else. Python keeps the old
 //!   points of a node that is re-added with less weight, and returns it even after its removal.
 //! - A node of weight 0 takes no keys. Python then fails with an `IndexError`, or loops for ever.
 //! - Nodes can collide on a point, as `1` and `11` do: `1` repeated four times is `11` repeated
-//!   twice. The node whose id is greater in byte order owns it, in whatever order the nodes were
-//!   added, and if it leaves the other does. In Python the node added last owns it, and removing
-//!   either breaks. So both agree where a Python ring's nodes were added in ascending order.
+//!   twice. The node whose id is greater in byte order owns it, whatever the order in which the nodes
+//!   were added; when it leaves, the other one owns it. In Python the node added last owns it, and
+//!   removing either breaks the ring. So both agree if a Python ring's nodes were added in ascending
+//!   order.
 //! - Several nodes for a key are returned in ring order, owner first, not as an unordered set.
 
 mod diff;
@@ -81,12 +82,12 @@ struct Node {
 }
 
 impl HashRing {
-    /// The points of a node per unit of weight, unless told otherwise: 32, as in Python.
+    /// The default number of points of a node per unit of weight: 32, as in Python.
     pub const DEFAULT_POINTS: u32 = 32;
 
     /// The most points a ring takes: 2²⁴, some 450 MB, and twice that while they are made.
     ///
-    /// Weights often come from other members: a wild one is an error, not an exhausted memory.
+    /// Weights often come from other members: an absurd one is an error, and does not exhaust memory.
     pub const MAX_POINTS: u64 = 1 << 24;
 
     /// An empty ring with 32 points for each unit of weight that hashes with MD5.
@@ -120,23 +121,23 @@ impl HashRing {
         self.hash
     }
 
-    /// Adds a node with weight 1, or gives a node that is there already weight 1.
+    /// Adds a node with weight 1, or gives a node that is already there weight 1.
     ///
     /// # Errors
     ///
-    /// As [`add_all`](Self::add_all).
+    /// The same as those of [`add_all`](Self::add_all).
     pub fn add(&mut self, node: impl Into<MemberId>) -> Result<()> {
         self.add_with_weight(node, 1)
     }
 
     /// Adds a node that takes `weight` times the keys of a node with weight 1, on average.
     ///
-    /// A node that is there already gets the new weight, as if it had been added with it. With
-    /// weight 0 a node is in the ring and takes no keys.
+    /// A node that is already there gets the new weight, as if it had been added with it. With
+    /// weight 0 a node is in the ring but takes no keys.
     ///
     /// # Errors
     ///
-    /// As [`add_all`](Self::add_all).
+    /// The same as those of [`add_all`](Self::add_all).
     ///
     /// ```
     /// use tooz_core::hash_ring::HashRing;
@@ -152,15 +153,14 @@ impl HashRing {
         self.add_all([(node, weight)])
     }
 
-    /// Adds or re-weights several nodes at once; of a node named twice, the last weight counts.
+    /// Adds or re-weights several nodes at once; for a node named twice, the last weight counts.
     ///
-    /// Much cheaper than one after the other: O(k log k) for k new points, and one pass over the
-    /// rest.
+    /// Much cheaper than one by one: O(k log k) for k new points, and one pass over the rest.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the ring would grow beyond
-    /// [`MAX_POINTS`](Self::MAX_POINTS), each node counting as one point at least. The ring is
+    /// [`MAX_POINTS`](Self::MAX_POINTS), each node counting as at least one point. The ring is
     /// then unchanged.
     ///
     /// ```
@@ -204,7 +204,7 @@ impl HashRing {
         self.change(BTreeMap::from([(node, None)]))
     }
 
-    /// Changes the nodes to just these.
+    /// Replaces all nodes by these.
     pub(crate) fn become_of(&mut self, weights: BTreeMap<MemberId, u32>) -> Result<()> {
         let gone = self.nodes.iter().filter(|node| !weights.contains_key(&node.id));
         let gone: Vec<_> = gone.map(|node| (node.id.clone(), None)).collect();
@@ -279,8 +279,8 @@ impl HashRing {
 
     /// The first `replicas` nodes for `key` that are not in `ignore`, in ring order.
     ///
-    /// Without `ignore`, the first is the key's owner. Fewer are returned where the ring has no
-    /// more that take keys. [`walk`](Self::walk) gives the same nodes one by one.
+    /// Without `ignore`, the first is the key's owner. Fewer are returned if the ring has no
+    /// more nodes that take keys. [`walk`](Self::walk) gives the same nodes one by one.
     ///
     /// ```
     /// use tooz_core::{MemberId, hash_ring::HashRing};
@@ -308,7 +308,7 @@ impl HashRing {
 
     /// Walks the ring clockwise from `key`: every node that takes keys, once, the owner first.
     ///
-    /// Allocates nothing for the first node, and one bit a node beyond it.
+    /// Allocates nothing for the first node, and one bit per node after it.
     ///
     /// ```
     /// use tooz_core::hash_ring::HashRing;

@@ -91,8 +91,8 @@ macro_rules! name {
             }
         }
 
-        /// A string where the bytes are text, else bytes: what a format writes for a sequence of
-        /// numbers where it has no bytes.
+        /// A string if the bytes are text, otherwise bytes; a format without bytes writes a sequence
+        /// of numbers.
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
                 match self.as_str() {

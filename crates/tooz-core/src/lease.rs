@@ -18,7 +18,7 @@ pub enum Loss {
     SessionEnded,
     /// The backend says that it is no longer ours: broken, evicted or deleted.
     Taken,
-    /// It was given back, or the coordinator was stopped.
+    /// It was released, or the coordinator was stopped.
     GivenUp,
     /// This process is a fork of the one that holds it.
     Forked,
@@ -30,20 +30,20 @@ impl fmt::Display for Loss {
             Self::Expired => "no renewal was confirmed before the deadline",
             Self::SessionEnded => "the backend ended the session",
             Self::Taken => "the backend says that it is no longer ours",
-            Self::GivenUp => "it was given back, or the coordinator was stopped",
+            Self::GivenUp => "it was released, or the coordinator was stopped",
             Self::Forked => "this process is a fork of the one that holds it",
         })
     }
 }
 
-/// The claim to something that the backend can take away: a session, a lock, a term, a membership.
+/// How long something is ours that the backend can end: a session, a lock, a term, a membership.
 ///
 /// A timed lease has a deadline: the moment at which the last *confirmed* renewal was *sent*, plus
 /// the TTL, minus a margin of a tenth of the TTL for clocks that run at different rates. The
-/// deadline is judged locally, so that the loss is known with the network gone. Once lost, a lease
-/// stays lost: a late confirmation does not bring it back.
+/// deadline is judged locally, so that the loss is known even if the network is gone. Once lost, a
+/// lease stays lost: a late confirmation does not bring it back.
 ///
-/// Clones are the same lease. Drivers make leases and renew them; guards ask them.
+/// Clones are the same lease. Drivers make leases and renew them; guards look at them.
 #[derive(Clone)]
 pub struct Lease(Arc<Shared>);
 
@@ -54,7 +54,7 @@ struct Shared {
     probe: OnceLock<Probe>,
 }
 
-/// Whether a connection still stands.
+/// Tells whether a connection is still open.
 type Probe = Box<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,8 +83,8 @@ impl Lease {
         Self::new(State::default(), self.0.ttl, Some(self.clone()))
     }
 
-    /// A lease that lasts `ttl` from `sent`, and is lost with this one at the latest: the earlier of
-    /// the two deadlines is its own. A renewal of it renews it alone.
+    /// A lease that lasts `ttl` from `sent`, and is lost with this one at the latest: its deadline is
+    /// the earlier of the two. Renewing it does not renew this one.
     #[must_use]
     pub fn timed_child(&self, ttl: Duration, sent: Moment) -> Self {
         let deadline = Some(sent + usable(ttl));
@@ -98,19 +98,19 @@ impl Lease {
         lease
     }
 
-    /// Ties it to a connection whose end is its end: `stands` tells whether the connection still
-    /// stands, and from then on every look at the lease asks it, and every look at its children.
+    /// Ties the lease to a connection, with whose end it is lost: `stands` tells whether the
+    /// connection is still open, and from now on every look at the lease or its children calls it.
     ///
-    /// A process that was stopped for a while finds out by it that its connection ended meanwhile,
-    /// before its runtime has read the socket. So `stands` asks the operating system, not the
-    /// runtime: it is one call of about a microsecond at most, never blocks and runs on any thread.
-    /// It must not keep the connection open. Of several, the first counts.
+    /// This is how a process that was stopped for a while finds out that its connection ended
+    /// meanwhile, before its runtime has read the socket. So `stands` must ask the operating system,
+    /// not the runtime: one call of at most about a microsecond, which never blocks and runs on any
+    /// thread. It must not keep the connection open. A second call changes nothing.
     pub fn stands_with(&self, stands: impl Fn() -> bool + Send + Sync + 'static) {
         // A second one is dropped: a lease has one connection.
         drop(self.0.probe.set(Box::new(stands)));
     }
 
-    /// The time to live at the backend, where it has one.
+    /// The time to live at the backend, if it has one.
     pub fn ttl(&self) -> Option<Duration> {
         self.0.ttl
     }
@@ -122,8 +122,8 @@ impl Lease {
         [own, inherited].into_iter().flatten().min()
     }
 
-    /// The moment from which the backend surely keeps it no longer; `None` if untimed. The deadline
-    /// is a margin before the end at the backend, and two margins are beyond it.
+    /// The moment from which the backend surely no longer keeps it; `None` if untimed. The deadline
+    /// is one margin before the end at the backend, so this is one margin after it.
     pub(crate) fn ends_at_backend(&self) -> Option<Moment> {
         match (self.0.state.borrow().deadline, &self.0.parent) {
             (None, Some(parent)) => parent.ends_at_backend(),
@@ -131,7 +131,7 @@ impl Lease {
         }
     }
 
-    /// A renewal that was sent at `sent` is confirmed. Returns whether it is still held: a
+    /// Notes that a renewal sent at `sent` is confirmed. Returns whether the lease is still held: a
     /// confirmation after the deadline comes too late.
     pub fn renewed(&self, sent: Moment) -> bool {
         if self.loss().is_some() {
@@ -156,7 +156,7 @@ impl Lease {
         self.loss().is_none()
     }
 
-    /// The connection is in trouble: held as far as anyone knows, until the deadline.
+    /// Notes that the connection is in trouble: held as far as anyone knows, until the deadline.
     pub fn suspend(&self) {
         self.0.state.send_if_modified(|state| !std::mem::replace(&mut state.in_doubt, true));
     }
@@ -166,7 +166,7 @@ impl Lease {
         true
     }
 
-    /// It is lost, for the first reason given.
+    /// Notes the loss. The first reason stays.
     pub fn lose(&self, loss: Loss) {
         let loss = self.0.parent.as_ref().and_then(Self::loss).unwrap_or(loss);
         self.0.state.send_if_modified(|state| {
@@ -234,7 +234,7 @@ impl Lease {
         let _ = states.wait_for(|state| state.in_doubt == doubt).await;
     }
 
-    /// Makes the loss known at the deadline with nobody asking. Inside a runtime, which is where
+    /// Reports the loss at the deadline even if nobody looks. Only inside a runtime, which is where
     /// drivers live; elsewhere the deadline still counts whenever somebody looks.
     fn expire_in_time(&self) {
         let (Some(mut deadline), Ok(runtime)) =

@@ -1,6 +1,6 @@
-//! The vocabulary and the engine of `tooz`: coordinators, guards, the driver contract.
+//! The public types and the engine of `tooz`: coordinators, guards, the driver contract.
 //!
-//! Applications use the crate `tooz`, which is this one with drivers; who writes a driver starts
+//! Applications use the crate `tooz`, which is this one with drivers. To write a driver, start
 //! at [`driver`].
 
 mod builder;

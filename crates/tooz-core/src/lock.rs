@@ -11,15 +11,15 @@ use crate::{Feature, LockName, Mode, Result, Wait};
 
 /// A lock, made by [`Coordinator::lock`](crate::Coordinator::lock).
 ///
-/// Cheap to clone. Acquisitions never nest: while one is held, another by the same coordinator
-/// waits as one of another process would.
+/// Cheap to clone. Acquisitions never nest: while the lock is held, another acquisition by the same
+/// coordinator waits as one of another process would.
 ///
 /// # Errors
-/// Acquiring fails as the [`Coordinator`](crate::Coordinator) says, never because somebody else
-/// holds the lock.
+/// Acquiring fails with the errors of the [`Coordinator`](crate::Coordinator), never because
+/// somebody else holds the lock.
 ///
 /// # Cancellation
-/// A dropped acquisition is cancelled; if it had been granted by then, it is released.
+/// A dropped acquisition is cancelled, or released if it was granted by then.
 #[derive(Clone)]
 pub struct Lock {
     handle: Arc<Handle>,
@@ -31,12 +31,12 @@ impl Lock {
         Self { handle, name }
     }
 
-    /// Its name.
+    /// The lock's name.
     pub fn name(&self) -> &LockName {
         &self.name
     }
 
-    /// Acquires it, and waits as long as it takes.
+    /// Acquires the lock, and waits as long as it takes.
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -52,7 +52,7 @@ impl Lock {
         self.forever(Mode::Exclusive).await
     }
 
-    /// Acquires it if nobody holds it.
+    /// Acquires the lock if nobody holds it.
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -69,7 +69,7 @@ impl Lock {
         self.acquire_with(Mode::Exclusive, Wait::Try).await
     }
 
-    /// Acquires it, or gives up after `time`.
+    /// Acquires the lock, or gives up after `time`.
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -84,7 +84,7 @@ impl Lock {
         self.acquire_with(Mode::Exclusive, Wait::For(time)).await
     }
 
-    /// Acquires it together with other shared holders, and waits as long as it takes.
+    /// Acquires the lock together with other shared holders, and waits as long as it takes.
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -100,17 +100,18 @@ impl Lock {
         self.forever(Mode::Shared).await
     }
 
-    /// Acquires it together with other shared holders, if no exclusive holder has it.
+    /// Acquires the lock together with other shared holders, if no exclusive holder has it.
     pub async fn try_acquire_shared(&self) -> Result<Option<LockGuard>> {
         self.acquire_with(Mode::Shared, Wait::Try).await
     }
 
-    /// Acquires it together with other shared holders, or gives up after `time`.
+    /// Acquires the lock together with other shared holders, or gives up after `time`.
     pub async fn try_acquire_shared_for(&self, time: Duration) -> Result<Option<LockGuard>> {
         self.acquire_with(Mode::Shared, Wait::For(time)).await
     }
 
-    /// Acquires it in a mode, waiting as told; `None` if the time was over before.
+    /// Acquires the lock in a mode, and waits for as long as `wait` says; `None` if that time ended
+    /// without the lock.
     pub async fn acquire_with(&self, mode: Mode, wait: Wait) -> Result<Option<LockGuard>> {
         if mode == Mode::Shared {
             self.handle.needs(Feature::SharedLocks, "acquire")?;
@@ -122,15 +123,15 @@ impl Lock {
 
     async fn forever(&self, mode: Mode) -> Result<LockGuard> {
         loop {
-            // Forever ends with the lock or an error; None would be a driver that gave up early.
+            // Forever ends with the lock or an error; None would mean that a driver gave up early.
             if let Some(guard) = self.acquire_with(mode, Wait::Forever).await? {
                 return Ok(guard);
             }
         }
     }
 
-    /// Breaks the lock: whoever holds it loses it, and is told as soon as the backend can. Says
-    /// whether anybody held it.
+    /// Breaks the lock: whoever holds it loses it, and learns of it as soon as the backend can tell.
+    /// Returns whether anybody held it.
     ///
     /// # Errors
     /// The same as those of the [`Coordinator`](crate::Coordinator).
@@ -167,17 +168,18 @@ impl fmt::Debug for Lock {
 pub struct LockGuard(Ownership);
 
 impl LockGuard {
-    /// Releases the lock, and waits until that is confirmed or its lease has ended.
+    /// Releases the lock, and waits until the release is confirmed or the lease has ended.
     ///
     /// # Errors
     /// - [`LockLost`](crate::ErrorKind::LockLost) if it was lost before: what was done under it may
     ///   have overlapped with the work of the next holder.
     /// - [`NotRunning`](crate::ErrorKind::NotRunning) if the coordinator was stopped, and the grace
     ///   for its holders was over.
-    /// - Another when the backend could not be told before the lease ended. The lock is free by then.
+    /// - Another one if the backend could not be reached before the lease ended. The lock is free by
+    ///   then.
     ///
     /// # Cancellation
-    /// The release goes on without the caller.
+    /// If the future is dropped, the engine still finishes the release.
     pub async fn release(self) -> Result<()> {
         self.0.release("release").await
     }

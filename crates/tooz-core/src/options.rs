@@ -9,9 +9,9 @@ use crate::{CoordinatorUrl, Error, Result};
 
 /// The options of one coordinator, read by the driver that it opens.
 ///
-/// Options given in code come before those of the URL, and the last value of a name wins, unless
-/// the driver reads the name as a list. Reading an option makes it known; [`finish`](Self::finish)
-/// refuses every other one, listing the known names.
+/// Options given in code take precedence over those of the URL, and the last value of a name wins,
+/// unless the driver reads the name as a list. Reading an option makes it known;
+/// [`finish`](Self::finish) refuses every other one, and lists the known names.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -62,7 +62,7 @@ impl Options {
         self.text(name).map(Secret::new)
     }
 
-    /// A number or another type that reads itself from text; `what` says what is right, such as
+    /// A number or another type that is parsed from text; `what` describes a valid value, such as
     /// "a whole number".
     pub fn parse<T: FromStr>(&mut self, name: &'static str, what: &str) -> Result<Option<T>> {
         let Some(text) = self.text(name) else { return Ok(None) };
@@ -106,7 +106,7 @@ impl Options {
         }
     }
 
-    /// Accepts options that the original takes and that have no meaning here.
+    /// Accepts options that the original takes but that have no effect here.
     pub fn ignore(&mut self, names: &[&'static str]) {
         self.known.extend(names);
     }

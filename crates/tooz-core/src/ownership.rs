@@ -17,22 +17,22 @@ use crate::{
 };
 
 /// How long a driver may take to cancel an acquisition when its wait is over: while its backend is
-/// known to be in trouble, and at the most.
+/// known to be in trouble, and at most.
 const CANCELLATION: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
-/// Something that is ours until a deadline that moves on with each renewal: a lock or a term.
+/// Something that is ours until a deadline that each renewal moves forward: a lock or a term.
 ///
 /// No lock service can stop a process that is paused past its deadline from believing, until it
 /// looks, that it still holds the lock. So look, with [`check`](Self::check) or
 /// [`run`](Self::run), and send the [`fencing_token`](Self::fencing_token) with each write to the
-/// protected resource, so that the resource can refuse a holder of yesterday.
+/// protected resource, so that the resource can refuse an earlier holder.
 ///
 /// Dropping it releases it in the background: anywhere, without blocking, with or without a
 /// runtime.
 ///
-/// When the coordinator is stopped, it is lost for its holder at once, and the next one gets it
-/// only when this was dropped, or when the [grace](crate::Builder::stop_grace) of the stop is over:
-/// finish what cannot wait, and drop it.
+/// When the coordinator is stopped, the holder loses it at once, but the next holder gets it only
+/// after it was dropped, or after the [grace](crate::Builder::stop_grace) of the stop: finish what
+/// cannot wait, and drop it.
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
@@ -54,7 +54,7 @@ pub struct Ownership {
     handle: Arc<Handle>,
     run: Arc<Run>,
     hold: Arc<dyn Hold>,
-    /// That of the hold, and lost before it when the coordinator is stopped.
+    /// A child of the hold's lease: when the coordinator is stopped, it is lost first.
     lease: Lease,
     id: OperationId,
     target: Target,
@@ -91,22 +91,22 @@ impl Target {
 }
 
 impl Acquisition<Target> {
-    /// One attempt on one session, under an id of its own: what is left of an earlier attempt must
-    /// not be taken for it.
+    /// One attempt on one session, under an id of its own: remnants of an earlier attempt must not
+    /// be taken for it.
     async fn attempt(
         &self,
         supervisor: &Supervisor,
         run: &Run,
-        patience: Patience,
+        session_wait: SessionWait,
     ) -> Result<Option<Granted>> {
         let candidacy = match self.target.group() {
             None => None,
             Some(group) => match supervisor.must_be_member(run, group).await {
                 Ok(candidacy) => Some(candidacy),
-                // It is joined again with the next session, and nothing can be tried before.
+                // The next session joins the group again; nothing can be tried before that.
                 Err(error) if error.is_retryable() => {
                     tokio::select! {
-                        session = patience.session(run) => {
+                        session = session_wait.session(run) => {
                             drop(session?);
                         }
                         () = self.wait.given_up() => {}
@@ -118,9 +118,9 @@ impl Acquisition<Target> {
         };
         let mut left = pin!(left(candidacy.clone()));
         let session = tokio::select! {
-            biased; // Nothing is begun that nobody waits for.
+            biased; // If nobody waits any more, nothing is begun.
             () = self.wait.given_up() => return Ok(None),
-            session = patience.session(run) => session?,
+            session = session_wait.session(run) => session?,
             () = &mut left => return Err(candidacy_ended()),
         };
         let wait = self.wait.child();
@@ -153,16 +153,16 @@ impl Acquisition<Target> {
     }
 }
 
-/// How long the attempts of one acquisition look for a session.
+/// How long the attempts of one acquisition may wait for a session.
 #[derive(Clone, Copy)]
-enum Patience {
-    /// All together, from that moment on: the wait is no longer than that.
+enum SessionWait {
+    /// All attempts together, from that moment on: the user's wait is no longer than that.
     Until(Moment, Duration),
-    /// Each of them, as every operation does.
+    /// Each attempt, like any other operation.
     Each(Duration),
 }
 
-impl Patience {
+impl SessionWait {
     async fn session(self, run: &Run) -> Result<Arc<dyn Session>> {
         match self {
             Self::Until(since, time) => run.session(since, time).await,
@@ -178,7 +178,7 @@ struct Granted {
     candidacy: Option<watch::Receiver<bool>>,
 }
 
-/// Waits until the group is being left that the candidacy is in.
+/// Waits until the candidacy's group is being left.
 async fn left(candidacy: Option<watch::Receiver<bool>>) {
     match candidacy {
         // An error means that the membership is gone.
@@ -208,9 +208,9 @@ impl Ownership {
         let run = supervisor.run().map_err(named)?;
         let acquisition = Acquisition::new(target, mode, run.waiting(wait));
         let (looking, timeout) = (run.clone(), supervisor.settings.timeout);
-        let patience = match wait {
-            Wait::For(time) if time <= timeout => Patience::Until(Moment::now(), time),
-            _ => Patience::Each(timeout),
+        let session_wait = match wait {
+            Wait::For(time) if time <= timeout => SessionWait::Until(Moment::now(), time),
+            _ => SessionWait::Each(timeout),
         };
         // Dropping this future tells the engine to cancel it.
         let _cancel = acquisition.wait.give_up_on_drop();
@@ -219,23 +219,23 @@ impl Ownership {
             let wait = &acquisition.wait;
             let mut backoff = supervisor.settings.retry.backoff();
             loop {
-                let failed = match acquisition.attempt(&supervisor, &run, patience).await {
+                let failed = match acquisition.attempt(&supervisor, &run, session_wait).await {
                     Ok(Some(Granted { id, hold, candidacy })) => {
                         let (handle, run) = (handle.clone(), run.clone());
                         let (target, lease) = (acquisition.target.clone(), hold.lease().child());
                         let ownership =
                             Self { handle, run, hold, lease, id, target, settled: false };
                         let held = ownership.is_granted(candidacy).await;
-                        // The wait may have outlived the lease: look before it is granted.
+                        // The wait may have outlived the lease: look before handing it out.
                         if held.is_ok() && ownership.lease.is_held() {
                             return Ok(Some(ownership));
                         }
-                        // Before the caller hears that there is nothing. If it fails, the end of
-                        // its session ends it.
+                        // Released before the caller gets nothing. If that fails, the end of its
+                        // session ends it.
                         drop(ownership.release(operation).await);
                         held.err()
                     }
-                    // It waited, so what failed before is long ago.
+                    // It waited, so earlier failures no longer matter.
                     Ok(None) => {
                         backoff = supervisor.settings.retry.backoff();
                         None
@@ -271,7 +271,7 @@ impl Ownership {
             let out_of_reach = async {
                 tokio::time::sleep(limit).await;
                 let rest = CANCELLATION.1.saturating_sub(CANCELLATION.0);
-                // Both say that it is of no use to wait on.
+                // Either way there is no use in waiting longer.
                 let _ = tokio::time::timeout(rest, looking.is_in_doubt()).await;
             };
             tokio::select! {
@@ -292,10 +292,10 @@ impl Ownership {
         let group = self.target.group();
         let held = Held::new(self.hold.clone(), self.lease.clone(), group.cloned());
         self.run.hold(self.id, held)?;
-        // Only now: who leaves the group waits for it, and then ends the terms.
+        // Only now: a leave waits for this, and then ends the terms.
         drop(candidacy);
         match group {
-            // Whoever left the group meanwhile has not seen this term.
+            // A leave that came meanwhile has not seen this term.
             Some(group) => self.handle.supervisor.must_be_member(&self.run, group).await.map(drop),
             None => Ok(()),
         }
@@ -307,23 +307,23 @@ impl Ownership {
         FencingToken(self.hold.token().0.saturating_add(offset))
     }
 
-    /// The moment at which it counts as lost unless a renewal is confirmed before. `None` where
-    /// ownership ends only with the connection or the process, or later than a clock can tell.
+    /// The moment at which it counts as lost unless a renewal is confirmed before. `None` if
+    /// ownership ends only with the connection or the process, or later than a clock can express.
     pub fn deadline(&self) -> Option<Instant> {
         Instant::now().checked_add(self.lease.deadline()?.remaining())
     }
 
-    /// Why it is lost, if it is. Looks at the clock, asks nobody and never blocks.
+    /// Why it is lost, if it is. Looks only at the clock, does no I/O and never blocks.
     pub fn loss(&self) -> Option<Loss> {
         self.forked().or_else(|| self.lease.loss())
     }
 
-    /// A fork has the guard, and nothing of what it stands for.
+    /// A fork has a copy of the guard, but not what it stands for.
     fn forked(&self) -> Option<Loss> {
         (!self.handle.supervisor.engine.is_here()).then_some(Loss::Forked)
     }
 
-    /// Succeeds while it is held. Looks at the clock, asks nobody and never blocks.
+    /// Succeeds while it is held. Looks only at the clock, does no I/O and never blocks.
     ///
     /// # Errors
     /// [`ErrorKind::LockLost`], or [`ErrorKind::NotRunning`] if the coordinator was stopped.
@@ -334,7 +334,7 @@ impl Ownership {
         }
     }
 
-    /// Waits until it is lost: at the deadline at the latest, even with the network gone.
+    /// Waits until it is lost: at the deadline at the latest, even if the network is gone.
     ///
     /// # Cancellation
     /// Dropping the future is safe. It runs on any runtime.
@@ -348,7 +348,7 @@ impl Ownership {
     /// Asks the backend whether it is still ours. If not, it is lost from then on.
     ///
     /// # Errors
-    /// The same as those of [`check`](Self::check) if it is known to be lost already; [`ErrorKind::Connection`] and
+    /// Those of [`check`](Self::check) if it is known to be lost already; [`ErrorKind::Connection`] or
     /// [`ErrorKind::TimedOut`] if the backend cannot be asked.
     pub async fn verify(&self) -> Result<bool> {
         self.check()?;
@@ -364,11 +364,11 @@ impl Ownership {
         verified.await.map_err(|e| naming.names(e.during("verify")))
     }
 
-    /// Runs `work` while it is held. The deadline is looked at before each poll, and at the loss
-    /// the future is dropped.
+    /// Runs `work` while it is held. The deadline is checked before each poll; at the loss, the
+    /// future is dropped.
     ///
     /// # Errors
-    /// The same as those of [`check`](Self::check) at the loss. What `work` has done by then stays done.
+    /// Those of [`check`](Self::check), at the loss. What `work` has done by then stays done.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output> {
         let mut work = pin!(work);
         let mut lost = pin!(self.lost());
@@ -407,7 +407,7 @@ impl Ownership {
         }
     }
 
-    /// Its holder is told of a stop by a revocation, and not by the loss of it.
+    /// At a stop its holder gets a revocation instead of a loss.
     pub(crate) fn is_revocable(&self) {
         self.run.is_revocable(self.id);
     }

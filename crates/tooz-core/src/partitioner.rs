@@ -24,20 +24,20 @@ struct Weight {
 /// The members of a group as a hash ring that follows the group: made by
 /// [`PartitionedGroup`].
 ///
-/// The ring is built from a snapshot of the group and the events that follow it, so that no join
-/// can fall between; it follows joins, deaths and changed weights by push. It places objects
+/// The ring is built from a snapshot of the group and the events that follow it, so no join is
+/// missed; joins, deaths and changed weights are pushed to it. It places objects
 /// exactly as a Python peer with the same members does, if both hash the same bytes: Python hashes
 /// the text of an object.
 ///
 /// The same members always give the same ring, whatever came before: a weight above
-/// [`MAX_WEIGHT`](Self::MAX_WEIGHT), which only a peer can state, counts as that much, and where
+/// [`MAX_WEIGHT`](Self::MAX_WEIGHT), which only a peer can publish, counts as `MAX_WEIGHT`, and if
 /// all points together would exceed [`HashRing::MAX_POINTS`], all weights are halved until they
-/// fit. Rings are made on a thread of their own, and what changes meanwhile makes one more.
+/// fit. Rings are made on a thread of their own; changes that come meanwhile make one more ring.
 ///
-/// Two members can disagree for as long as an event is on its way. Where an object must never be
-/// worked by two at once, take [`partitions`](Self::partitions).
+/// Two members can disagree for as long as an event is on its way. If two members must never work on
+/// an object at once, use [`partitions`](Self::partitions).
 ///
-/// Cheap to clone. With the last clone the ring stops following; the membership stays.
+/// Cheap to clone. When the last clone is dropped, the ring stops following; the membership stays.
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
@@ -91,16 +91,15 @@ impl Coordinator {
 }
 
 impl PartitionedGroup {
-    /// How much this member takes: with 2 twice as much as with 1, on average. 1 by default, and
-    /// [`Partitioner::MAX_WEIGHT`] at most. It can be
-    /// [changed](Partitioner::change_weight) later.
+    /// How much this member takes: with 2 twice as much as with 1, on average. 1 by default, at most
+    /// [`Partitioner::MAX_WEIGHT`]. It can be [changed](Partitioner::change_weight) later.
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
     }
 
-    /// How many points a member has on the ring for each unit of its weight: 32 unless there is a
-    /// reason, [`Partitioner::MAX_POINTS`] at most, and the same for all members.
+    /// How many points a member has on the ring for each unit of its weight: 32 by default, at most
+    /// [`Partitioner::MAX_POINTS`], and the same for all members.
     pub fn points(mut self, points: u32) -> Self {
         self.points = points;
         self
@@ -112,11 +111,11 @@ impl PartitionedGroup {
         self
     }
 
-    /// Joins the group, created if it does not exist, and follows it.
+    /// Joins the group, creates it if it does not exist, and follows it.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a weight or a number of points above its
-    /// limit, before any I/O; else the same as those of [`Coordinator::join_group`].
+    /// limit, before any I/O; otherwise those of [`Coordinator::join_group`].
     ///
     /// # Cancellation
     /// A dropped call leaves the group again.
@@ -133,8 +132,8 @@ impl PartitionedGroup {
     /// Follows the group without being one of its members.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for too many points; else the same as those
-    /// of [`Coordinator::watch_group`].
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for too many points; otherwise those of
+    /// [`Coordinator::watch_group`].
     pub async fn follow(self) -> Result<Partitioner> {
         let Self { coordinator, group, points, hash, .. } = self;
         check_points(points).map_err(|e| e.during("follow"))?;
@@ -152,7 +151,7 @@ impl PartitionedGroup {
             let _ = built.send(());
             follow(events, weights, sender).await;
         });
-        // An error means that a panic has ended the task: the ring is as good as it gets.
+        // An error means that the task panicked: the ring stays as it is.
         drop(first_is_built.await);
         Ok(Partitioner { coordinator, group, ring: receiver })
     }
@@ -189,7 +188,7 @@ async fn follow(
             event = events.next() => {
                 let Some(event) = event else { return };
                 weights.apply(event);
-                // What came while the last ring was made is one change.
+                // Everything that came while the last ring was made is one change.
                 while let Some(event) = events.try_next() {
                     weights.apply(event);
                 }
@@ -200,11 +199,11 @@ async fn follow(
     }
 }
 
-/// Makes the ring of these weights, on a thread where its time holds up no heartbeat.
+/// Makes the ring of these weights, on a thread where it does not delay any heartbeat.
 async fn publish(weights: &Weights, ring: &watch::Sender<Arc<HashRing>>) {
     let now = ring.borrow().clone();
     let wanted = weights.effective(now.points_per_weight());
-    // What changes no placement wakes nobody.
+    // A change that moves nothing wakes nobody.
     if now.weights().eq(wanted.iter().map(|(id, weight)| (id, *weight))) {
         return;
     }
@@ -219,7 +218,7 @@ async fn publish(weights: &Weights, ring: &watch::Sender<Arc<HashRing>>) {
     }
 }
 
-/// The members of a group with the weights that they state.
+/// The members of a group with the weights that they publish.
 #[derive(Default)]
 struct Weights(BTreeMap<MemberId, u32>);
 
@@ -268,8 +267,8 @@ impl Weights {
     }
 }
 
-/// The `weight` of a map that has it, else 1, as the original. A negative one is no weight: the
-/// original places no point for it.
+/// The `weight` of a map that has it, otherwise 1, as in the original. A negative one counts as 0:
+/// the original places no point for it.
 fn weight(member: &Member) -> u32 {
     stated_weight(&member.capabilities).unwrap_or(1)
 }
@@ -288,7 +287,7 @@ fn stated_weight(capabilities: &Capabilities) -> Option<u32> {
 }
 
 impl Partitioner {
-    /// The largest weight of a member. What another member states above it counts as this much.
+    /// The largest weight of a member. If another member publishes more, it counts as this much.
     pub const MAX_WEIGHT: u32 = 10_000;
 
     /// The most points for each unit of weight.
@@ -299,7 +298,7 @@ impl Partitioner {
         self.ring.borrow().clone()
     }
 
-    /// The members responsible for an object, the owner first; fewer than `replicas` where the
+    /// The members responsible for an object, the owner first; fewer than `replicas` if the
     /// group has no more.
     pub fn members_for_object(&self, object: impl AsRef<[u8]>, replicas: usize) -> Vec<MemberId> {
         self.members_for_object_without(object, replicas, &[])
@@ -334,14 +333,14 @@ impl Partitioner {
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a weight above
-    /// [`MAX_WEIGHT`](Self::MAX_WEIGHT); else those of [`Coordinator::update_capabilities`].
+    /// [`MAX_WEIGHT`](Self::MAX_WEIGHT); otherwise those of [`Coordinator::update_capabilities`].
     pub async fn change_weight(&self, weight: u32) -> Result<()> {
         let weight = Weight::checked(weight).map_err(|e| e.during("change_weight"))?;
         self.coordinator.update_capabilities(&self.group, &weight).await
     }
 
-    /// The ring now and after each change. [`HashRing::diff`] of one and the next tells what
-    /// moved, from whom to whom. A slow consumer misses rings in between, never the newest.
+    /// The ring now and after each change. [`HashRing::diff`] of two of them tells what moved, and
+    /// from whom to whom. A slow consumer may miss rings in between, but never the newest.
     pub fn changes(&self) -> Events<Arc<HashRing>> {
         let (sink, events) = channel();
         self.coordinator.spawn(pass_on(self.ring.clone(), sink));

@@ -1,4 +1,4 @@
-//! Exclusive hand-off: partitions that two members never work at once.
+//! Exclusive hand-off: partitions that two members never work on at once.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,17 +12,17 @@ use crate::partitioner::Partitioner;
 use crate::process::Process;
 use crate::{ErrorKind, HashRing, LockGuard, LockName, Loss, Ownership, Result};
 
-/// A fixed number of partitions of a group's work, each worked by one member at a time: made by
+/// A fixed number of partitions of a group's work, each worked on by one member at a time: made by
 /// [`Partitioner::partitions`].
 ///
-/// The ring says who should own a partition, and a lock for each partition sees to it that its
-/// former owner has let it go, or that its deadline has passed, before the next owner has it. That
-/// holds over kills, pauses and network partitions, with the guarantees of the backend's locks and
+/// The ring says who should own a partition. A lock for each partition ensures that the
+/// former owner has released it, or that its deadline has passed, before the next owner has it. That
+/// holds across kills, pauses and network partitions, with the guarantees of the backend's locks and
 /// a fencing token for each partition. All members must use the same `count`.
 ///
-/// Dropping it ends the hand-off: the partitions that are held are revoked. So does a stop of the
-/// coordinator, which waits until they are dropped, for the
-/// [grace](crate::Builder::stop_grace) at the longest; only then can others own them.
+/// Dropping it ends the hand-off: the partitions that are held are revoked. A stop of the
+/// coordinator does the same, and waits until they are dropped, but no longer than the
+/// [grace](crate::Builder::stop_grace); only then can others own them.
 ///
 /// ```
 /// # tooz_core::blocking::block_on(async {
@@ -45,27 +45,27 @@ pub struct Partitions {
     owned: Arc<Owned>,
 }
 
-/// What has come to be owned and was not asked for yet.
+/// Partitions that we own but nobody has asked for yet.
 type Owned = Mutex<mpsc::UnboundedReceiver<Partition>>;
 
 /// A partition that this member owns, until it is revoked or lost.
 ///
 /// Its methods are those of [`Ownership`]. Stop the work on it when [`revoked`](Self::revoked)
 /// returns, then drop it: the next owner waits for that.
-#[must_use = "dropping the partition lets it go"]
+#[must_use = "dropping the partition releases it"]
 pub struct Partition {
     number: u32,
     guard: LockGuard,
     revoked: CancellationToken,
-    /// Dropped after the guard: tells the hand-off that it was let go.
+    /// Dropped after the guard: tells the hand-off that it was released.
     _let_go: LetGo,
 }
 
-/// Why a partition must be let go.
+/// Why a partition must be released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Revocation {
-    /// Another member is to own it, or the coordinator is being stopped: finish what cannot wait,
+    /// Another member will own it, or the coordinator is being stopped: finish what cannot wait,
     /// and drop it. It is held until then.
     Moved,
     /// It is lost: another member may have it already.
@@ -89,8 +89,8 @@ impl Partitions {
         Self { process: Process::current(), count, owned }
     }
 
-    /// The next partition that this member has come to own; `None` after the coordinator was
-    /// stopped, and in a fork of the process. Dropping the future loses nothing.
+    /// Waits for the next partition that this member owns; `None` once the coordinator is stopped,
+    /// and in a fork of the process. Dropping the future loses nothing.
     pub async fn owned(&mut self) -> Option<Partition> {
         if !self.process.is_current() {
             return None;
@@ -124,7 +124,7 @@ impl Partition {
         }
     }
 
-    /// Whether it must be released. Looks at the clock, asks nobody and never blocks.
+    /// Whether it must be released. Looks only at the clock, does no I/O and never blocks.
     pub fn is_revoked(&self) -> Option<Revocation> {
         match self.guard.loss() {
             Some(loss) => Some(Revocation::Lost(loss)),
@@ -164,15 +164,15 @@ fn open(owned: &Owned) -> MutexGuard<'_, mpsc::UnboundedReceiver<Partition>> {
     owned.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The engine's side: acquires what the ring gives us, and revokes what it takes.
+/// The engine's side: acquires what the ring gives to us, and revokes what it gives to others.
 struct HandOff {
     partitioner: Partitioner,
     count: u32,
     owned: mpsc::UnboundedSender<Partition>,
-    /// The other end, while somebody has it.
+    /// The receiving end, while somebody has it.
     unclaimed: Weak<Owned>,
     /// What is not here is neither held nor waited for.
-    claims: HashMap<u32, Claim>,
+    acquisitions: HashMap<u32, PartitionAcquisition>,
     /// Numbers the acquisitions, so that a note of one that was cancelled is not taken for the
     /// next.
     attempts: u64,
@@ -180,7 +180,7 @@ struct HandOff {
     inbox: mpsc::UnboundedReceiver<Note>,
 }
 
-enum Claim {
+enum PartitionAcquisition {
     /// Cancels this attempt.
     Waiting(u64, CancellationToken),
     /// Cancelling revokes.
@@ -215,8 +215,8 @@ impl HandOff {
         unclaimed: Weak<Owned>,
     ) -> Self {
         let (notes, inbox) = mpsc::unbounded_channel();
-        let claims = HashMap::new();
-        Self { partitioner, count, owned, unclaimed, claims, attempts: 0, notes, inbox }
+        let acquisitions = HashMap::new();
+        Self { partitioner, count, owned, unclaimed, acquisitions, attempts: 0, notes, inbox }
     }
 
     async fn run(mut self) {
@@ -251,15 +251,15 @@ impl HandOff {
     fn settle(&mut self, number: u32, ring: &HashRing) {
         let member = self.partitioner.coordinator.member_id();
         let ours = ring.node(number.to_string()) == Some(member);
-        match (ours, self.claims.get(&number)) {
+        match (ours, self.acquisitions.get(&number)) {
             (true, None) => self.acquire(number),
-            (false, Some(Claim::Waiting(_, wait))) => {
+            (false, Some(PartitionAcquisition::Waiting(_, wait))) => {
                 wait.cancel();
-                self.claims.remove(&number);
+                self.acquisitions.remove(&number);
             }
-            (false, Some(Claim::Held(held))) => held.cancel(),
-            // One that moved away and back is let go and acquired again: who works on it has been
-            // told to stop.
+            (false, Some(PartitionAcquisition::Held(held))) => held.cancel(),
+            // One that moved away and back is released and acquired again: its worker has been told
+            // to stop.
             (true, Some(_)) | (false, None) => {}
         }
     }
@@ -268,7 +268,7 @@ impl HandOff {
         let wait = CancellationToken::new();
         self.attempts += 1;
         let attempt = self.attempts;
-        self.claims.insert(number, Claim::Waiting(attempt, wait.clone()));
+        self.acquisitions.insert(number, PartitionAcquisition::Waiting(attempt, wait.clone()));
         let Partitioner { coordinator, group, .. } = self.partitioner.clone();
         let mut name = b"partition.".to_vec();
         name.extend_from_slice(group.as_bytes());
@@ -298,25 +298,25 @@ impl HandOff {
     fn take(&mut self, note: Note) -> Option<u32> {
         match note {
             Note::Acquired(number, attempt, guard) => {
-                // Otherwise it moved away in the meantime: dropping the guard lets it go.
+                // Otherwise it moved away in the meantime: dropping the guard releases it.
                 if self.waits_for(number, attempt) {
                     guard.is_revocable();
                     let revoked = CancellationToken::new();
-                    self.claims.insert(number, Claim::Held(revoked.clone()));
+                    self.acquisitions.insert(number, PartitionAcquisition::Held(revoked.clone()));
                     let _let_go = LetGo { number, notes: self.notes.clone() };
-                    // An error means that nobody wants it: it is dropped, which lets it go.
+                    // An error means that nobody wants it: it is dropped, which releases it.
                     drop(self.owned.send(Partition { number, guard, revoked, _let_go }));
                 }
                 Some(number)
             }
             Note::Failed(number, attempt) => {
                 if self.waits_for(number, attempt) {
-                    self.claims.remove(&number);
+                    self.acquisitions.remove(&number);
                 }
                 Some(number)
             }
             Note::LetGo(number) => {
-                self.claims.remove(&number);
+                self.acquisitions.remove(&number);
                 Some(number)
             }
             Note::Stopped => None,
@@ -324,13 +324,15 @@ impl HandOff {
     }
 
     fn waits_for(&self, number: u32, attempt: u64) -> bool {
-        matches!(self.claims.get(&number), Some(Claim::Waiting(a, _)) if *a == attempt)
+        matches!(self.acquisitions.get(&number), Some(PartitionAcquisition::Waiting(a, _)) if *a == attempt)
     }
 
     fn end(self) {
-        for claim in self.claims.into_values() {
-            match claim {
-                Claim::Waiting(_, token) | Claim::Held(token) => token.cancel(),
+        for acquisition in self.acquisitions.into_values() {
+            match acquisition {
+                PartitionAcquisition::Waiting(_, token) | PartitionAcquisition::Held(token) => {
+                    token.cancel()
+                }
             }
         }
         // Nobody works on those, and a stop must not wait for them.

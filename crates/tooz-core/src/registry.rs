@@ -20,20 +20,20 @@ use crate::{Builder, CoordinatorUrl, DriverEntry, Error, ErrorKind, MemberId, Re
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     drivers: BTreeMap<&'static str, DriverEntry>,
-    /// Schemes whose driver was not built in, and the feature that would.
+    /// Schemes whose driver was not built in, and the feature that would add it.
     missing: BTreeMap<&'static str, &'static str>,
 }
 
 impl Registry {
-    /// None.
+    /// A registry without drivers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// These and one more.
+    /// Adds a driver.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] when one of its schemes is taken.
+    /// [`ErrorKind::InvalidInput`] if one of its schemes is already taken.
     pub fn with(mut self, driver: DriverEntry) -> Result<Self> {
         for scheme in driver.schemes {
             if let Some(other) = self.drivers.insert(scheme, driver) {
@@ -79,7 +79,7 @@ impl Registry {
     }
 
     /// Starts to build the coordinator of `member` over the backend that `url` names. Nothing is
-    /// connected.
+    /// connected yet.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for a malformed URL or an empty member id,

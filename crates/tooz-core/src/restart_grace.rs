@@ -1,4 +1,4 @@
-//! What a server that came back without its memory may not do yet.
+//! How long a server that restarted without its data must grant nothing.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::{Moment, Options, Result};
 /// forgotten what it granted before: a holder that was cut off learns of it at its local deadline,
 /// which is less than a TTL after the restart.
 ///
-/// Only for servers that may have forgotten. A driver whose server tells that it has everything
-/// still, or that nobody ever used it, has no need to wait.
+/// Only for servers that may have forgotten. A driver whose server can tell that it still has
+/// everything, or that nobody ever used it, does not need to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartGrace(Duration);
 
 impl RestartGrace {
     /// Reads the option `restart_grace`: seconds, 0 for none; `default` without it, which is the
-    /// TTL where a restart can forget. Members that have different TTLs need the longest of them.
+    /// TTL if a restart can lose data. If members have different TTLs, all need the longest of them.
     pub fn read(options: &mut Options, default: Duration) -> Result<Self> {
         options.seconds_or_zero("restart_grace", default).map(Self)
     }
@@ -27,7 +27,7 @@ impl RestartGrace {
         Some(answered + left)
     }
 
-    /// The same of a server that counts whole seconds. It subtracts two readings of its clock, so it
+    /// The same for a server that counts whole seconds. It subtracts two readings of its clock, so it
     /// may have been up for almost a second less than it says.
     pub fn until_by_seconds(self, uptime: u64, answered: Moment) -> Option<Moment> {
         self.until(Duration::from_secs(uptime.saturating_sub(1)), answered)

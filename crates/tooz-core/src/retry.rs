@@ -6,8 +6,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::Moment;
 
-/// The pauses between attempts of the same thing: they double up to a limit, each shortened by a
-/// random part of its half.
+/// The pauses between attempts of the same thing: they double up to a limit, and each is shortened
+/// at random by up to half.
 ///
 /// The default starts at 20 ms and ends at 2 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl RetryPolicy {
 
     /// The pauses, from the first.
     pub fn backoff(&self) -> Backoff {
-        // Jitter adds as much as a pause at the most.
+        // Jitter adds at most as much again.
         let pauses = ExponentialBuilder::new()
             .with_min_delay(self.first / 2)
             .with_max_delay(self.longest / 2)
@@ -41,7 +41,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The pauses between one row of attempts: see [`RetryPolicy::backoff`].
+/// The pauses between one series of attempts: see [`RetryPolicy::backoff`].
 #[derive(Debug)]
 pub struct Backoff {
     pauses: ExponentialBackoff,
@@ -70,8 +70,8 @@ impl Backoff {
     }
 }
 
-/// How much of the time that is left a pause may take, so that whoever is well again early enough
-/// is asked early enough.
+/// How much of the remaining time a pause may take, so that a backend that recovers in time is asked
+/// in time.
 fn share_of(left: Duration) -> Duration {
     (left / 4).max(Duration::from_millis(5))
 }

@@ -1,10 +1,10 @@
-//! What is settled before a coordinator is made.
+//! The settings of a coordinator, fixed before it is made.
 
 use std::time::Duration;
 
 use crate::{Characteristics, RetryPolicy};
 
-/// What a [`Builder`](crate::Builder) has settled.
+/// What a [`Builder`](crate::Builder) has configured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) heartbeat: Heartbeat,
@@ -24,8 +24,8 @@ pub enum Heartbeat {
     Automatic,
     /// The application, by [`Coordinator::heartbeat`](crate::Coordinator::heartbeat): a sign that the application itself lives.
     ///
-    /// After a loss nothing is taken again (the session, memberships, places in queues) before the
-    /// next heartbeat, so that the others do the work of a member that hangs. Calls that need a
+    /// After a loss nothing is restored (the session, memberships, queue entries) before the
+    /// next heartbeat, so that others take over the work of a member that hangs. Calls that need a
     /// session wait for it within their time limit.
     Manual,
 }

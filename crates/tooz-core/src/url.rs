@@ -9,10 +9,10 @@ use crate::{Error, Result};
 
 /// `scheme://[user[:password]@]host[:port][,host[:port]…][/path][?option=value…]`
 ///
-/// Several hosts are allowed, which neither of the common URL parsers takes. User, password, hosts
-/// and options are percent-decoded; in options `+` is a space, as in a form. A fragment is dropped.
+/// Several hosts are allowed, which the common URL parsers refuse. User, password, hosts
+/// and options are percent-decoded; in options `+` is a space, as in a form. A fragment is ignored.
 ///
-/// `Debug` and `Display` show no password and no option that is named like a secret.
+/// `Debug` and `Display` hide the password, and every option that is named like a secret.
 ///
 /// ```
 /// use tooz_core::CoordinatorUrl;
@@ -89,7 +89,7 @@ impl CoordinatorUrl {
         &self.hosts
     }
 
-    /// The path with its leading slash, or the empty string. It stays as written, escapes and all:
+    /// The path with its leading slash, or the empty string. It stays as written, including escapes:
     /// the original never decodes it, and both must mean the same directory or database.
     pub fn path(&self) -> &str {
         &self.path
@@ -107,7 +107,7 @@ impl std::str::FromStr for CoordinatorUrl {
 
     fn from_str(text: &str) -> Result<Self> {
         let refuse = |what: &str| {
-            // The text may hold a password: only the part before the authority is safe to repeat.
+            // The text may contain a password: only the part before the authority is safe to repeat.
             let scheme = text.split("://").next().filter(|s| s.len() < text.len());
             Error::invalid(format!(
                 "{what}; a coordinator URL looks like scheme://[user[:password]@]host[:port]\
@@ -124,7 +124,7 @@ impl std::str::FromStr for CoordinatorUrl {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, behind) = rest.split_at(end);
         let unescaped =
-            || refuse("the user or the password has one of / ? # in it, to be written %2F %3F %23");
+            || refuse("the user or the password contains one of / ? #; write it as %2F %3F %23");
         let (behind, fragment) = behind.split_once('#').unwrap_or((behind, ""));
         let (path, query) = behind.split_once('?').unwrap_or((behind, ""));
         if fragment.contains('@') || query.split('&').any(is_login) {
@@ -145,7 +145,7 @@ impl std::str::FromStr for CoordinatorUrl {
             .split(',')
             .filter(|host| !host.is_empty())
             .map(|host| {
-                // With an @ behind it, what looks like a host is a login, and no part is repeated.
+                // With an @ after it, what looks like a host is a login, and no part is repeated.
                 let refuse =
                     |what: String| if behind.contains('@') { unescaped() } else { refuse(&what) };
                 parse_host(host).map_err(refuse)
@@ -173,7 +173,7 @@ impl std::str::FromStr for CoordinatorUrl {
     }
 }
 
-/// Whether what stands for an option is the end of a login and a host: `@` in an option's name.
+/// Whether what looks like an option is the end of a login and a host: `@` in an option's name.
 fn is_login(pair: &str) -> bool {
     pair.split('=').next().is_some_and(|name| name.contains('@'))
 }
@@ -187,7 +187,7 @@ fn parse_host(text: &str) -> Result<Host, String> {
         Some(rest) => {
             let (name, after) = rest
                 .split_once(']')
-                .ok_or_else(|| format!("the host {text:?} has an opening bracket only"))?;
+                .ok_or_else(|| format!("the host {text:?} has only an opening bracket"))?;
             match after.strip_prefix(':') {
                 Some(port) => (name, Some(port)),
                 None if after.is_empty() => (name, None),
@@ -204,7 +204,7 @@ fn parse_host(text: &str) -> Result<Host, String> {
     };
     let port = match port {
         Some(port) => Some(
-            // It is not repeated: without an @ in the URL it may be a password.
+            // The value is not repeated: without an @ in the URL it may be a password.
             port.parse::<u16>()
                 .map_err(|_| format!("the port of {name:?} is not a number from 0 to 65535"))?,
         ),
@@ -227,7 +227,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// Whether an option of that name holds something that must not be printed.
+/// Whether an option of that name contains something that must not be printed.
 pub(crate) fn is_secret(option: &str) -> bool {
     let option = option.to_ascii_lowercase();
     ["password", "token", "secret"].iter().any(|word| option.contains(word))

@@ -1,4 +1,4 @@
-//! How long an acquisition may wait: what a user says, and what a driver goes by.
+//! How long an acquisition may wait: what the user says, and what the driver obeys.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::Moment;
 pub enum Wait {
     /// One attempt, without waiting for a holder.
     Try,
-    /// For that long.
+    /// At most this long.
     For(Duration),
     /// As long as it takes.
     Forever,
@@ -31,7 +31,7 @@ impl WaitLimit {
         Self::until(Some(Moment::now()), CancellationToken::new())
     }
 
-    /// Waiting for so long, for who calls a driver without the engine.
+    /// Waiting for at most `time`, for callers that use a driver without the engine.
     pub fn within(time: Duration) -> Self {
         Self::until(Some(Moment::now() + time), CancellationToken::new())
     }
@@ -40,12 +40,12 @@ impl WaitLimit {
         Self { until, given_up }
     }
 
-    /// Whether it is over. An acquisition makes its first attempt even so.
+    /// Whether the wait is over. An acquisition makes its first attempt even so.
     pub fn is_over(&self) -> bool {
         self.is_given_up() || self.until.is_some_and(Moment::has_passed)
     }
 
-    /// Waits until it is over.
+    /// Waits until the wait is over.
     pub async fn over(&self) {
         match self.until {
             None => self.given_up.cancelled().await,
@@ -56,13 +56,13 @@ impl WaitLimit {
         }
     }
 
-    /// The time left, for backends that wait by themselves; `None` if it has no limit. It may be
-    /// over before: the backend's wait must end then too.
+    /// The time left, for backends that wait by themselves; `None` if there is no limit. The wait may
+    /// be over earlier: then the backend's wait must end too.
     pub fn time_left(&self) -> Option<Duration> {
         self.until.map(Moment::remaining)
     }
 
-    /// The same, and can be given up alone.
+    /// The same limit, but this one can be given up alone.
     pub(crate) fn child(&self) -> Self {
         Self::until(self.until, self.given_up.child_token())
     }

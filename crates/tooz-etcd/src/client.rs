@@ -200,7 +200,8 @@ impl Client {
         if response.is_success() {
             // A server that is being stopped ends the poll with nothing.
             return response.json().map(Watched::Event).map_err(|e| {
-                Error::new(ErrorKind::Connection, "the long poll ended with nothing").caused_by(e)
+                Error::new(ErrorKind::Connection, "the long poll ended without an answer")
+                    .caused_by(e)
             });
         }
         match response.json::<Failure>() {

@@ -31,7 +31,7 @@ const LONGEST_OPENING: Duration = Duration::from_secs(5);
 /// How long any answer may take.
 const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// All but the certificates: see [`settings`](Self::settings).
@@ -46,7 +46,7 @@ pub(crate) struct Config {
     pub(crate) lock_timeout: Ttl,
 }
 
-/// A time to live: what leases count with, and the whole seconds that the server is told, which
+/// A time to live: what leases count with, and the whole seconds that the server gets, which
 /// may be more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ttl(pub(crate) Duration);
@@ -64,21 +64,21 @@ impl Config {
         let lock_timeout = options.seconds("lock_timeout", timeout)?;
         let shortest = membership_timeout.min(lock_timeout);
         if shortest < Duration::from_secs(1) {
-            return Err(Error::invalid("a time to live below 1 s is too short"));
+            return Err(Error::invalid("a time to live must be at least 1 s"));
         }
         let tls = match options.text("protocol").as_deref() {
             None | Some("http") => {
-                // Known, and of no use.
+                // Known, but without effect.
                 for name in [PEM.authorities, PEM.certificate, PEM.key] {
                     drop(options.text(name));
                 }
                 None
             }
             Some("https") => Some(PemFiles::from_options(&mut options, PEM)?),
-            Some(_) => return Err(Error::invalid("the protocol is http or https")),
+            Some(_) => return Err(Error::invalid("the protocol must be http or https")),
         };
         if !matches!(url.path(), "" | "/") {
-            return Err(Error::invalid("the URL has no path; use ?namespace=NAME"));
+            return Err(Error::invalid("an etcd URL has no path; use ?namespace=NAME"));
         }
         let namespace = options.text("namespace").unwrap_or_default();
         let keys = Keys::new(&namespace)?;
@@ -102,7 +102,7 @@ impl Config {
             (None, None) => {}
             _ => {
                 return Err(Error::invalid(
-                    "a user needs a password, and a password a user: etcd://USER:PASSWORD@HOST",
+                    "a user needs a password, and a password needs a user: etcd://USER:PASSWORD@HOST",
                 ));
             }
         }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn mistakes_are_told() {
         for (url, expected) in [
-            ("etcd://h?timeout=0.5", "too short"),
+            ("etcd://h?timeout=0.5", "must be at least"),
             ("etcd://h?protocol=ftp", "http or https"),
             ("etcd://h/path", "no path"),
             ("etcd://h?protocol=https&ca_cert=/nowhere", "cannot be read"),

@@ -1,4 +1,4 @@
-//! The connections to the servers, which are made anew when they have gone silent.
+//! The connections to the servers, which are remade when they have gone silent.
 
 use std::sync::{Arc, Mutex};
 
@@ -45,7 +45,7 @@ impl Connection {
         let answer = present.http.send(request).await;
         match &answer {
             // The client no longer uses the connections of before, and asks another server next
-            // if there is one; the long polls go on there too.
+            // if there is one; the long polls continue there too.
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 self.replace(&present, present.http.clone());
             }
@@ -80,7 +80,7 @@ impl Connection {
         match self.0.config.settings().and_then(Http::new) {
             Ok(http) => self.replace(old, http),
             Err(error) => {
-                debug!(%error, "the connections stay as they are");
+                debug!(%error, "the old connections stay in use");
                 return false;
             }
         }

@@ -47,7 +47,7 @@ pub(crate) fn unexpected(what: &str, refusal: Refusal) -> Error {
     let problem = match refusal {
         Refusal::Missing => "is missing",
         Refusal::Differs => "was changed by somebody else",
-        Refusal::Exists => "is there already",
+        Refusal::Exists => "already exists",
         Refusal::InUse => "is a directory, or has one above it that is a key",
     };
     Error::new(ErrorKind::Backend, format!("{what} {problem}"))

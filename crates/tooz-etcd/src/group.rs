@@ -4,7 +4,7 @@
 //! A deletion first changes the mark, then looks for members, and removes the mark only if it is
 //! as it left it. A join writes the member first and then looks at the mark; it puts back one that
 //! a deletion has changed. So no join falls between the look and the removal, and a deletion that
-//! dies half-way leaves a group.
+//! dies halfway leaves a group.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -195,7 +195,7 @@ impl Groups for EtcdGroups {
                 // Renewed or updated meanwhile.
                 Err(Refusal::Differs) => {}
                 Err(_) if !removed.again => return Err(Error::member_not_joined(group, member)),
-                // What a repeated request finds undone was done by the first.
+                // If a repeated request finds nothing to undo, the first one did it.
                 Ok(_) | Err(_) => {
                     if let Some((session, _)) = node.value.split_once(':') {
                         state.wake(session).await;
@@ -351,6 +351,5 @@ fn read_member(node: &Node) -> Result<Member> {
 }
 
 fn foreign(node: &Node) -> Error {
-    Error::new(ErrorKind::Serialization, "not what this driver writes as a member")
-        .with("key", &node.key)
+    Error::new(ErrorKind::Serialization, "the member's entry is malformed").with("key", &node.key)
 }

@@ -25,27 +25,27 @@ impl Inspector {
         let config = Config::read(&url, Options::of(&url))?;
         let root = config.keys.root().to_owned();
         if root.is_empty() {
-            return Err(Error::invalid("without a namespace, the keys may be anybody's"));
+            return Err(Error::invalid("without a namespace, the keys may belong to anybody"));
         }
         Ok(Self { client: Client::new(&Arc::new(config))?, root })
     }
 
-    /// What coordinators have in the namespace beside groups: sessions, members, locks held and
+    /// What coordinators have in the namespace besides groups: sessions, members, locks held and
     /// waited for.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn residue(&self) -> Result<Vec<String>> {
         let keys = self.keys().await?;
         let left = keys.iter().filter(|node| !node.key.ends_with("/mark"));
         Ok(left.map(|node| format!("{} = {}", node.key, node.value)).collect())
     }
 
-    /// Ends the sessions of a member, with all that depends on them, as if they had expired; how
+    /// Ends the sessions of a member, and what depends on them, as if they had expired; returns how
     /// many there were.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn expire_sessions(&self, member: &MemberId) -> Result<usize> {
         let keys = self.keys().await?;
         let is_session = |node: &&Node| node.key.contains("/session/");
@@ -75,7 +75,7 @@ impl Inspector {
     /// Deletes the namespace with everything in it.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
         self.client.delete_tree(&self.root).await.map(drop)
     }

@@ -49,7 +49,7 @@ impl Keys {
             // Hidden keys are in no listing.
             if matches!(part, "" | "." | "..") || part.starts_with('_') {
                 return Err(Error::invalid(
-                    "the parts of the namespace are names that do not begin with `_`",
+                    "the parts of the namespace must be names that do not begin with `_`",
                 )
                 .with("namespace", namespace));
             }

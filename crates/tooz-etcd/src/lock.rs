@@ -145,7 +145,7 @@ async fn contend(
             () = wait.over() => return Ok(None),
             _ = state.lease.lost() => return Err(Error::new(
                 ErrorKind::SessionLost,
-                "the session ended while the lock was waited for",
+                "the session ended during the wait for the lock",
             )),
             () = happened => {}
             () = gone.notified() => {}

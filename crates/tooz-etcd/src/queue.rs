@@ -42,7 +42,7 @@ pub(crate) async fn enter(
     let answer = state.client.put(&keys.queue_entry(id), &value, ttl, Some(If::Absent)).await?;
     match answer.result {
         Ok(_) | Err(Refusal::Exists) => Ok(()),
-        Err(refusal) => Err(unexpected("a place in a lock's queue", refusal)),
+        Err(refusal) => Err(unexpected("an entry in a lock's queue", refusal)),
     }
 }
 

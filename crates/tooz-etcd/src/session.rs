@@ -99,7 +99,7 @@ async fn watch_key(state: &Arc<State>, mut since: u64) {
             Ok(Watched::Event(event)) => {
                 since = event.node.modified;
                 if let Err(error) = heartbeat::renew(state).await {
-                    debug!(%error, "no look at what may have been broken");
+                    debug!(%error, "could not check whether anything was broken");
                 }
             }
             // Whatever it was, the next renewals see what it did.

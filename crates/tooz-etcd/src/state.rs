@@ -85,7 +85,7 @@ impl State {
     /// fails, it looks with its next heartbeat.
     pub(crate) async fn wake(&self, session: &str) {
         if let Err(error) = self.client.touch(&self.keys().session(session)).await {
-            debug!(%error, "a session is not told of its loss");
+            debug!(%error, "a session could not be told of its loss");
         }
     }
 

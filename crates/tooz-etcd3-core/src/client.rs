@@ -28,7 +28,7 @@ const SILENCES: u32 = 2;
 /// engine gives up, which would not know why.
 const OPENING: Duration = Duration::from_secs(15);
 
-/// A session's way to its cluster.
+/// A session's connection to its cluster.
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,
@@ -423,7 +423,7 @@ impl Watch {
     pub(crate) async fn next(&mut self) -> Result<Vec<Event>> {
         tokio::select! {
             events = self.events.next() => events.map_err(|failure| failure.into_error(false)),
-            () = self.broken.cancelled() => Err(over("the connection was given up")),
+            () = self.broken.cancelled() => Err(over("the connection was abandoned")),
             () = self.ended.cancelled() => Err(over("the session is over")),
         }
     }

@@ -21,7 +21,7 @@ pub const CHARACTERISTICS: Characteristics = Characteristics::of(&[
 const PORT: u16 = 2379;
 
 /// The bounds of the time that a connection may take: a TLS handshake must fit, and a server that
-/// hangs must not keep us long from the next. One that cannot be reached is told within 5 s.
+/// hangs must not keep us long from the next. One that cannot be reached is reported within 5 s.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
 
 /// What etcd takes of a request unless its `--max-request-bytes` says otherwise.
@@ -98,16 +98,18 @@ impl Config {
         let login = match (url.user(), url.password()) {
             (Some(user), Some(password)) => Some((user.to_owned(), password.clone())),
             (None, None) => None,
-            _ => return Err(Error::invalid("a user needs a password, and a password a user")),
+            _ => {
+                return Err(Error::invalid("a user needs a password, and a password needs a user"));
+            }
         };
         let max_request_bytes = options
-            .parse("max_request_bytes", "a whole number, as of the server's --max-request-bytes")?
+            .parse("max_request_bytes", "a whole number, like the server's --max-request-bytes")?
             .unwrap_or(MAX_REQUEST_BYTES);
         let namespace = options.text("namespace").unwrap_or_default();
         let layout = match options.text("layout").as_deref() {
             None | Some("gateway") => Layout::Gateway,
             Some("etcd3") => Layout::Etcd3,
-            Some(_) => return Err(Error::invalid("the layout is gateway or etcd3")),
+            Some(_) => return Err(Error::invalid("the layout must be gateway or etcd3")),
         };
         Ok(Self {
             backend,

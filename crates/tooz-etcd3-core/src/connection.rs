@@ -50,6 +50,6 @@ pub type Attached = Option<Vec<Vec<u8>>>;
 #[async_trait]
 pub trait Events: fmt::Debug + Send + 'static {
     /// The next events, in the order in which they happened. Dropping the future loses nothing.
-    /// After a failure no more follow.
+    /// After a failure nothing more follows.
     async fn next(&mut self) -> Result<Vec<Event>, Failure>;
 }

@@ -1,4 +1,4 @@
-//! What went wrong on the way, what can be done about it, and how it is told.
+//! What went wrong on the way, what can be done about it, and how it is reported.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -211,7 +211,7 @@ impl Failure {
                 (ErrorKind::Connection, "the server cannot serve this at the moment")
             }
             What::Status(PERMISSION_DENIED) => {
-                (ErrorKind::Authentication, "the user lacks the permission for a key")
+                (ErrorKind::Authentication, "the user lacks permission for a key")
             }
             What::Status(INVALID_ARGUMENT) if self.says("user name is empty") => {
                 (ErrorKind::Authentication, "the server demands a user and a password")
@@ -233,7 +233,7 @@ impl Failure {
                 (backend, "the server refuses writes because its database is full")
             }
             What::Status(RESOURCE_EXHAUSTED) if self.says("too many requests") => {
-                (ErrorKind::Connection, "the server has too much to do")
+                (ErrorKind::Connection, "the server is overloaded")
             }
             // The second where it is even too large for the server's gRPC.
             What::Status(INVALID_ARGUMENT | RESOURCE_EXHAUSTED)

@@ -52,7 +52,7 @@ impl Groups for EtcdGroups {
         let (again, succeeded) = (answer.again, answer.value.succeeded);
         match answer.value.keys() {
             _ if succeeded => Ok(()),
-            // What a repeated request finds undone was done by the first.
+            // If a repeated request finds nothing to undo, the first one did it.
             [None] if again => Ok(()),
             [None] => Err(Error::group_not_created(group)),
             [Some(_)] => Err(Error::group_not_empty(group)),

@@ -43,7 +43,7 @@ pub(crate) async fn renew(state: &Arc<State>) -> Result<()> {
         }
         Ok(None) => return Err(state.session_lost()),
         // It proves nothing, and the next heartbeat asks again.
-        Err(error) => debug!(%error, "what is attached to the lease is not known"),
+        Err(error) => debug!(%error, "the keys of the lease could not be read"),
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ async fn reconcile(
     let session = state.keys().session(state.id);
     for key in attached.into_iter().filter(|key| !key.starts_with(&session)) {
         if let Err(error) = reap(state, key).await {
-            debug!(%error, "a remnant is left to the next heartbeat");
+            debug!(%error, "the next heartbeat will remove a remnant");
         }
     }
 }
@@ -127,7 +127,7 @@ async fn reap(state: &State, key: Vec<u8>) -> Result<()> {
     if is_known || found.lease != state.id {
         return Ok(());
     }
-    debug!(key = %found.key.escape_ascii(), "removing what is left of an abandoned request");
+    debug!(key = %found.key.escape_ascii(), "removing the remnant of an abandoned request");
     let key = Range::key(found.key);
     let unchanged = key.clone().is(Test::ModifiedAt(found.mod_revision));
     state.client.txn(&Txn::when(vec![unchanged], vec![key.delete()])).await.map(drop)

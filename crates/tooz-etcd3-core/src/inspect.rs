@@ -10,7 +10,7 @@ use crate::connection::Connector;
 use crate::keys::Keys;
 use crate::txn::{KeyValue, Range, Txn};
 
-/// A connection of its own to what coordinators of a URL use.
+/// A separate connection to what the coordinators of a URL use.
 #[derive(Debug)]
 pub struct Inspector {
     keys: Keys,
@@ -24,22 +24,22 @@ impl Inspector {
         Self { keys, client: Client::new(Arc::new(config), connector) }
     }
 
-    /// What coordinators have in the namespace beside groups: sessions, members, locks held and
+    /// What coordinators have in the namespace besides groups: sessions, members, locks held and
     /// waited for.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn residue(&self) -> Result<Vec<String>> {
         let found = self.read(self.keys.all()).await?;
         let left = found.iter().filter(|found| self.keys.group_of(&found.key).is_none());
         Ok(left.map(|left| left.key.escape_ascii().to_string()).collect())
     }
 
-    /// Ends the sessions of a member, with all that depends on them, as if they had expired; how
+    /// Ends the sessions of a member, and what depends on them, as if they had expired; returns how
     /// many there were.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn expire_sessions(&self, member: &MemberId) -> Result<usize> {
         let leases = self.sessions(member).await?;
         for lease in &leases {
@@ -51,7 +51,7 @@ impl Inspector {
     /// The numbers of the leases of a member's sessions.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn sessions(&self, member: &MemberId) -> Result<Vec<i64>> {
         let found = self.read(self.keys.sessions()).await?;
         let of_member = found.iter().filter(|session| session.value == member.as_bytes());
@@ -61,7 +61,7 @@ impl Inspector {
     /// Deletes the namespace with everything in it.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
         self.client.txn(&Txn::of(vec![self.keys.all().delete()])).await.map(drop)
     }

@@ -218,7 +218,7 @@ fn check(id: &[u8], what: &'static str) -> Result<()> {
     if !id.contains(&b'/') {
         return Ok(());
     }
-    Err(Error::invalid(format!("the id of a {what} must not have a slash"))
+    Err(Error::invalid(format!("the id of a {what} must not contain a slash"))
         .with(what, id.escape_ascii()))
 }
 

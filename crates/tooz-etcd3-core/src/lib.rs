@@ -1,10 +1,10 @@
-//! What the etcd v3 drivers of `tooz` share, which is all but the way to the server.
+//! What the etcd v3 drivers of `tooz` share: everything but the transport.
 //!
 //! A driver crate supplies a [`Connector`] and its [`Transport`]s: gRPC or the JSON gateway. Keys,
 //! transactions, the queue of waiters, leases, watches, groups and elections are here, once.
 //!
-//! Everything that changes something is one transaction, which can be repeated: a lock's value and
-//! a waiter's key are the operation's own id, so that a repetition sees what the first has done.
+//! Each change is one transaction, which can be repeated: a lock's value and
+//! a waiter's key are the operation's own id, so that a repetition sees what the first one did.
 //!
 //! `docs/drivers/etcd3.md` has the options, the guarantees, the costs and the layout.
 

@@ -7,7 +7,7 @@ use crate::queue;
 use crate::state::State;
 use crate::txn::{Op, Test, Txn};
 
-/// How many of those who share a lock are told at once that it was broken. A transaction has a
+/// How many shared holders are told at once that their lock was broken. A transaction has a
 /// limited number of operations; others learn it with their next heartbeat.
 const NOTICES: usize = 100;
 

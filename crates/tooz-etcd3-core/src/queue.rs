@@ -293,7 +293,7 @@ impl Waiter {
         if self.entry.take().is_some()
             && let Err(error) = self.state.txn(&Txn::of(vec![self.entry_key().delete()])).await
         {
-            debug!(%error, "an entry in the queue is left to the next heartbeat");
+            debug!(%error, "the next heartbeat will remove a queue entry");
         }
     }
 

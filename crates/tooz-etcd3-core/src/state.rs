@@ -85,7 +85,7 @@ impl State {
             .on(self.config.backend)
     }
 
-    /// A transaction on behalf of the session. That its lease is gone is told to all.
+    /// A transaction on behalf of the session. If the lease is gone, everybody learns of it.
     pub(crate) async fn txn(&self, txn: &Txn) -> Result<Answer<TxnReply>> {
         let answer = self.client.txn(txn).await;
         if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::SessionLost) {

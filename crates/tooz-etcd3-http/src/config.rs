@@ -1,7 +1,7 @@
 use tooz_core::{CoordinatorUrl, Error, Options, Result};
 use tooz_etcd3_core::{Config, Defaults};
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct GatewayConfig {
     pub(crate) shared: Config,
@@ -22,7 +22,7 @@ impl GatewayConfig {
             text.starts_with('v') && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
         };
         if api_version.as_ref().is_some_and(|version| !is_version(version)) {
-            return Err(Error::invalid("the API version is v3, v3beta or v3alpha"));
+            return Err(Error::invalid("the API version must be v3, v3beta or v3alpha"));
         }
         Ok(Self { shared, api_version })
     }

@@ -1,7 +1,7 @@
 //! The etcd v3 driver of `tooz` over the JSON gateway: `etcd3+http://` and `etcd3+https://`.
 //!
-//! It shares locks and groups with the driver of this name of the Python original. What it does is
-//! in `tooz-etcd3-core`, which it shares with the driver over gRPC; here is the way to the server.
+//! It shares locks and groups with the Python original's driver of this name. The driver itself is
+//! in `tooz-etcd3-core`, which it shares with the driver over gRPC; this crate is the transport.
 //!
 //! `docs/drivers/etcd3.md` has the options, the guarantees, the costs and the layout.
 

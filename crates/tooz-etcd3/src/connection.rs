@@ -194,7 +194,7 @@ impl Transport for Connection {
 
 struct Watch {
     responses: Streaming<WatchResponse>,
-    /// Keeps the stream of requests open. The server goes on watching, and sends what nobody reads,
+    /// Keeps the stream of requests open. The server keeps watching, and sends what nobody reads,
     /// until both streams have ended.
     _requests: mpsc::Sender<proto::WatchRequest>,
 }

@@ -9,7 +9,7 @@ pub use tooz_etcd3_core::inspect::Inspector;
 use crate::config;
 use crate::connection::Grpc;
 
-/// A connection of its own to what coordinators of a URL use.
+/// A separate connection to what the coordinators of a URL use.
 ///
 /// # Errors
 /// When the URL or its options are not acceptable.

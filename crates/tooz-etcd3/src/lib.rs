@@ -1,8 +1,8 @@
 //! The etcd v3 driver of `tooz` over gRPC: `etcd3://`, with TLS if certificates are named.
 //!
-//! It shares locks and groups with the etcd drivers of the Python original. What it does is in
-//! `tooz-etcd3-core`, which it shares with the driver over the JSON gateway; here is the way to the
-//! server.
+//! It shares locks and groups with the etcd drivers of the Python original. The driver itself is in
+//! `tooz-etcd3-core`, which it shares with the driver over the JSON gateway; this crate is the
+//! transport.
 //!
 //! `docs/drivers/etcd3.md` has the options, the guarantees, the costs and the layout.
 

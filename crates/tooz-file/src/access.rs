@@ -125,7 +125,7 @@ pub(crate) fn check(root: &Path, allowed: bool) -> Result<()> {
         }
         if is_foreign(&found) {
             let uid = found.uid();
-            warn!(%path, uid, "the directory is another user's, who can take locks away");
+            warn!(%path, uid, "the directory belongs to another user, who can break locks");
         }
     }
     Ok(())

@@ -57,7 +57,7 @@ impl Directory {
         };
         let polls = is_remote(&config.dir);
         if polls {
-            warn!(dir = %config.dir.display(), "a network file system: its changes are looked for");
+            warn!(dir = %config.dir.display(), "a network file system: changes are polled");
         }
         Ok(Self { keys, timeout: config.timeout, hub: Hub::of_this_thread(), polls, only_reads })
     }

@@ -11,7 +11,7 @@ use crate::presence::{self, Presence};
 use crate::session::FileSession;
 use crate::state::{OwnSessions, State};
 
-/// One coordinator's way to its directory.
+/// One coordinator's access to its directory.
 #[derive(Debug)]
 struct FileDriver {
     config: Config,

@@ -1,4 +1,4 @@
-//! Elections: who holds the lock of the leader's file, leads.
+//! Elections: the holder of the lock on the leader's file leads.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ fn read(directory: &Directory, group: &GroupId) -> Result<Reading> {
         }
         let content = Content::read(&file)?.unwrap_or_default();
         let Some((session, member)) = signed(&content) else { return Ok(Reading::Changing) };
-        // Who has died may have left its signature to one that has not signed yet.
+        // A dead leader may have left its signature to one that has not signed yet.
         let lives = presence::lives(&directory.keys, session)?;
         Ok(if lives { Reading::Leader(member) } else { Reading::Changing })
     };

@@ -56,7 +56,7 @@ impl Groups for FileGroups {
         if !state.presence.is_announced {
             // Its record would be a dead member's to everybody.
             let root = state.directory.keys.root().display();
-            let what = format!("nothing can be written to {root}, so that nobody can join there");
+            let what = format!("{root} is not writable, so nobody can join there");
             return Err(Error::new(ErrorKind::Authentication, what));
         }
         let _lock = self.driver_lock().await?;
@@ -184,7 +184,7 @@ fn guard(state: &State, group: &GroupId, lease: &Lease) -> Guard {
     let metadata = directory.keys.metadata(&group);
     Guard::while_true(&state.directory, lease, Loss::Taken, move |watch| {
         watch.on_way(&path, directory.keys.root());
-        // An update replaces the file: the watch goes on with the new one.
+        // An update replaces the file: the watch continues with the new one.
         if !watch.on(&path, GONE) || !watch.on(&metadata, GONE) {
             return false;
         }

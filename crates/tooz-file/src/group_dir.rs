@@ -84,7 +84,7 @@ pub(crate) struct GroupDir<'a> {
 }
 
 impl GroupDir<'_> {
-    /// Refuses to go on with a group that does not exist.
+    /// Fails if the group does not exist.
     pub(crate) fn must_exist(&self) -> Result<()> {
         let metadata = self.directory.keys.metadata(self.id);
         match fs::symlink_metadata(&metadata) {
@@ -167,7 +167,7 @@ impl GroupDir<'_> {
         let found = found.ok_or_else(|| Error::member_not_joined(self.id, member))?;
         let written_at = found.written_at;
         let record = found.record.ok_or_else(|| {
-            Error::new(ErrorKind::Serialization, "the member's file is torn")
+            Error::new(ErrorKind::Serialization, "the member's file is incomplete")
                 .with("group", self.id)
                 .with("member", member)
         })?;
@@ -209,7 +209,7 @@ impl GroupDir<'_> {
     }
 
     async fn reap(&self, dead: &[PathBuf]) -> Result<()> {
-        // Who has the lock now may be doing just this.
+        // The present holder of the lock may be doing just this.
         let Some(_lock) = LockedFile::try_driver_lock(self.directory).await? else { return Ok(()) };
         for path in dead {
             let Some(found) = self.read(path)? else { continue };

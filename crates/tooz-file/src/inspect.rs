@@ -61,8 +61,8 @@ pub fn residue(dir: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Ends the sessions of a member by removing their files, and says how many there were: its
-/// memberships are over at once, and its coordinator reports the loss and starts anew. A process
-/// that is stopped keeps its locks until it goes on.
+/// memberships are over at once, and its coordinator reports the loss and starts again. A process
+/// that is stopped keeps its locks until it continues.
 ///
 /// # Errors
 /// When a file cannot be read or removed.

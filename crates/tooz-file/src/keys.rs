@@ -116,11 +116,11 @@ impl Keys {
             let part = OsStr::from_bytes(part);
             match part.as_bytes() {
                 b"" => return refuse("begins or ends with a slash, or has two in a row"),
-                b"." | b".." => return refuse("has . or .. for a part"),
+                b"." | b".." => return refuse("has . or .. as a part"),
                 bytes if bytes.contains(&0) => return refuse("has a NUL byte"),
                 bytes if bytes.len() > 255 => return refuse("has a part of more than 255 bytes"),
                 _ if index == 0 && RESERVED.iter().any(|reserved| part == *reserved) => {
-                    return refuse("is one that the driver keeps for itself");
+                    return refuse("is reserved for the driver");
                 }
                 _ => path.push(part),
             }
@@ -128,7 +128,7 @@ impl Keys {
         Ok(path)
     }
 
-    /// Puts a file in place at once: who looks sees all of it, or what was there before.
+    /// Puts a file in place at once: a reader sees all of it, or what was there before.
     pub(crate) fn install(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let temporary = self.new_temporary();
         let installed =

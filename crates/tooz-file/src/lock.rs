@@ -38,7 +38,7 @@ impl Locks for FileLocks {
     }
 }
 
-/// What a file says of who holds it, by the token.
+/// What a file says about its holder, by the token.
 pub(crate) type Signature<'a> = &'a (dyn Fn(u64) -> String + Sync);
 
 /// Waits for the file, counts on, and watches over it from then on.
@@ -61,7 +61,7 @@ pub(crate) async fn acquire(
             return if state.lease.is_held() { Ok(None) } else { Err(session_lost()) };
         };
         let counting = Counting::of(&file).await?;
-        // Who replaces the file has read its counter under the same lock: from here on it is ours
+        // Whoever replaces the file has read its counter under the same lock: from here on it is ours
         // to change only if the file is in place.
         if !file.is_in_place() {
             continue;
@@ -132,7 +132,7 @@ impl Hold for FileHold {
 ///
 /// Nobody can unlock another's open file, so a new file with the same counter is put in its place:
 /// what is locked elsewhere excludes nobody. The holders watch the path and lose their leases at
-/// once, and waiters turn to the new file. A *Python* holder does not look: it goes on believing
+/// once, and waiters turn to the new file. A *Python* holder does not look: it still believes
 /// that it holds the lock.
 async fn break_lock(directory: &Directory, name: &LockName) -> Result<bool> {
     let path = directory.keys.lock(name)?;
@@ -143,7 +143,7 @@ async fn break_lock(directory: &Directory, name: &LockName) -> Result<bool> {
         Err(error) if is_missing(&error) => return Ok(false),
         Err(error) => return Err(failed("open", &path, error)),
     };
-    // Who has the lock and has not counted yet, finds the file replaced and starts again.
+    // A holder that has not counted yet finds the file replaced and starts again.
     let counting = Counting::of_file(&file, &path).await?;
     let identity = Identity::of(&file).map_err(|e| failed("examine", &path, e))?;
     if !identity.is_at(&path) || !ofd::is_locked(&file).map_err(|e| failed("examine", &path, e))? {

@@ -20,7 +20,7 @@ use crate::watch::{Aftermath, CLOSED, GONE};
 /// How long to wait for the driver lock, which is only ever held for a few system calls.
 const DRIVER_LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// An open file with a record lock, which is given back when this is dropped.
+/// An open file with a record lock, which is released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct LockedFile {
     file: File,
@@ -58,7 +58,7 @@ impl LockedFile {
         // A future must not be polled again once it is ready.
         let will_wait = !is_ready(over.as_mut()).await;
         if !will_wait {
-            // One more reader beside others would keep out who waits.
+            // One more reader beside the others would keep the waiters out.
             let needs = match mode {
                 Mode::Shared if turn.others_wait() => Mode::Exclusive,
                 mode => mode,
@@ -168,7 +168,7 @@ impl LockedFile {
         }
     }
 
-    /// Waits to be the first, who alone is told of a release: then it is `None`.
+    /// Waits to be the first, which alone is told of a release: then it is `None`.
     async fn wait_for_turn(
         &self,
         mode: Mode,
@@ -183,7 +183,7 @@ impl LockedFile {
                 }
                 () = tokio::time::sleep(PATIENCE) => {}
             }
-            // Who is before may be stopped, and must not keep others from what it does not hold.
+            // The one before may be stopped, and must not keep others from what it does not hold.
             if self.head() == content
                 && let Some(ending) = self.attempt(mode)?
             {
@@ -252,14 +252,14 @@ fn open(top: &Path, path: &Path) -> Result<File> {
     if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
         return Ok(file);
     }
-    Err(Error::invalid(format!("{} is no regular file; choose another name", path.display())))
+    Err(Error::invalid(format!("{} is not a regular file; choose another name", path.display())))
 }
 
 fn refuse(path: &Path, error: io::Error) -> Error {
     let why = match error.kind() {
-        io::ErrorKind::IsADirectory => "is a directory: other locks lie below it",
+        io::ErrorKind::IsADirectory => "is a directory: there are other locks below it",
         _ if error.raw_os_error() == Some(libc::ELOOP) => "is a symbolic link",
-        io::ErrorKind::NotADirectory => "lies below a lock of that name",
+        io::ErrorKind::NotADirectory => "is below another lock's name",
         _ => return failed("open", path, error),
     };
     Error::invalid(format!("{} {why}; choose another name", path.display())).caused_by(error)

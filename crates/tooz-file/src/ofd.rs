@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use tooz_core::Mode;
 
-/// Takes the lock unless somebody else's excludes it; whether it did. It is given back when the
+/// Takes the lock unless somebody else's excludes it; returns whether it did. It is released when the
 /// last descriptor of the open file is closed.
 ///
 /// # Errors

@@ -74,7 +74,7 @@ impl Presence {
         let mut file = access::create_new(temporary)?;
         // Locked before it is seen: a file there that is not locked is a dead session's.
         if !ofd::try_lock(&file, Mode::Exclusive)? {
-            return Err(io::Error::other("a file that is new is locked"));
+            return Err(io::Error::other("a new file is already locked"));
         }
         let host = nix::unistd::gethostname()?;
         let (host, pid) = (host.display(), std::process::id());
@@ -135,10 +135,10 @@ pub(crate) fn path(keys: &Keys, session: &str) -> Option<PathBuf> {
 pub(crate) fn sweep(keys: &Keys) {
     let swept = sweep_sessions(keys).and_then(|()| sweep_temporary(keys));
     if let Err(error) = swept {
-        debug!(%error, "what dead processes have left is not all removed");
+        debug!(%error, "some remnants of dead processes are not removed");
     }
     if let Err(error) = sweep_queues(keys) {
-        debug!(%error, "the tickets of dead processes are not all removed");
+        debug!(%error, "some tickets of dead processes are not removed");
     }
 }
 

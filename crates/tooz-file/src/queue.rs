@@ -3,7 +3,7 @@
 //!
 //! Each is a ticket: a named pipe `NUMBER-MODE-OPERATION` in the directory of the lock. Whoever has
 //! the ticket keeps its pipe open and locked, and can make it executable to show that it holds the
-//! lock. A waiter opens the pipe of the one right before it: when that is given back, or its
+//! lock. A waiter opens the pipe of the one right before it: when that is released, or its
 //! process dies, the kernel closes the other end and so wakes this waiter and no other. A ticket
 //! whose pipe nobody has locked is a dead process's: the kernel undoes semaphores, then drops the
 //! lock of a file, then tells those who poll it.
@@ -45,7 +45,7 @@ pub struct Entry {
     number: u64,
     /// What it is to hold.
     pub mode: Mode,
-    /// Who has drawn it.
+    /// Whoever has drawn it.
     pub operation: String,
     path: PathBuf,
 }
@@ -129,7 +129,7 @@ impl Queue {
         })
     }
 
-    /// Makes its directory and the one of all queues, no more: what is above is not its business.
+    /// Makes its directory and the one of all queues, but nothing above them.
     fn make_dir(&self) -> io::Result<()> {
         let top = self.dir.ancestors().nth(2).unwrap_or(&self.dir);
         make_dirs(top, &self.dir)
@@ -323,7 +323,7 @@ impl Ticket {
         fs::symlink_metadata(&self.entry.path).is_ok()
     }
 
-    /// Who has drawn it.
+    /// Whoever has drawn it.
     pub fn operation(&self) -> &str {
         &self.entry.operation
     }
@@ -334,7 +334,7 @@ impl Ticket {
     /// When it cannot be removed.
     pub fn leave(&self) -> Result<()> {
         self.entry.remove()?;
-        // Wakes who waits for it, as closing the pipe would. It is full only if they are awake.
+        // Wakes those who wait for it, as closing the pipe would. It is full only if they are awake.
         let _ = nix::unistd::write(&self.pipe, b"!");
         Ok(())
     }

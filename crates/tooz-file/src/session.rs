@@ -69,7 +69,7 @@ impl Session for FileSession {
         // From here on the members of this session are dead to everybody.
         self.state.presence.end();
         if let Err(error) = group::forget_all(&self.state).await {
-            debug!(%error, "left to others to remove");
+            debug!(%error, "remnants are left for others to remove");
         }
         Ok(())
     }

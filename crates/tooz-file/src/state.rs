@@ -19,7 +19,7 @@ use crate::presence::{Presence, SessionId};
 /// The ids of all sessions of one coordinator: what they have left is its own.
 pub(crate) type OwnSessions = Arc<Mutex<HashSet<SessionId>>>;
 
-/// What a session was granted and has not given back.
+/// What a session was granted and has not released.
 pub(crate) type Grants = Table<OperationId, Weak<Grant>>;
 
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Grant {
     pub(crate) id: OperationId,
     pub(crate) token: u64,
     pub(crate) lease: Lease,
-    /// None once it was given back.
+    /// None once it was released.
     pub(crate) locked: Mutex<Option<LockedFile>>,
     /// Whether the file says who holds it.
     pub(crate) is_signed: bool,
@@ -105,7 +105,7 @@ impl Grant {
         if self.is_signed {
             // Nobody holds it from here on. If that cannot be written, the lock tells so at once.
             if let Err(error) = counter::write(file.file(), self.token, "") {
-                warn!(path = %file.path().display(), %error, "the leader is not erased");
+                warn!(path = %file.path().display(), %error, "the leader's name is not erased");
             }
         }
         Release::Released

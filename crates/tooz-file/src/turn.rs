@@ -1,4 +1,4 @@
-//! One acquisition's turn in the queue before a file: who waits longest is first.
+//! One acquisition's turn in the queue before a file: the longest waiter is first.
 //!
 //! The queue keeps turns in order, and a release from waking more than one. What excludes is the lock
 //! of the file itself, so whatever fails here costs no more than the order.

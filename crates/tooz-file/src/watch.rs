@@ -120,7 +120,7 @@ impl Hub {
                 Self { inotify: Some(inotify), table, readers }
             }
             Err(error) => {
-                warn!(%error, "no inotify: changes are looked for every {SLOW_POLL:?}");
+                warn!(%error, "no inotify: looking for changes every {SLOW_POLL:?}");
                 table.broken.store(true, Ordering::Relaxed);
                 Self { inotify: None, table, readers: Vec::new() }
             }
@@ -146,7 +146,7 @@ async fn listen(inotify: Arc<AsyncFd<Source>>, table: Arc<Table>) {
             Err(_would_block) => {}
         }
     };
-    warn!(%error, "inotify failed: changes are looked for every {SLOW_POLL:?}");
+    warn!(%error, "inotify failed: looking for changes every {SLOW_POLL:?}");
     table.broken.store(true, Ordering::Relaxed);
     table.tell_all();
 }
@@ -161,7 +161,7 @@ async fn listen_to_mounts(table: Arc<Table>) {
         }
     };
     let ended: io::Result<()> = told.await;
-    debug!(?ended, "what is mounted over a directory is noticed with the next heartbeat");
+    debug!(?ended, "a mount over a directory will be noticed with the next heartbeat");
 }
 
 impl Table {
@@ -237,7 +237,7 @@ impl Watch {
             Err(Errno::ENOENT | Errno::ENOTDIR) => return false,
             Err(error) => {
                 if !std::mem::replace(&mut self.polls, true) {
-                    warn!(path = %path.display(), %error, "looked at every {SLOW_POLL:?}, unwatched");
+                    warn!(path = %path.display(), %error, "not watched: looking every {SLOW_POLL:?}");
                 }
                 return true;
             }
@@ -253,7 +253,7 @@ impl Watch {
         true
     }
 
-    /// Watches all that the way to a path leads through below `top`, which may be moved and take the
+    /// Watches everything on the path below `top`, which may be moved and take the
     /// file at the path along: the directories, and links with where they lead.
     pub(crate) fn on_way(&mut self, path: &Path, top: &Path) {
         for step in path.parent().into_iter().flat_map(|dir| way(dir, top, LINKS)) {
@@ -316,7 +316,7 @@ fn slow_poll() -> Duration {
     SLOW_POLL * 3 / 4 + random_part(SLOW_POLL / 2)
 }
 
-/// The pauses after the end of a process was told: the kernel tells it just before it gives up
+/// The pauses after a process was reported to end: the kernel reports it just before it gives up
 /// the locks, so look again shortly after. They double from 1 ms to 256 ms, then end.
 #[derive(Debug, Default)]
 pub(crate) struct Aftermath {

@@ -156,13 +156,13 @@ async fn names_that_lead_elsewhere_are_refused() {
     std::os::unix::fs::symlink(outside.path().join("new"), dir.path().join("file")).unwrap();
     drop(coordinator.lock("a/b").unwrap().acquire().await.unwrap());
     for (name, part) in [
-        (&b"../x"[..], ". or .. for a part"),
+        (&b"../x"[..], ". or .. as a part"),
         (b"/etc/x", "begins or ends with a slash"),
-        (b"groups/x", "keeps for itself"),
-        (b".tooz", "keeps for itself"),
+        (b"groups/x", "reserved for the driver"),
+        (b".tooz", "reserved for the driver"),
         (b"a\0b", "has a NUL byte"),
         (b"a", "is a directory"),
-        (b"a/b/c", "lies below a lock of that name"),
+        (b"a/b/c", "is below another lock's name"),
         (b"file", "is a symbolic link"),
         (b"link/x", "link is a symbolic link"),
         (b"link/x/y", "link is a symbolic link"),

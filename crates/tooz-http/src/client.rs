@@ -118,7 +118,7 @@ impl Http {
     }
 
     /// Uses no connection again that there was at that moment, when a request was sent that got no
-    /// answer: the others may be dead too. Requests under way go on.
+    /// answer: the others may be dead too. Requests under way continue.
     pub fn reconnect(&self, sent: Moment) {
         let mut connections = self.connections();
         if connections.since <= sent {
@@ -196,7 +196,7 @@ impl Http {
 }
 
 impl Http {
-    /// The connections, made anew if the certificates have changed.
+    /// The connections, remade if the certificates have changed.
     async fn client(&self) -> Client<Connector, Full<Bytes>> {
         let settings = &self.0.settings;
         let server_name = {
@@ -210,7 +210,7 @@ impl Http {
             connections.tls.as_ref().and_then(|tls| tls.server_name.clone())
         };
         let files = settings.tls_files.clone();
-        // Files may be far away.
+        // Files may be on a slow disk.
         let read = tokio::task::spawn_blocking(move || files.read(server_name)).await;
         let mut connections = self.connections();
         if let Ok(Ok(tls)) = read

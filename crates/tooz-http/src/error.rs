@@ -21,7 +21,7 @@ pub(crate) fn failed(error: hyper_util::client::legacy::Error) -> Error {
 
 /// The connection broke within a response.
 pub(crate) fn broken(error: hyper::Error) -> Error {
-    Error::new(ErrorKind::Connection, "the connection broke within the answer")
+    Error::new(ErrorKind::Connection, "the connection broke during the answer")
         .outcome_is(Outcome::Unknown)
         .caused_by(error)
 }

@@ -63,7 +63,7 @@ impl Request {
         }
     }
 
-    /// Adds an option to the query; an empty value stands for a mere flag.
+    /// Adds an option to the query; an empty value means a mere flag.
     #[must_use]
     pub fn query(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.target.push(if self.target.contains('?') { '&' } else { '?' });

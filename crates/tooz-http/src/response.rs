@@ -46,7 +46,7 @@ impl Response {
     /// The body read as JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_slice(&self.body).map_err(|e| {
-            Error::new(ErrorKind::Serialization, "the server's answer is not the JSON expected")
+            Error::new(ErrorKind::Serialization, "the server's answer is not the expected JSON")
                 .outcome_is(Outcome::Applied)
                 .caused_by(e)
         })
@@ -80,7 +80,7 @@ impl Response {
             408 | 504 => {
                 (ErrorKind::TimedOut, "the server gave up on the request", Outcome::Unknown)
             }
-            429 => (ErrorKind::Connection, "the server has too much to do", Outcome::NotApplied),
+            429 => (ErrorKind::Connection, "the server is overloaded", Outcome::NotApplied),
             501 => {
                 (ErrorKind::Backend, "the server does not know the request", Outcome::NotApplied)
             }

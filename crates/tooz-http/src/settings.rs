@@ -129,7 +129,7 @@ impl Settings {
 /// A header's value that is never printed.
 pub(crate) fn secret_value(name: &str, value: &str) -> Result<HeaderValue> {
     let mut value = HeaderValue::from_str(value).map_err(|_| {
-        Error::invalid("the value of a header has a character that HTTP does not allow")
+        Error::invalid("a header's value has a character that HTTP does not allow")
             .with("header", name)
     })?;
     value.set_sensitive(true);

@@ -43,7 +43,7 @@ fn config(roots: RootCertStore, identity: Option<&(Vec<u8>, Vec<u8>)>) -> Result
         .map_err(|e| Error::invalid("the client key is not an unencrypted PEM key").caused_by(e))?;
     builder
         .with_client_auth_cert(chain, key)
-        .map_err(|e| Error::invalid("the client certificate and key do not fit").caused_by(e))
+        .map_err(|e| Error::invalid("the client certificate and key do not match").caused_by(e))
 }
 
 fn authorities(tls: &Tls) -> Result<RootCertStore> {
@@ -79,7 +79,7 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>> 
 /// The error if one side refused the other's certificate: trying again helps nobody.
 pub(crate) fn refusal(error: &(dyn StdError + 'static)) -> Option<Error> {
     let message = match find_cause::<rustls::Error>(error)? {
-        rustls::Error::InvalidCertificate(_) => "the server's certificate is not to be trusted",
+        rustls::Error::InvalidCertificate(_) => "the server's certificate is not trusted",
         rustls::Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired => "the server demands a client certificate",
             AlertDescription::BadCertificate

@@ -35,7 +35,7 @@ impl Config {
         }
         if !matches!(url.path(), "" | "/") {
             return Err(Error::invalid(format!(
-                "an ipc URL has no path, and this one has {}; write ipc://",
+                "an ipc URL has no path, but this one has {}; write ipc://",
                 url.path()
             )));
         }

@@ -11,7 +11,7 @@ use crate::lock;
 use crate::namespace::{FILE, Namespace};
 use crate::session::IpcSession;
 
-/// One coordinator's way to its namespace.
+/// One coordinator's access to its namespace.
 #[derive(Debug)]
 struct IpcDriver {
     config: Config,
@@ -35,7 +35,7 @@ impl Driver for IpcDriver {
     async fn connect(&self, member: &MemberId) -> Result<Arc<dyn Session>> {
         let namespace = Arc::new(Namespace::open(&self.config)?);
         if let Err(error) = lock::sweep(&namespace).await {
-            warn!(%error, "what dead processes have left is not cleaned up");
+            warn!(%error, "remnants of dead processes are not cleaned up");
         }
         let file = self.file.connect(member).await?;
         match IpcSession::new(namespace, file.clone()).await {

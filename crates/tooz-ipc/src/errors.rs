@@ -17,7 +17,7 @@ pub(crate) fn failed(action: impl fmt::Display, path: &Path, error: io::Error) -
 pub(crate) fn refused(action: &str, key: i32, error: io::Error) -> Error {
     let help = match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => {
-            "; it belongs to another user: run as the same one, or choose a namespace of your own"
+            "; it belongs to another user: run as that user, or choose a namespace of your own"
         }
         Some(libc::ENOSPC) => {
             "; the system's limit is reached: remove what nobody needs (ipcs lists it), or raise \
@@ -26,7 +26,7 @@ pub(crate) fn refused(action: &str, key: i32, error: io::Error) -> Error {
         _ => "",
     };
     // As `ipcs` shows keys.
-    let message = format!("cannot {action} of the key {key:#010x}: {}{help}", why(&error));
+    let message = format!("cannot {action} with the key {key:#010x}: {}{help}", why(&error));
     Error::new(kind_of(&error), message).caused_by(error)
 }
 
@@ -59,7 +59,7 @@ mod tests {
         let foreign = refused("open the segment", -1, io::Error::from_raw_os_error(libc::EACCES));
         assert_eq!(foreign.kind(), ErrorKind::Authentication);
         assert!(
-            foreign.to_string().contains("of the key 0xffffffff: permission denied; it belongs")
+            foreign.to_string().contains("with the key 0xffffffff: permission denied; it belongs")
         );
     }
 }

@@ -86,7 +86,7 @@ impl Gate {
         // application's business. So it is done in slices, on a thread that nobody waits for.
         std::thread::Builder::new().name("tooz-ipc-wait".to_owned()).spawn(waiter).map_err(
             |error| {
-                Error::new(ErrorKind::Backend, "no thread to wait for the semaphore")
+                Error::new(ErrorKind::Backend, "could not start a thread to wait for the semaphore")
                     .caused_by(error)
             },
         )?;
@@ -122,7 +122,7 @@ impl Drop for Gate {
         if self.mode == Mode::Exclusive
             && let Err(error) = self.open()
         {
-            warn!(%error, "a lock is not given back");
+            warn!(%error, "a lock could not be released");
         }
     }
 }
@@ -223,7 +223,7 @@ fn take_shared(set: Set, is_new: bool) -> io::Result<Change> {
     }
     let Some(status) = set.status()? else { return Ok(Change::Gone) };
     if !is_ours(&status) {
-        // There is no room for readers in it: taken, removed, and made anew.
+        // There is no room for readers in it: it is taken, removed, and made again.
         let taken = set.change([TAKE])?;
         if taken == Change::Made {
             set.remove()?;
@@ -235,7 +235,7 @@ fn take_shared(set: Set, is_new: bool) -> io::Result<Change> {
         return Ok(Change::Made);
     }
     match set.change([Step::by(GATE, -1), join])? {
-        // Who made it has died before it was taken.
+        // Its maker has died before it was taken.
         Change::Blocked if !status.was_changed => set.change([join]),
         changed => Ok(changed),
     }
@@ -264,7 +264,7 @@ fn clean_unmade(set: Set) -> io::Result<bool> {
     if now.saturating_sub(made) < MAKING_LIMIT {
         return Ok(false);
     }
-    warn!("a process of Python died while it made a lock: made anew");
+    warn!("a Python process died while it made a lock: it is made again");
     set.remove()
 }
 
@@ -286,7 +286,7 @@ pub(crate) fn clean(key: i32) -> Result<()> {
     cleaned().map_err(|error| refused("clean up the semaphores", key, error))
 }
 
-/// Takes the semaphores away from whoever has them; whether anybody but dead readers could have.
+/// Takes the semaphores from their holder; returns whether anybody but dead readers could have them.
 /// Under the mutex.
 pub(crate) fn break_open(key: i32) -> Result<bool> {
     let broken = || {
@@ -313,7 +313,7 @@ mod tests {
     use crate::keys::unused_key;
     use std::future::{pending, ready};
 
-    /// A set as Python makes it, given back when dropped.
+    /// A set as Python makes it, released when dropped.
     struct Python(Set);
 
     impl Python {

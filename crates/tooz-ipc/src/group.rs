@@ -114,6 +114,6 @@ pub(crate) async fn learns_of(state: &State, group: &GroupId, error: &Error) -> 
 /// now, the next change or heartbeat does.
 fn publish(list: &GroupList<'_>, groups: &BTreeSet<GroupId>) {
     if let Err(error) = list.publish(groups) {
-        warn!(%error, "Python is not told of the groups");
+        warn!(%error, "Python cannot be told of the groups");
     }
 }

@@ -3,7 +3,7 @@
 //! Python knows of a group nothing but that it exists: its name is in a segment of 1024 bytes, which
 //! every Python coordinator removes when it stops, for everybody. Our groups are in the directory,
 //! with their members, and the list follows: what Python adds to it is created here, what Python
-//! takes out of it is deleted unless it has members, and a list that was removed is written anew.
+//! takes out of it is deleted unless it has members, and a list that was removed is written again.
 //!
 //! All changes are made under Python's lock for it.
 
@@ -47,7 +47,7 @@ impl<'a> GroupList<'a> {
         let list = Self::lock(namespace).await?;
         let known = ours.list().await?;
         let Some(listed) = read(list.segment.bytes()) else {
-            warn!("the list of groups cannot be read: it is written anew");
+            warn!("the list of groups cannot be read: it is written again");
             return Ok(list);
         };
         let published =
@@ -55,7 +55,7 @@ impl<'a> GroupList<'a> {
         for gone in published.iter().flat_map(|last| &last.groups).filter(|g| !listed.contains(g)) {
             match ours.delete(gone).await {
                 Err(error) if error.kind() == ErrorKind::GroupNotEmpty => {
-                    warn!(group = %gone, "deleted by Python, which sees no members: it stays");
+                    warn!(group = %gone, "Python, which sees no members, deleted the group: it stays");
                 }
                 Err(error) if error.kind() != ErrorKind::GroupNotCreated => return Err(error),
                 _ => {}
@@ -97,7 +97,7 @@ impl<'a> GroupList<'a> {
         if is_written && last.is_some_and(|l| l.segment == segment && l.groups == *groups) {
             return Ok(());
         }
-        // Who dies while it writes must not leave a list of which parts seem to be deleted.
+        // A process that dies while it writes must not leave a list with parts that seem deleted.
         Published::forget(self.namespace)?;
         let groups = write(self.segment.bytes(), groups);
         Published { segment, groups }.write(self.namespace)
@@ -215,7 +215,7 @@ fn write(segment: &[AtomicU8], groups: &BTreeSet<GroupId>) -> BTreeSet<GroupId> 
     while list.len() > room
         && let Some(last) = groups.pop_last()
     {
-        warn!(group = %last, "Python's list of groups is full: this one is not in it");
+        warn!(group = %last, "Python's list of groups is full: this group is not in it");
         list = encode(&groups);
     }
     let length = u16::try_from(list.len()).unwrap_or(0).to_ne_bytes();

@@ -71,8 +71,8 @@ pub fn residue(url: &str) -> Result<Vec<String>> {
 }
 
 /// Ends the sessions of a member, and says how many there were: its memberships are over at once,
-/// and its coordinator reports the loss and starts anew. A process that is stopped keeps its locks
-/// until it goes on.
+/// and its coordinator reports the loss and starts again. A process that is stopped keeps its locks
+/// until it continues.
 ///
 /// # Errors
 /// When the URL is not acceptable or a file cannot be read or removed.
@@ -82,7 +82,7 @@ pub fn end_sessions(url: &str, member: &MemberId) -> Result<usize> {
         .map_err(|error| failed("examine", &root, error))
 }
 
-/// Takes and gives back the semaphores of a [lock's key](lock_key) that nobody uses, by the bare
+/// Takes and releases the semaphores of a [lock's key](lock_key) that nobody uses, by the bare
 /// system calls: what a lock over them cannot fall below, for benchmarks. It is no lock, since it
 /// does not heed our own queue.
 ///
@@ -91,7 +91,7 @@ pub fn end_sessions(url: &str, member: &MemberId) -> Result<usize> {
 pub fn bare_cycle(key: u32) -> Result<()> {
     let gate = gate::Gate::try_take(key.cast_signed(), Mode::Exclusive)?;
     let gate = gate.ok_or_else(|| {
-        Error::new(ErrorKind::LockAcquireFailed, "somebody has the semaphores")
+        Error::new(ErrorKind::LockAcquireFailed, "somebody holds the semaphores")
             .with("key", format!("{key:#010x}"))
     })?;
     gate.open().map(drop)

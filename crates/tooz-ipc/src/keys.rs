@@ -1,4 +1,4 @@
-//! Which key of System V IPC stands for which name: Python's rule.
+//! Which System V IPC key belongs to which name: Python's rule.
 
 use md5::{Digest, Md5};
 use tooz_core::{Error, LockName, Result};
@@ -21,7 +21,7 @@ impl Keys {
     pub(crate) fn lock(&self, name: &LockName) -> Result<i32> {
         if name.as_bytes() == LIST_LOCK.as_bytes() {
             return Err(Error::invalid(format!(
-                "the lock name {LIST_LOCK} is the one around the list of groups; choose another"
+                "the lock name {LIST_LOCK} is reserved for the list of groups; choose another"
             )));
         }
         match self.key("__TOOZ_LOCK_", name.as_bytes()) {

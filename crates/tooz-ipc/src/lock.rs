@@ -76,7 +76,7 @@ impl IpcHold {
             loss = self.grant.lease.lost() => loss,
         };
         if let Err(error) = self.end(loss).await {
-            warn!(%error, "a lock that was lost is left to be cleaned up");
+            warn!(%error, "a lost lock is left to be cleaned up");
         }
     }
 
@@ -217,7 +217,7 @@ async fn pass(
         }
         let Some(gate) = gate else { continue };
         ticket.holds()?;
-        // Who breaks a lock removes the semaphores and then the tickets that hold: either we see
+        // Whoever breaks a lock removes the semaphores and then the tickets that hold: either we see
         // the one, or the other is done to us.
         if !ticket.is_in_place() {
             return Ok(Passed::Bumped);

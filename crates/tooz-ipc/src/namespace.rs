@@ -153,7 +153,7 @@ impl Namespace {
     pub(crate) fn token(&self) -> Result<FencingToken> {
         let token = self.epoch.checked_add(monotonic()?).ok_or_else(|| {
             let path = self.root.join("epoch");
-            let what = "holds a number that is too large; remove it while nobody runs";
+            let what = "contains a number that is too large; remove it while no coordinator runs";
             Error::new(ErrorKind::Backend, format!("{} {what}", path.display()))
         })?;
         Ok(FencingToken(token))
@@ -176,12 +176,15 @@ impl Namespace {
         text.parse().map_err(|_| {
             Error::new(
                 ErrorKind::Backend,
-                format!("{} holds no number; remove it while nobody runs", path.display()),
+                format!(
+                    "{} contains no number; remove it while no coordinator runs",
+                    path.display()
+                ),
             )
         })
     }
 
-    /// Puts a file in place at once: who looks sees all of it, or what was there before, which
+    /// Puts a file in place at once: a reader sees all of it, or what was there before, which
     /// stays if it is not to be replaced.
     pub(crate) fn install(&self, path: &Path, content: &[u8], replace: bool) -> io::Result<()> {
         let temporary = self.root.join(format!(".{}", Uuid::new_v4().simple()));
@@ -210,7 +213,7 @@ fn user_dir(base: &Path) -> io::Result<PathBuf> {
     Ok(base.join(format!("tooz-{}-{shared}", geteuid())))
 }
 
-/// What is kept must be gone with the next boot, as semaphores are: the monotonic clock begins anew,
+/// What is kept must be gone with the next boot, as semaphores are: the monotonic clock begins again,
 /// and so do the ids of segments.
 fn must_be_in_memory(dir: &Path) -> Result<()> {
     let found =

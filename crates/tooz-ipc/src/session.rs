@@ -92,7 +92,7 @@ impl Session for IpcSession {
         lock::check_all(&self.state.grants).await?;
         // What is done for Python is no reason to doubt the session.
         if let Err(error) = self.serve_python().await {
-            debug!(%error, "left to the next heartbeat");
+            debug!(%error, "Python could not be served; the next heartbeat tries again");
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ impl Session for IpcSession {
         }
         drop(presence);
         if let Err(error) = self.sweep().await {
-            debug!(%error, "left to others to remove");
+            debug!(%error, "remnants are left for others to remove");
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::gate::Gate;
 use crate::namespace::Namespace;
 use crate::presence::Presence;
 
-/// What a session was granted and has not given back.
+/// What a session was granted and has not released.
 pub(crate) type Grants = Table<OperationId, Arc<Grant>>;
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Grant {
     pub(crate) token: FencingToken,
     pub(crate) lease: Lease,
     pub(crate) key: i32,
-    /// None once it was given back. Locked for the whole of that.
+    /// None once it was released. Locked during the whole release.
     pub(crate) gate: tokio::sync::Mutex<Option<Gate>>,
     pub(crate) ticket: Ticket,
 }

@@ -10,7 +10,7 @@ use crate::connection::Connection;
 use crate::errors;
 use crate::wire::{self, Change, Item, Reply, Request};
 
-/// The way to the server that a session's requests take.
+/// The connection to the server that a session's requests take.
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,
@@ -29,7 +29,7 @@ impl Client {
         }
     }
 
-    /// Waits until the connection is of no more use.
+    /// Waits until the connection is broken.
     pub(crate) async fn down(&self) {
         let Some(current) = self.connections.present() else { return };
         current.connection.down().await;

@@ -32,7 +32,7 @@ const CONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// a lock was broken.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) host: String,
@@ -83,7 +83,8 @@ impl Config {
         let mut time = |name| {
             let time = options.seconds(name, timeout)?;
             if time < Duration::from_secs(1) || time > LONGEST_TIME {
-                return Err(Error::invalid("a time to live is 1 s to 29 days").with("option", name));
+                return Err(Error::invalid("a time to live must be from 1 s to 29 days")
+                    .with("option", name));
             }
             Ok(time)
         };
@@ -104,11 +105,11 @@ impl Config {
             Some("meta") => Protocol::Meta,
             Some("classic") => Protocol::Classic,
             Some(_) => {
-                return Err(Error::invalid("the protocol is auto, meta or classic"));
+                return Err(Error::invalid("the protocol must be auto, meta or classic"));
             }
         };
         if !matches!(url.path(), "" | "/") {
-            return Err(Error::invalid("the URL has a path; see the option namespace"));
+            return Err(Error::invalid("a memcached URL has no path; see the option namespace"));
         }
         #[cfg(feature = "tls")]
         let tls = tls(&mut options)?;
@@ -166,13 +167,13 @@ fn tls(options: &mut Options) -> Result<Option<PemFiles>> {
     }
     if !options.flag("ssl_check_hostname", true)? {
         return Err(Error::invalid(
-            "ssl_check_hostname=no is not supported; use a name of the certificate",
+            "ssl_check_hostname=no is not supported; use a host name that the certificate has",
         ));
     }
     if !is_wanted {
         return Ok(None);
     }
-    // What is wrong with the files is told at once.
+    // An error in the files is reported at once.
     files.client_config()?;
     Ok(Some(files))
 }

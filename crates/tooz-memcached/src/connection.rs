@@ -193,7 +193,7 @@ impl Connection {
         self.down.cancel();
     }
 
-    /// Waits until it is of no more use.
+    /// Waits until it is broken.
     pub(crate) async fn down(&self) {
         self.down.cancelled().await;
     }

@@ -50,7 +50,7 @@ pub(crate) async fn look_at(connection: &Connection, config: &Config) -> Result<
         warn!(
             megabytes =
                 settings.get("maxbytes").and_then(|b| b.parse::<u64>().ok()).map(|b| b >> 20),
-            "the server evicts locks and groups when its memory is full: its option -M prevents it"
+            "the server evicts locks and groups when its memory is full: its option -M prevents that"
         );
     }
     // One that does not say is a proxy, and the word of that would be about itself.

@@ -55,7 +55,7 @@ impl Epoch {
 }
 
 fn used_up() -> Error {
-    Error::new(ErrorKind::Backend, "the item of the epoch leaves no higher fencing token")
+    Error::new(ErrorKind::Backend, "the epoch's item leaves no room for a higher fencing token")
 }
 
 #[cfg(test)]

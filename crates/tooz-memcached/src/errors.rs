@@ -26,7 +26,10 @@ pub(crate) fn broken(error: io::Error) -> Error {
 
 /// The connection ended, and what is known of why was logged.
 pub(crate) fn ended() -> Error {
-    Error::new(ErrorKind::Connection, "the server ended the connection, or its answer was none")
+    Error::new(
+        ErrorKind::Connection,
+        "the server ended the connection, or did not answer in memcached's protocol",
+    )
 }
 
 pub(crate) fn refused(error: io::Error) -> Error {

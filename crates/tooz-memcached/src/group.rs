@@ -159,7 +159,7 @@ impl Groups for MemcachedGroups {
         let left = remove_own(state, group).await;
         state.memberships.remove(group);
         match left {
-            // It was no longer a member, and is none: the loss is told through the lease.
+            // It was no longer a member, and is none: the lease reports the loss.
             Err(error) if error.kind() == ErrorKind::SessionLost => Ok(()),
             Ok(false) => Err(Error::member_not_joined(group, &state.member)),
             left => left.map(drop),
@@ -192,7 +192,7 @@ impl Groups for MemcachedGroups {
                 roster.remove(id);
                 Ok(Edit::Write(()))
             }
-            // What a repeated request finds undone was done by the first.
+            // If a repeated request finds nothing to undo, the first one did it.
             None if repeated => Ok(Edit::Keep(())),
             None => Err(Error::member_not_joined(group, id)),
         })
@@ -297,7 +297,7 @@ async fn change<T>(
         }
         if until.has_passed() {
             let outcome = if repeated { Outcome::Unknown } else { Outcome::NotApplied };
-            return Err(Error::new(ErrorKind::TimedOut, "others change the group all the time")
+            return Err(Error::new(ErrorKind::TimedOut, "others keep changing the group")
                 .with("group", group)
                 .outcome_is(outcome));
         }

@@ -11,7 +11,7 @@ use crate::roster::Roster;
 use crate::value::Value;
 use crate::wire::{Change, How, Item, Reply, Request, Seconds};
 
-/// A connection of its own to the namespace of a URL.
+/// A separate connection to the namespace of a URL.
 #[derive(Debug)]
 pub struct Inspector {
     config: Config,
@@ -41,11 +41,11 @@ impl Inspector {
         Ok(Self { config, connection })
     }
 
-    /// What coordinators have in the namespace beside groups: sessions, members, locks held and
+    /// What coordinators have in the namespace besides groups: sessions, members, locks held and
     /// waited for.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn residue(&self) -> Result<Vec<String>> {
         let mut residue = Vec::new();
         for (key, item) in self.items().await? {
@@ -65,11 +65,11 @@ impl Inspector {
         Ok(residue)
     }
 
-    /// Ends the sessions of a member, with all that depends on them, as if they had expired; how
+    /// Ends the sessions of a member, and what depends on them, as if they had expired; returns how
     /// many there were.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn expire_sessions(&self, member: &MemberId) -> Result<u32> {
         let items = self.items().await?;
         let mut sessions = Vec::new();
@@ -98,7 +98,7 @@ impl Inspector {
     /// Deletes the namespace with everything in it.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
         for (key, item) in self.items().await? {
             self.ask(Request::Delete(key, item.cas)).await?;
@@ -183,7 +183,7 @@ impl Inspector {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Err(Error::new(ErrorKind::TimedOut, "others ask for all keys all the time"))
+        Err(Error::new(ErrorKind::TimedOut, "others keep asking for all keys"))
     }
 
     fn found(&self, key: &[u8]) -> Found {

@@ -14,7 +14,7 @@ pub(crate) struct Keys {
 /// The keys of a lock, or of the leadership of a group.
 #[derive(Clone, Debug)]
 pub(crate) struct LockKeys {
-    /// Says who has it.
+    /// Names its holder.
     pub(crate) key: Vec<u8>,
     /// Says who of ours waits for it.
     pub(crate) queue: Vec<u8>,
@@ -41,13 +41,13 @@ impl Keys {
         let key = self.key(parts);
         if key.iter().any(|byte| matches!(byte, 0 | b'\t'..=b'\r' | b' ')) {
             return Err(Error::invalid(format!(
-                "a memcached key has no white space and no zero byte, and so has a {what}"
+                "a {what} must not have white space or zero bytes, because a memcached key cannot"
             )));
         }
         if key.len() > LONGEST {
             let most = LONGEST - (key.len() - parts.last().map_or(0, |name| name.len()));
             return Err(Error::invalid(format!(
-                "a memcached key has at most {LONGEST} bytes, and so a {what} at most {most}"
+                "a {what} has at most {most} bytes, because a memcached key has at most {LONGEST}"
             )));
         }
         Ok(key)

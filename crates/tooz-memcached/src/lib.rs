@@ -1,8 +1,8 @@
 //! The memcached driver of `tooz`: `memcached://`.
 //!
-//! It shares locks and groups with the memcached driver of the Python original. What is ours is
-//! known by its value and its CAS id, so that a renewal or a release touches nothing else. memcached
-//! pushes nothing: a waiter looks again, more rarely the longer it waits; the coordinators of
+//! It shares locks and groups with the memcached driver of the Python original. Our own items are
+//! recognised by value and CAS id, so a renewal or a release touches nothing else. memcached
+//! pushes nothing: a waiter looks again, at growing intervals; the coordinators of
 //! one process wake each other.
 //!
 //! `docs/drivers/memcached.md` has the options, the guarantees, the costs and the layout.
@@ -10,11 +10,11 @@
 mod client;
 mod config;
 mod connection;
-// What weakens or forbids a server must be known before it is relied upon.
+// Facts that weaken or forbid a server must be known before we rely on it.
 mod deployment;
 mod driver;
 mod election;
-// What a run of the server is known by, and where its tokens begin.
+// How a run of the server is recognised, and where its tokens begin.
 mod epoch;
 mod errors;
 mod group;
@@ -28,16 +28,16 @@ mod list;
 // What the coordinators of this process tell each other, because the server tells nobody.
 mod local;
 mod lock;
-// What members publish is carried unread, which no library does.
+// Capabilities are passed through undecoded, which no library does.
 mod msgpack;
 mod queue;
-// The item of a group, which holds all its members.
+// The item of a group, which contains all its members.
 mod roster;
 mod session;
 mod state;
-// One look at a lock, which takes it if it may.
+// One look at a lock, which takes the lock if it may.
 mod step;
-// What the item of a lock holds.
+// The content of a lock's item.
 mod value;
 // The text protocol: no maintained client speaks the meta commands.
 mod wire;

@@ -10,7 +10,7 @@ use crate::state::State;
 use crate::wire::{Change, How, Item, MSGPACK, Request, Seconds};
 
 fn odd() -> Error {
-    Error::new(ErrorKind::Serialization, "the item of the list of groups is no list")
+    Error::new(ErrorKind::Serialization, "the item of the list of groups is malformed")
 }
 
 pub(crate) fn read(item: &Item) -> Result<BTreeSet<GroupId>> {
@@ -36,7 +36,7 @@ fn write(groups: &BTreeSet<GroupId>) -> Result<Vec<u8>> {
     Ok(written)
 }
 
-/// Sees to it that the list has the group.
+/// Ensures that the list has the group.
 pub(crate) async fn add(state: &State, group: &GroupId) -> Result<()> {
     change(state, |groups| groups.insert(group.clone())).await
 }

@@ -47,7 +47,7 @@ pub(crate) fn cell(server: &str, key: &[u8]) -> Arc<Cell> {
     cell
 }
 
-/// Tells those that care about the key that it has changed.
+/// Tells whoever cares about the key that it has changed.
 pub(crate) fn changed(server: &str, key: &[u8]) {
     let cell = cells().get(&(server.to_owned(), key.to_vec())).and_then(Weak::upgrade);
     if let Some(cell) = cell {

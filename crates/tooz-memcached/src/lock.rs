@@ -32,7 +32,7 @@ impl Locks for MemcachedLocks {
         let mut repeated = false;
         loop {
             let Some(item) = state.client.get(&key).await? else {
-                // What a repeated request finds undone was done by the first.
+                // If a repeated request finds nothing to undo, the first one did it.
                 return Ok(repeated);
             };
             match state.client.change(Request::Delete(key.clone(), item.cas)).await {
@@ -54,10 +54,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_m
 /// The shortest for those who are not the first in the queue, for each that is before them.
 const PAUSE_PER_ENTRY: Duration = Duration::from_millis(20);
 
-/// How often an item is looked at that ends within a second.
+/// How often to look at an item that ends within a second.
 const NEAR_THE_END: Duration = Duration::from_millis(50);
 
-/// How long shared holders are waited for before it is asked whether they live.
+/// How long to wait for shared holders before checking whether they live.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// One round trip if it is free and nobody waits.
@@ -174,12 +174,12 @@ impl Contender {
         !alone && !seen.queue.contains(self.operation())
     }
 
-    /// The queue is advice, so that a failure is none of the acquisition.
+    /// The queue is advisory, so its failure is not a failure of the acquisition.
     async fn enter_queue(&self, seen: &Seen) {
         let (key, mode) = (&self.acquisition.target.queue, self.acquisition.mode);
         let queue = seen.queue.clone();
         if let Err(error) = queue::join(&self.state, key, queue, self.operation(), mode).await {
-            debug!(%error, "no entry in the queue");
+            debug!(%error, "could not make a queue entry");
         }
     }
 
@@ -197,7 +197,7 @@ impl Contender {
         pause * 3 / 4 + random_part(pause / 4)
     }
 
-    /// Removes shared holders whose sessions are gone; whether there were any.
+    /// Removes shared holders whose sessions are gone; returns whether there were any.
     async fn reap(&self, seen: &Seen) -> Result<bool> {
         let (Some(item), Some(held @ Value::Shared(owners))) = (&seen.item, &seen.value) else {
             return Ok(false);
@@ -231,7 +231,7 @@ impl Contender {
             let _turn = turn;
             let key = &self.acquisition.target.queue;
             if let Err(error) = queue::leave(&self.state, key, queue, &entries).await {
-                debug!(%error, "an entry in a queue is left to be passed");
+                debug!(%error, "a queue entry is left to be passed over");
             }
         });
     }

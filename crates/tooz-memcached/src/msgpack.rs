@@ -67,7 +67,7 @@ pub(crate) fn map(bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
 
 fn items(bytes: &[u8]) -> Option<Vec<&[u8]>> {
     let (head, count) = shape(bytes)?;
-    // No capacity is taken on the word of a neighbour.
+    // Never reserves what a peer merely announces.
     let (mut items, mut rest) = (Vec::new(), bytes.get(head..)?);
     for _ in 0..count {
         let (item, behind) = split(rest)?;

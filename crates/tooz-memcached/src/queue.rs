@@ -76,12 +76,12 @@ impl Queue {
     }
 }
 
-/// How long a queue is kept that nobody looks at.
+/// How long a queue is kept when nobody looks at it.
 pub(crate) fn ttl(state: &State) -> Seconds {
     Seconds::at_least(state.config.lock_timeout)
 }
 
-/// Enters an acquisition at the end, unless it is in the queue already.
+/// Adds an acquisition at the end, unless it is already in the queue.
 pub(crate) async fn join(
     state: &State,
     key: &[u8],

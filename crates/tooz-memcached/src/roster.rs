@@ -23,7 +23,7 @@ pub(crate) struct Entry {
     capabilities: Vec<u8>,
     /// `None` for a member of the original.
     record: Option<Record>,
-    /// What neither side knows, in msgpack.
+    /// Keys that neither side knows, in msgpack.
     rest: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Record {
 }
 
 fn odd() -> Error {
-    Error::new(ErrorKind::Serialization, "the item of a group is not what a group's is")
+    Error::new(ErrorKind::Serialization, "the item of a group is malformed")
 }
 
 impl Roster {

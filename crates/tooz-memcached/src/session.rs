@@ -162,7 +162,7 @@ async fn say_goodbye(state: &Arc<State>) -> Result<()> {
     for (group, _) in state.memberships.entries() {
         // A lost session's membership is nobody's, and goes when somebody looks.
         if let Err(error) = group::remove_own(state, &group).await {
-            debug!(%group, %error, "the group is not left");
+            debug!(%group, %error, "the group could not be left");
         }
     }
     let (session, member) = (state.session_key(), &state.member_key);

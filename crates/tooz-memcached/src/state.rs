@@ -106,7 +106,7 @@ impl State {
         Ok(epoch)
     }
 
-    /// Says once why nothing is granted.
+    /// Logs once why nothing is granted.
     pub(crate) fn warn_closed(&self, until: Moment) {
         self.closed_warning.call_once(|| {
             tracing::warn!(

@@ -12,14 +12,14 @@ use tooz_core::{Error, Result};
 
 use crate::errors;
 
-/// Above 30 days memcached takes a time for a date.
+/// memcached takes a time above 30 days for a date.
 pub(crate) const LONGEST_TIME: Duration = Duration::from_secs(29 * 24 * 3600);
 
 /// The longest value that is read: an item has at most 1 MB unless the server's option -I says
 /// otherwise, and nothing of ours needs more.
 const LONGEST_VALUE: usize = 16 << 20;
 
-/// The longest line that is read. None that a server sends has a fourth of it.
+/// The longest line that is read. No line of a server is a quarter as long.
 const LONGEST_LINE: u64 = 16 << 10;
 
 /// How many statistics and how many keys an answer may have.
@@ -357,7 +357,7 @@ async fn line(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<String> {
     let read = from.take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
     if line.pop() != Some(b'\n') {
         return Err(match read as u64 == LONGEST_LINE {
-            true => odd("a line without end"),
+            true => odd("a line without an end"),
             false => io::ErrorKind::UnexpectedEof.into(),
         });
     }
@@ -371,7 +371,7 @@ async fn line(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<String> {
 async fn value(from: &mut (impl AsyncBufRead + Unpin), size: &str) -> io::Result<Vec<u8>> {
     let size: usize = number(size)?;
     if size > LONGEST_VALUE {
-        return Err(odd("a value too long to be one"));
+        return Err(odd("a value that is too long"));
     }
     // It takes memory as it comes, and not as it is promised.
     let mut value = Vec::new();
@@ -379,7 +379,7 @@ async fn value(from: &mut (impl AsyncBufRead + Unpin), size: &str) -> io::Result
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if !value.ends_with(b"\r\n") {
-        return Err(odd("a value without its end"));
+        return Err(odd("a value without an end"));
     }
     value.truncate(size);
     Ok(value)
@@ -390,7 +390,7 @@ fn number<T: std::str::FromStr>(text: &str) -> io::Result<T> {
 }
 
 fn odd(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("no answer of memcached: {what:?}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("not an answer of memcached: {what:?}"))
 }
 
 #[cfg(test)]

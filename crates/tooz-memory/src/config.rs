@@ -11,7 +11,7 @@ pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
     Characteristic::Serializable,
 ]);
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The world's name: the URL without its scheme and options.

@@ -106,7 +106,7 @@ impl Groups for MemoryGroups {
     }
 }
 
-/// What a repeated request finds undone was done by the first.
+/// If a repeated request finds nothing to undo, the first one did it.
 fn done_before(result: Result<()>, again: bool, undone: ErrorKind) -> Result<()> {
     match result {
         Err(error) if again && error.kind() == undone => Ok(()),

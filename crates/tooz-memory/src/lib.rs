@@ -1,8 +1,8 @@
 //! The in-process driver of `tooz`: `memory://NAME` and `zake://`.
 //!
-//! The coordinators of one process that name the same URL share a [`World`]: a little server with
-//! sessions that expire, queues, and groups. It is the driver for tests: of an application, and of
-//! the engine itself, because a world can be told to misbehave. See [`World`].
+//! The coordinators of one process that use the same URL share a [`World`]: a little server with
+//! sessions that expire, queues, and groups. This driver is for tests: of an application, and of
+//! the engine itself, because a [`World`] can be told to misbehave.
 //!
 //! | option | meaning | default |
 //! |---|---|---|

@@ -30,7 +30,7 @@ impl Locks for MemoryLocks {
     }
 }
 
-/// One round trip if it is free; one more after the wait, to see what the push was about.
+/// One round trip if it is free; one more after the wait, to see why it was pushed.
 pub(crate) async fn acquire(
     state: &State,
     acquisition: Acquisition<LockKey>,

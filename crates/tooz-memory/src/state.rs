@@ -16,7 +16,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Who asks: another session of the same member is somebody else.
+    /// The caller: another session of the same member is somebody else.
     pub(crate) fn us(&self) -> (SessionId, &MemberId) {
         (self.id, &self.member)
     }

@@ -53,7 +53,7 @@ pub(crate) struct Entry {
 }
 
 struct Group {
-    /// Which call created it, so that a lost reply can be told from somebody else's group.
+    /// Which call created it, so that a lost reply can be distinguished from somebody else's group.
     created_by: OperationId,
     members: BTreeMap<MemberId, MemberRecord>,
 }
@@ -162,7 +162,7 @@ impl Store {
         held
     }
 
-    /// Takes a lock from its holders and tells them; whether there were any.
+    /// Breaks a lock and tells its holders; returns whether there were any.
     pub(crate) fn break_lock(&mut self, key: &LockKey) -> bool {
         let Some(queue) = self.queues.get_mut(key) else { return false };
         let holders = std::mem::take(&mut queue.holders);

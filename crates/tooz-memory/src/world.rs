@@ -64,7 +64,7 @@ impl World {
 
     // ---- Faults.
 
-    /// Gives no answers until [`resume`](Self::resume). Sessions go on expiring, and nobody is
+    /// Gives no answers until [`resume`](Self::resume). Sessions still expire, and nobody is
     /// told.
     pub fn pause(&self) {
         self.0.faults.send_modify(|faults| faults.paused = true);

@@ -53,7 +53,7 @@ pub(crate) async fn outlast(
             }
         }
         if start.elapsed() > time_to_answer + state.config.response_timeout {
-            let message = "the holder's connection does not end";
+            let message = "the holder's connection did not end";
             return Err(Error::new(ErrorKind::TimedOut, message).outcome_is(Outcome::Unknown));
         }
         tokio::select! {

@@ -1,4 +1,4 @@
-//! A session's way to the server: its main connection, and what a failure on it means.
+//! A session's access to the server: its main connection, and what a failure on it means.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Client {
     }
 
     /// Statements that may have got the named lock `name` when they fail: it is freed. They are
-    /// repeated while others are in their way, as long as the wait goes on.
+    /// repeated while others are in their way, as long as the wait lasts.
     pub(crate) async fn take(&self, name: &str, sql: &str, wait: &WaitLimit) -> Result<Reply> {
         loop {
             let failure = match self.main.reply(sql.to_owned()).await {

@@ -19,14 +19,14 @@ const PEM: PemOptions =
 
 const PORT: u16 = 3306;
 
-/// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
+/// The bounds of the default time limit for a connection: a TLS handshake must fit, and a
 /// server that hangs must not keep us long from the next, nor a person from the error.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 
 /// Tables are called after the namespace, and the server takes 64 characters.
 const LONGEST_NAMESPACE: usize = 48;
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The first of these that answers and takes writes.
@@ -77,7 +77,9 @@ impl Config {
     pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
         let timeout = options.seconds("timeout", Duration::from_secs(30))?;
         if timeout < Duration::from_secs(1) || timeout.subsec_nanos() != 0 {
-            return Err(Error::invalid("the timeout is a whole number of seconds from 1"));
+            return Err(Error::invalid(
+                "the timeout must be a whole number of seconds, at least 1",
+            ));
         }
         // A heartbeat, which is due each third, waits for at most one slow statement.
         let longest = timeout / 3;
@@ -86,7 +88,7 @@ impl Config {
             options.seconds("connect_timeout", (timeout / 2).clamp(CONNECT.0, CONNECT.1))?;
         let poll_interval = options.seconds("poll_interval", Duration::from_millis(250))?;
         if poll_interval < Duration::from_millis(10) || poll_interval > Duration::from_secs(10) {
-            return Err(Error::invalid("the poll_interval is from 0.01 to 10 seconds"));
+            return Err(Error::invalid("the poll_interval must be from 0.01 to 10 seconds"));
         }
         let restart_grace = RestartGrace::read(&mut options, timeout)?;
         let lock_delay = options.seconds_or_zero("lock_delay", Duration::ZERO)?;
@@ -95,7 +97,7 @@ impl Config {
         let layout = match options.text("layout").as_deref() {
             None | Some("safe") => Layout::Safe,
             Some("python") => Layout::Python,
-            Some(_) => return Err(Error::invalid("the layout is safe or python")),
+            Some(_) => return Err(Error::invalid("the layout must be safe or python")),
         };
         let namespace = options.text("namespace").unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
         let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -137,7 +139,7 @@ impl Config {
 fn database(url: &CoordinatorUrl) -> Result<String> {
     let name = url.path().trim_start_matches('/');
     if name.is_empty() || name.contains('/') {
-        return Err(Error::invalid("the URL's path names a database: mysql://HOST/DATABASE"));
+        return Err(Error::invalid("the URL's path must name a database: mysql://HOST/DATABASE"));
     }
     Ok(name.to_owned())
 }
@@ -160,10 +162,7 @@ impl Tls {
         let files = PemFiles::from_options(options, PEM)?;
         for (name, instead) in [
             ("ssl_capath", "name one file with all authorities in ssl_ca"),
-            (
-                "ssl_cipher",
-                "the ciphers of TLS 1.2 and 1.3 that are secure are chosen by themselves",
-            ),
+            ("ssl_cipher", "only the secure ciphers of TLS 1.2 and 1.3 are used"),
         ] {
             if options.text(name).is_some() {
                 return Err(Error::invalid(format!("there is no {name} here: {instead}")));
@@ -183,7 +182,7 @@ impl Tls {
                 | "yes",
             ) => Some(true),
             Some(_) => {
-                return Err(Error::invalid("the ssl_verify_mode is none or required"));
+                return Err(Error::invalid("the ssl_verify_mode must be none or required"));
             }
         };
         let named = options.text("ssl_check_hostname").is_some();
@@ -216,7 +215,7 @@ fn mode(text: &str) -> Result<TlsMode> {
         "verify_identity" => TlsMode::VerifyIdentity,
         _ => {
             return Err(Error::invalid(
-                "the ssl_mode is disabled, preferred, required, verify_ca or verify_identity",
+                "the ssl_mode must be disabled, preferred, required, verify_ca or verify_identity",
             ));
         }
     })

@@ -45,7 +45,7 @@ pub(crate) struct Connection {
     pub(crate) number: u64,
     /// The name of the lock by which others see that it lives.
     pub(crate) marker: OperationId,
-    /// What is longer, the server answers by ending the connection.
+    /// The server answers a longer request by ending the connection.
     packet: u64,
     config: Arc<Config>,
     address: Address,
@@ -104,12 +104,12 @@ impl Connection {
         }
     }
 
-    /// Another one, to where this leads as well: behind a load balancer, that may be elsewhere.
+    /// Another one to the same address: behind a load balancer, that may be another server.
     pub(crate) async fn another(&self) -> Result<Self> {
         Self::open(&self.config, &self.address).await
     }
 
-    /// Another one to the very server that this is connected to.
+    /// Another one to exactly the server that this is connected to.
     pub(crate) async fn beside(&self) -> Result<Self> {
         let other = self.another().await?;
         let ask = format!(
@@ -280,13 +280,13 @@ impl Connection {
         self.dead.cancelled().await;
     }
 
-    /// Ends it without a word, in the middle of a request too.
+    /// Ends it silently, even in the middle of a request.
     pub(crate) async fn cut(&self) {
         self.dead.cancel();
         *self.open.lock().await = None;
     }
 
-    /// Ends it though it can no longer be spoken to, at the server as well: it may wait for a lock
+    /// Ends it, although it no longer answers, at the server as well: it may wait for a lock
     /// there and not notice that we are gone.
     pub(crate) fn abandon(&self) {
         let this = self.clone();
@@ -316,9 +316,9 @@ impl Connection {
         found.map(drop).map_err(Into::into)
     }
 
-    /// Frees all that it holds, and ends it. It has no request under way.
+    /// Frees everything that it holds, and ends it. It has no request under way.
     pub(crate) async fn close(&self) {
-        // A KILL QUERY that came too late for what it was meant for ends this statement instead.
+        // A KILL QUERY that came too late for its own target ends this statement instead.
         for _ in 0..3 {
             let freeing = self.ask("DO RELEASE_ALL_LOCKS()".to_owned());
             match tokio::time::timeout(self.config.response_timeout, freeing).await {
@@ -334,8 +334,8 @@ impl Connection {
     }
 }
 
-/// In SQL: what no default of the server or the user may decide: what our statements mean, and how
-/// long they, and the silence between them, may take.
+/// In SQL: the settings that no default of the server or the user may decide: what our statements
+/// mean, and how long they, and the silence between them, may take.
 fn session_settings(config: &Config) -> String {
     format!(
         "SET SESSION wait_timeout={timeout},net_read_timeout={timeout},net_write_timeout={timeout},\
@@ -361,9 +361,9 @@ fn lock_wait(config: &Config) -> u64 {
 }
 
 /// Ends the statement that the connection is busy with, at the server: its transaction and its locks
-/// stay. What fails is tried again by whoever waits for the answer.
+/// stay. Whoever waits for the answer tries again what failed.
 fn end_statement(slow: Connection) -> BoxFuture<'static, ()> {
-    // In a box, for it makes requests itself.
+    // In a box, because it makes requests itself.
     async move {
         match tokio::time::timeout(slow.config.response_timeout, slow.beside()).await {
             Ok(Ok(other)) => {

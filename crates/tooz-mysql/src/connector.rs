@@ -33,7 +33,7 @@ fn options(config: &Config, address: &Address) -> MySqlConnectOptions {
             TlsMode::VerifyCa => MySqlSslMode::VerifyCa,
             TlsMode::VerifyIdentity => MySqlSslMode::VerifyIdentity,
         })
-        // Nothing of what these set matters to our statements, and each costs a round trip.
+        // None of these settings matters to our statements, and each costs a round trip.
         .pipes_as_concat(false)
         .no_engine_substitution(false)
         .timezone(None)

@@ -50,7 +50,7 @@ async fn wait(
         Mode::Exclusive => (0, format!("name={name}")),
         Mode::Shared => (1, format!("name={name} AND NOT shared")),
     };
-    // Nobody has the lock for itself while we have it, in whatever mode.
+    // While we have the lock, in whatever mode, nobody has it exclusively.
     let sql = format!(
         "SET @now={NOW};\
          UPDATE {hold} SET free_at=@now+{delay} WHERE {in_the_way} AND free_at IS NULL \
@@ -85,7 +85,7 @@ async fn wait(
         }
         let ask = acquisition.target.is_held(acquisition.mode, acquisition.id);
         if number(&connection.urge(ask).await?, 0) != Some(1) {
-            let message = "the lock was taken away before it was granted";
+            let message = "the lock was broken before it was granted";
             return Err(Error::new(ErrorKind::SessionLost, message));
         }
     }

@@ -12,7 +12,7 @@ use crate::connection::{Connection, number, unsigned};
 use crate::connector::{refused_as, silent};
 use crate::keys;
 
-/// What tells of the deployment. A server knows some of them.
+/// The variables that describe the deployment. A server knows some of them.
 const VARIABLES: &str = "'version','read_only','super_read_only','innodb_read_only','wsrep_on',\
     'wsrep_cluster_address','group_replication_group_name','group_replication_single_primary_mode'";
 
@@ -26,7 +26,7 @@ pub(crate) async fn open(config: &Arc<Config>) -> Result<(Connection, Characteri
         let opened = tokio::time::timeout(limit, open_at(config, address)).await;
         match opened.unwrap_or_else(|_| Err(refused_as(silent(limit), address))) {
             Ok(opened) => return Ok(opened),
-            // What a user has to mend is told rather than what another server may say.
+            // An error that the user must fix is reported rather than what another server may say.
             Err(error) if error.kind() == ErrorKind::DriverChosenPoorly => return Err(error),
             Err(error) => last = Some(error),
         }
@@ -59,7 +59,7 @@ async fn settings(connection: &Connection) -> Result<Settings> {
     Ok(rows.iter().filter_map(pair).collect())
 }
 
-/// What the deployment ensures, or why it is of no use.
+/// What the deployment ensures, or why it cannot be used.
 async fn judge(
     connection: &Connection,
     config: &Config,
@@ -103,8 +103,8 @@ async fn judge(
     }
     let mut ensured = CHARACTERISTICS;
     if several || group {
-        // Another server that takes over knows nothing of the locks.
-        warn!("a failover forgets every lock: whoever held one learns it, but not at once");
+        // A server that takes over knows nothing of the locks.
+        warn!("a failover loses every lock: its holder learns of that, but not at once");
         ensured = ensured.without(Characteristics::of(&[Characteristic::Linearizable]));
     }
     Ok(ensured)

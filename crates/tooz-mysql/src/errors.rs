@@ -9,7 +9,7 @@ pub(crate) const DEADLOCK: u16 = 1213;
 /// MariaDB, with innodb_snapshot_isolation: a row has changed since the transaction read it.
 const CHANGED: u16 = 1020;
 pub(crate) const DUPLICATE: u16 = 1062;
-/// The answer of what a KILL QUERY ended, on MySQL. MariaDB's GET_LOCK answers NULL then.
+/// MySQL's answer to a statement that a KILL QUERY ended. MariaDB's GET_LOCK answers NULL then.
 pub(crate) const INTERRUPTED: u16 = 1317;
 pub(crate) const NO_SUCH_TABLE: u16 = 1146;
 /// The connection is no longer there.
@@ -25,7 +25,7 @@ const ENDINGS: [u16; 6] = [1053, 1077, 1152, 1184, 1927, 4031];
 /// A request that failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// As the client library has it.
+    /// The client library's error.
     Client(sqlx::Error),
     /// No answer came in time.
     Silence,
@@ -35,7 +35,7 @@ pub(crate) enum Failure {
     TooLarge { length: u64, most: u64 },
     /// The connection was gone before.
     Gone,
-    /// The answer is none of the protocol's: the client library gave up.
+    /// The answer does not follow the protocol: the client library gave up.
     Malformed,
 }
 
@@ -87,7 +87,7 @@ impl fmt::Display for Failure {
                 write!(f, "the request has {length} bytes, and max_allowed_packet is {most}")
             }
             Self::Gone => f.write_str("the connection is gone"),
-            Self::Malformed => f.write_str("the answer is none of MySQL's protocol"),
+            Self::Malformed => f.write_str("the answer does not follow MySQL's protocol"),
         }
     }
 }
@@ -105,7 +105,7 @@ impl From<Failure> for Error {
         let (kind, message) = match (&failure, failure.number()) {
             (Failure::Silence, _) => (ErrorKind::TimedOut, "no answer came in time"),
             (Failure::TooLarge { .. }, _) => {
-                (ErrorKind::InvalidInput, "this is more than the server takes in one request")
+                (ErrorKind::InvalidInput, "this is more than the server accepts in one request")
             }
             _ if failure.is_busy() => (
                 ErrorKind::TimedOut,
@@ -115,25 +115,26 @@ impl From<Failure> for Error {
             (Failure::Gone, _) => (ErrorKind::Connection, "the connection is gone"),
             (Failure::Malformed, _) => (
                 ErrorKind::Connection,
-                "what answers is no MySQL or MariaDB server, or something changed its answer",
+                "this is not a MySQL or MariaDB server, or something changed its answer",
             ),
             (Failure::Client(sqlx::Error::Tls(_)), _) => {
-                (ErrorKind::Connection, "there is no secure connection to the server")
+                (ErrorKind::Connection, "no secure connection to the server could be made")
             }
             (Failure::Client(sqlx::Error::Configuration(_)), _) => {
                 (ErrorKind::InvalidInput, "the client refused the configuration")
             }
             (_, Some(1049)) => (ErrorKind::InvalidInput, "the server has no such database"),
             (_, Some(1040 | 1203 | 1226)) => {
-                (ErrorKind::Connection, "the server has no connection left for this user")
+                (ErrorKind::Connection, "the server has no more connections for this user")
             }
             (_, Some(1290 | 1792 | 1836)) => (ErrorKind::Backend, "the server is read-only"),
             (_, Some(number)) if ENDINGS.contains(&number) => {
                 (ErrorKind::Connection, "the server ended the connection")
             }
-            _ if failure.is_denied() => {
-                (ErrorKind::Authentication, "the server refused the user, or what it may do")
-            }
+            _ if failure.is_denied() => (
+                ErrorKind::Authentication,
+                "the server refused the user, the password or the permission",
+            ),
             (_, Some(_)) => (ErrorKind::Backend, "the server answered with an error"),
             (_, None) => (ErrorKind::Connection, "the connection broke"),
         };
@@ -145,7 +146,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// A session is over that was asked for something.
+/// The session is over.
 pub(crate) fn session_over() -> Error {
     Error::new(ErrorKind::SessionLost, "the session is over").outcome_is(Outcome::NotApplied)
 }

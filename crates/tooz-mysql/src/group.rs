@@ -271,7 +271,7 @@ async fn change_ours(state: &State, group: &GroupId, sql: &str) -> Result<()> {
 
 // ---- Reading.
 
-/// A member, and what tells its state from every other.
+/// A member, and what distinguishes its state from every other.
 struct Found {
     member: Member,
     revision: u64,

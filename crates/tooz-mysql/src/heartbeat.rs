@@ -73,7 +73,7 @@ pub(crate) async fn touch(state: &Arc<State>) {
 /// The same of the connections that hold one lock each.
 fn touch_own(state: &Arc<State>) -> JoinSet<()> {
     let touch = |hold: MySqlHold| async move {
-        // An answer of whatever kind will do.
+        // Any answer will do.
         let _ = hold.grant.connection.urge("DO 0".to_owned()).await;
         if hold.grant.connection.is_dead() {
             hold.end(Loss::SessionEnded);

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::connection::{Connection, bytes, unsigned_in};
 use crate::{deployment, keys, schema};
 
-/// A connection of its own to what coordinators of a URL use.
+/// A separate connection to what the coordinators of a URL use.
 #[derive(Debug)]
 pub struct Inspector {
     config: Arc<Config>,
@@ -35,10 +35,10 @@ impl Inspector {
         Ok(Self { config, connection })
     }
 
-    /// Makes the tables if they are not there.
+    /// Creates the tables if they do not exist.
     ///
     /// # Errors
-    /// When the server does not answer or refuses.
+    /// If the server does not answer or refuses.
     pub async fn prepare(&self) -> Result<()> {
         schema::ensure(&self.connection, &self.config).await.map(drop)
     }
@@ -46,7 +46,7 @@ impl Inspector {
     /// Runs statements and returns the first column of their rows.
     ///
     /// # Errors
-    /// When the server does not answer or refuses.
+    /// If the server does not answer or refuses.
     pub async fn ask(&self, sql: &str) -> Result<Vec<String>> {
         let rows = self.connection.ask(sql.to_owned()).await?;
         let text = |row| bytes(row, 0).map(|text| String::from_utf8_lossy(&text).into_owned());
@@ -57,7 +57,7 @@ impl Inspector {
     /// Every lock, granted or waited for, is a connection's.
     ///
     /// # Errors
-    /// When the server does not answer or refuses.
+    /// If the server does not answer or refuses.
     pub async fn residue(&self) -> Result<Vec<String>> {
         let member = self.config.keys.table("member");
         let sql = format!(
@@ -75,7 +75,7 @@ impl Inspector {
     /// Ends the sessions of a member, and says how many there were.
     ///
     /// # Errors
-    /// When the server does not answer or refuses.
+    /// If the server does not answer or refuses.
     pub async fn end_sessions(&self, member: &MemberId) -> Result<usize> {
         let sql = format!(
             "SELECT connection FROM {} WHERE member_id={} AND {}",
@@ -94,7 +94,7 @@ impl Inspector {
     /// The number of connections to the database other than this.
     ///
     /// # Errors
-    /// When the server does not answer or refuses.
+    /// If the server does not answer or refuses.
     pub async fn connections(&self) -> Result<usize> {
         let database = keys::literal(self.config.database.as_bytes());
         let sql = format!(
@@ -107,7 +107,7 @@ impl Inspector {
     /// Creates a database beside that of the URL.
     ///
     /// # Errors
-    /// When the server does not answer or refuses, and when the name has other characters than
+    /// If the server does not answer or refuses, or if the name has other characters than
     /// letters, digits and `_`.
     pub async fn create_database(&self, name: &str) -> Result<()> {
         self.on_database("CREATE", name).await

@@ -6,7 +6,7 @@ use tooz_core::{Error, GroupId, LockName, MemberId, Mode, OperationId, Result};
 /// What an index of the server takes with room to spare.
 const LONGEST_ID: usize = 1_000;
 
-/// The longest name that MySQL's GET_LOCK takes.
+/// The longest name that MySQL's GET_LOCK accepts.
 const LONGEST_NAME: usize = 64;
 
 /// What our own names begin with.
@@ -55,7 +55,7 @@ impl Keys {
         let shared = self.namespace == DEFAULT_NAMESPACE;
         match self.layout {
             Layout::Python if !shared => Err(Error::invalid(
-                "layout=python is of the namespace tooz alone: the original knows no other",
+                "layout=python needs the namespace tooz: the original knows no other",
             )),
             Layout::Python if bytes.len() > LONGEST_NAME => Err(Error::invalid(format!(
                 "a lock's name has at most {LONGEST_NAME} bytes with layout=python, not {}",

@@ -6,12 +6,12 @@
 //!
 //! `docs/drivers/mysql.md` has the options, the guarantees, the costs and the layout.
 
-// A holder is told by a row, for the server lets nobody else free its lock.
+// A holder is told by a row, because the server lets nobody else free its lock.
 mod break_lock;
 mod client;
 mod config;
 mod connection;
-// A socket, TLS and the log-in, of which a connection is made.
+// A socket, TLS and the login: the parts of a connection.
 mod connector;
 // The option lock_delay, for locks and terms alike.
 mod delay;
@@ -26,7 +26,7 @@ mod hold;
 #[doc(hidden)]
 pub mod inspect;
 mod keys;
-// By a connection of its own, the session hears at once of the end of the other and of its losses.
+// Through a second connection, the session learns at once of the first one's end and of its losses.
 mod listener;
 // The server would let one session have a named lock twice: acquisitions are kept apart here.
 mod local;

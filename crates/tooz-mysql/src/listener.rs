@@ -1,6 +1,6 @@
 //! The session's second connection, by which the server wakes the session.
 //!
-//! It waits for the lock that the first holds as long as it lives: so it is told at once when the
+//! It waits for the lock that the first holds as long as it lives: so it learns at once when the
 //! first has ended. Whoever has something to say to the session ends that wait. When it ends itself,
 //! the others are asked at once, for one reset often ends them all, and nobody reads them.
 
@@ -43,7 +43,7 @@ pub(crate) async fn run(state: Arc<State>) {
         };
         match opened {
             Ok(connection) => listen_on(&state, &connection).await,
-            Err(error) => debug!(%error, "no second connection"),
+            Err(error) => debug!(%error, "there is no second connection"),
         }
         if !state.client.is_open() {
             return;
@@ -71,7 +71,7 @@ async fn listen_on(state: &Arc<State>, connection: &Connection) {
     let (table, id) = (state.table("session"), state.session_sql());
     let tell = format!("UPDATE {table} SET listener={} WHERE id={id}", connection.number);
     if let Err(error) = state.client.change(&tell).await {
-        debug!(%error, "others do not know that the session listens");
+        debug!(%error, "others cannot know that the session listens");
     }
     let marker = keys::marker(state.client.main.marker);
     loop {
@@ -95,7 +95,7 @@ async fn listen_on(state: &Arc<State>, connection: &Connection) {
             _ => {}
         }
         if let Err(error) = heartbeat::check(state).await {
-            debug!(%error, "whether anything was lost is not known");
+            debug!(%error, "it is not known whether anything was lost");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

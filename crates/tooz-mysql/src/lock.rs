@@ -125,7 +125,7 @@ impl MySqlLocks {
         self.0.next_token(acquisition, &condition)
     }
 
-    /// Waits on a connection of its own, where the server has the queue and wakes who is next; `None`
+    /// Waits on a connection of its own, where the server has the queue and wakes the next; `None`
     /// when the wait ended. A lock that was waited for keeps the connection that waited, for the
     /// server gives it to none other.
     async fn take_in_queue(&self, acquisition: &Acquisition<LockKeys>) -> Result<Option<Granted>> {
@@ -168,7 +168,7 @@ impl MySqlLocks {
     }
 
     /// On a connection that waited for the named lock and has it: what is granted, or a wait until
-    /// the shared holders are gone. It keeps the named lock meanwhile, so that no more of them get in.
+    /// the shared holders are gone. It keeps the named lock meanwhile, so that no further ones get in.
     async fn take_waited(
         &self,
         acquisition: &Acquisition<LockKeys>,

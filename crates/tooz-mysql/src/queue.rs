@@ -13,7 +13,7 @@ use crate::state::State;
 /// ever to MySQL, is refused by MariaDB.
 const FOREVER: u32 = 31_536_000;
 
-/// How often a wait is ended again that did not notice: it may not have begun when it was told.
+/// How often we end a wait again that did not notice: it may not have begun when it was told.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// In SQL: waits for a named lock as long as it takes.

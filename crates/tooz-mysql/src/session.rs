@@ -109,7 +109,7 @@ async fn run(state: Arc<State>) {
         if !locked_until.has_passed() {
             heartbeat::touch(&state).await;
         } else if let Err(error) = heartbeat::check(&state).await {
-            debug!(%error, "whether locks were broken is not known");
+            debug!(%error, "it is not known whether locks were broken");
             locked_until = Moment::now() + state.config.heartbeat_interval();
         }
     }
@@ -141,11 +141,11 @@ async fn say_goodbye(state: &Arc<State>) {
         number = main.number,
     );
     if let Err(error) = main.change(&sql).await {
-        debug!(%error, "rows of the session are left, and count for nothing");
+        debug!(%error, "rows of the session are left, but have no effect");
     }
     for hold in &holds {
         if let Err(error) = hold.grant.connection.change(&hold.free()).await {
-            debug!(%error, "not released before the connection ends");
+            debug!(%error, "not released: the end of the connection does it");
         }
     }
     for hold in holds {

@@ -92,7 +92,7 @@ pub(crate) async fn outwait(
         if !queue::wait_for(state, connection, &own, &acquisition.wait).await? {
             return Ok(false);
         }
-        // Nobody registers while the lock is ours: with its lock free, the row is of no use.
+        // Nobody registers while the lock is ours: once the lock is free, the row has no effect.
         let id = keys::literal(&operation);
         let sql = format!("DELETE FROM {reader} WHERE operation={id};DO RELEASE_LOCK({own})");
         connection.change(&sql).await?;

@@ -25,7 +25,7 @@ pub(crate) const BREAK: &str = "break ";
 /// How long a holder may take to answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(1);
 
-/// How often a holder is looked at that does not answer.
+/// How often to look at a holder that does not answer.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What a holder answers with.
@@ -39,7 +39,7 @@ pub(crate) async fn holders(state: &State, key: Key) -> Result<BTreeSet<i32>> {
     state.client.main.read(&sql, &[]).await?.iter().map(|row| get(row, 0)).collect()
 }
 
-/// Waits until a holder is one no longer, and ends its session if it does not answer until `end`.
+/// Waits until a holder no longer holds, and ends its session if it has not answered by `end`.
 pub(crate) async fn outlast(
     state: &State,
     key: Key,
@@ -63,13 +63,13 @@ pub(crate) async fn outlast(
 }
 
 async fn end_session(state: &State, key: Key, holder: i32) -> Result<()> {
-    warn!(process = holder, "a holder does not give way: its session is ended");
+    warn!(process = holder, "a holder does not react: its session is ended");
     let end = "SELECT pg_terminate_backend($1)";
     state.client.main.ask(end, &[(&holder, Type::INT4)]).await?;
     let end = Moment::now() + state.config.response_timeout;
     while holders(state, key).await?.contains(&holder) {
         if end.has_passed() {
-            return Err(Error::new(ErrorKind::TimedOut, "the holder's session does not end"));
+            return Err(Error::new(ErrorKind::TimedOut, "the holder's session did not end"));
         }
         tokio::time::sleep(LOOK / 10).await;
     }
@@ -94,7 +94,7 @@ pub(crate) fn on_request(state: &Arc<State>, request: &str) {
             let state = &hold.state;
             if let Err(error) = released.and(state.channel.send(&state.client.main, &answer).await)
             {
-                debug!(%error, "a broken lock is left to whoever broke it");
+                debug!(%error, "could not release a broken lock: whoever broke it will end our session");
             }
         });
     }

@@ -24,7 +24,7 @@ impl Channel {
         Self { name, listening: OnceCell::new(), listeners: Mutex::default() }
     }
 
-    /// Has the connection hear what is sent from here on. A message wakes every session of the
+    /// Makes the connection listen from here on. A message wakes every session of the
     /// database that listens, so none does before it has to.
     pub(crate) async fn listen(&self, connection: &Connection) -> Result<()> {
         let listen = || async {

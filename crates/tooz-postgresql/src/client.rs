@@ -1,10 +1,10 @@
-//! A session's way to the server: its main connection, and those that stand in for it.
+//! A session's access to the server: its main connection, and those that replace it.
 //!
 //! Statements that need a table can find it locked by somebody: `VACUUM FULL` or `ALTER TABLE`
 //! behind a dump lasts as long as the dump. They go over the main connection as long as the tables
 //! are free. When one had to wait for a table, they go beside it, on a connection that holds
 //! nothing, until none has waited for a while: what the main connection holds is renewed, taken and
-//! released as ever.
+//! released as usual.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,14 +22,14 @@ use crate::errors::{is_locked_out, is_session_lost, timed_out};
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,
-    /// What the server's views show its connections as.
+    /// The name under which the server's views show its connections.
     name: String,
     /// Holds the locks that were free, and whatever shows that the member lives.
     pub(crate) main: Connection,
     detour: Mutex<Option<Detour>>,
 }
 
-/// The way to tables of which one is locked.
+/// The connection for tables while one is locked.
 #[derive(Clone, Debug)]
 struct Detour {
     connection: Arc<Connection>,
@@ -57,7 +57,7 @@ impl Client {
             if answer.as_ref().is_err_and(is_locked_out)
                 && let Err(error) = self.make_detour().await
             {
-                debug!(%error, "there is no way beside");
+                debug!(%error, "there is no second connection");
             }
             return answer;
         };
@@ -66,13 +66,13 @@ impl Client {
         let is_same = |now: &&mut Detour| Arc::ptr_eq(&now.connection, &detour.connection);
         let Some(current) = now.as_mut().filter(is_same) else { return answer };
         match answer {
-            // Another table may be locked still: whoever needs that one asks for it in this time.
+            // Another table may still be locked: whoever needs that one asks for it in this time.
             Ok(_) if current.locked.elapsed() > self.config.timeout => *now = None,
             Err(error) if is_locked_out(&error) => {
                 current.locked = Moment::now();
                 return Err(error);
             }
-            // The session goes on, so it may have been carried out.
+            // The session continues, so it may have been carried out.
             Err(error) if is_session_lost(&error) => {
                 *now = None;
                 return Err(timed_out().caused_by(error));
@@ -82,7 +82,7 @@ impl Client {
         answer
     }
 
-    /// The same, of a statement that only reads.
+    /// The same for a statement that only reads.
     pub(crate) async fn read(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
         self.ask(sql, parameters).await.map_err(|error| error.outcome_is(Outcome::NotApplied))
     }
@@ -93,7 +93,10 @@ impl Client {
     }
 
     async fn make_detour(&self) -> Result<()> {
-        warn!(schema = self.config.keys.schema(), "a table is locked: what needs it goes beside");
+        warn!(
+            schema = self.config.keys.schema(),
+            "a table is locked: statements that need it use a connection of their own"
+        );
         let connection = self.beside(self.config.lock_timeout()).await?;
         locked(&self.detour).get_or_insert(Detour { connection, locked: Moment::now() });
         Ok(())

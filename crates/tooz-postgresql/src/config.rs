@@ -19,18 +19,18 @@ pub(crate) const CHARACTERISTICS: Characteristics = Characteristics::of(&[
 
 const PORT: u16 = 5432;
 
-/// What a server's identifiers may have.
+/// The bytes that a server's identifiers may have.
 const LONGEST_NAME: usize = 63;
 
 /// How many statements may be under way at a time on one connection, of those that may have to wait
 /// for each other or for somebody else.
 pub(crate) const LANES: u32 = 4;
 
-/// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
-/// server that hangs must not keep us long from the next.
+/// The bounds of the default time limit for a connection: a TLS handshake must fit, and a
+/// hung server must not keep us from the next one for long.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone)]
 pub(crate) struct Config {
     /// The first of these that answers and can be written to.
@@ -45,7 +45,7 @@ pub(crate) struct Config {
     /// How long an answer may take.
     pub(crate) response_timeout: Duration,
     pub(crate) connect_timeout: Duration,
-    /// How many waiters for one lock stand in the server's queue.
+    /// How many waiters for one lock are in the server's queue.
     pub(crate) waiters_per_lock: usize,
     /// How long a server that may have forgotten grants nothing.
     pub(crate) restart_grace: RestartGrace,
@@ -65,7 +65,7 @@ impl Config {
         Self::read_in(url, options, |name| std::env::var(name).ok())
     }
 
-    /// The same in an environment: libpq's variables count where nothing else is said.
+    /// The same with an environment: libpq's variables are the defaults.
     fn read_in(
         url: &CoordinatorUrl,
         mut options: Options,
@@ -82,7 +82,7 @@ impl Config {
 
         let timeout = options.seconds("timeout", Duration::from_secs(30))?;
         if timeout < Duration::from_secs(1) {
-            return Err(Error::invalid("a timeout below 1 s is too short"));
+            return Err(Error::invalid("the timeout must be at least 1 s"));
         }
         // Two unanswered heartbeats fit into the timeout.
         let response_timeout = timeout / 3;
@@ -92,7 +92,7 @@ impl Config {
             .parse::<u16>("waiters_per_lock", "how many waiters for one lock have a connection")?
             .unwrap_or(4);
         if waiters_per_lock == 0 {
-            return Err(Error::invalid("waiters_per_lock is 1 or more"));
+            return Err(Error::invalid("waiters_per_lock must be 1 or more"));
         }
         match options.text("target_session_attrs").as_deref() {
             None | Some("read-write" | "primary") => {}
@@ -106,7 +106,7 @@ impl Config {
         let layout = match options.text("layout").as_deref() {
             None | Some("wide") => Layout::Wide,
             Some("python") => Layout::Python,
-            Some(_) => return Err(Error::invalid("the layout is wide or python")),
+            Some(_) => return Err(Error::invalid("the layout must be wide or python")),
         };
         let schema = options.text("schema").unwrap_or_else(|| "tooz".to_owned());
         if schema.len() > LONGEST_NAME || schema.chars().any(char::is_control) {
@@ -175,7 +175,7 @@ fn servers(
         }
     }
     if !matches!(ports.len(), 0 | 1) && ports.len() != names.len() {
-        return Err(Error::invalid("as many ports as hosts, or one port for all"));
+        return Err(Error::invalid("give as many ports as hosts, or one port for all"));
     }
     let mut servers = Vec::new();
     for (index, (name, own)) in names.into_iter().enumerate() {
@@ -184,7 +184,7 @@ fn servers(
             None => own.unwrap_or(PORT),
             Some(port) => port.parse().map_err(|_| {
                 // Not repeated: it may be a secret in the wrong option.
-                Error::invalid("a port is a number from 1 to 65535")
+                Error::invalid("a port must be a number from 1 to 65535")
             })?,
         };
         servers.push(match name.strip_prefix('/') {
@@ -291,7 +291,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         for (refused, words) in [
             ("postgresql://a?layout=narrow", "wide or python"),
-            ("postgresql://a?timeout=0.5", "too short"),
+            ("postgresql://a?timeout=0.5", "must be at least"),
             ("postgresql://a?target_session_attrs=any", "standby"),
             ("postgresql://a?waiters_per_lock=0", "1 or more"),
             ("postgresql://a?schema=x%0Ay", "control characters"),
@@ -299,7 +299,7 @@ mod tests {
             ("postgresql://a?sslrootcert=/nowhere", "cannot be read"),
             ("postgresql://a?sslmode=disable&sslcert=/x", "needs sslkey"),
             ("postgresql://a,b?port=1,2,3", "as many ports"),
-            ("postgresql://a?port=x", "a port is"),
+            ("postgresql://a?port=x", "a port must be"),
             ("postgresql://a?restart_grace=-1", "restart_grace"),
             ("postgresql://a?lock_delay=x", "lock_delay"),
             ("postgresql://a?tiemout=1", "tiemout is unknown"),

@@ -20,10 +20,10 @@ use crate::connector::{self, Opened};
 use crate::errors::{get, timed_out, translate};
 use crate::keys::quoted;
 
-/// How long a connection that nobody needs may take to say goodbye.
+/// How long a connection that nobody needs may take to close.
 const GOODBYE: Duration = Duration::from_millis(500);
 
-/// What a statement's `$1`, `$2` … stand for.
+/// The values of a statement's `$1`, `$2` …
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A connection that is set up.
@@ -42,12 +42,12 @@ pub(crate) struct Connection {
     limit: Duration,
     /// For statements that may have to wait for somebody.
     lanes: Semaphore,
-    /// Whether nobody can stand between us and the server.
+    /// Whether nobody can be between us and the server.
     pub(crate) is_direct: bool,
     closing: CancellationToken,
 }
 
-/// What the server says unasked on a connection.
+/// What the server pushes on a connection.
 pub(crate) type Notifications = mpsc::UnboundedReceiver<Notification>;
 
 impl Connection {
@@ -66,7 +66,7 @@ impl Connection {
         for server in servers {
             match Self::open_at(config, server, name).await {
                 Ok(opened) => return Ok(opened),
-                // A password that one server refuses is not to be tried on all.
+                // A password that one server refuses must not be tried on all.
                 Err(error) if error.kind() == ErrorKind::Authentication => return Err(error),
                 Err(error) => {
                     debug!(%server, %error, "not this server");
@@ -178,7 +178,7 @@ impl Connection {
         if beside.is_some() && is_elsewhere {
             return Err(Error::new(
                 ErrorKind::Connection,
-                "another connection went to another server: let each host in the URL be one server",
+                "a second connection reached another server: each host in the URL must be one server",
             )
             .with("server", &self.server));
         }
@@ -239,7 +239,7 @@ impl Connection {
         self.ask(sql, parameters).await?.pop().ok_or_else(Error::unexpected_answer)
     }
 
-    /// Statements without parameters, one after the other.
+    /// Statements without parameters, one after another.
     pub(crate) async fn script(&self, sql: &str) -> Result<()> {
         let client = self.client()?;
         let done = tokio::time::timeout(self.limit, client.batch_execute(sql)).await;
@@ -264,7 +264,7 @@ impl Connection {
         self.ended.cancelled().await;
     }
 
-    /// What tells whether it stands, for [`Lease::stands_with`](tooz_core::Lease::stands_with).
+    /// What tells whether it is open, for [`Lease::stands_with`](tooz_core::Lease::stands_with).
     pub(crate) fn probe(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let socket = self.socket.clone();
         move || socket.upgrade().is_some_and(|socket| connector::stands(&socket))
@@ -298,7 +298,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Moves what is sent and received, until either end has enough.
+/// Moves what is sent and received, until either end is done.
 async fn drive(
     mut connection: connector::Connection,
     // Keeps the socket open, so it ends with the connection.

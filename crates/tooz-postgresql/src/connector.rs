@@ -54,7 +54,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
             Either::Right(unix) => (None, unix.as_fd()),
         };
         let handle = handle.try_clone_to_owned().map_err(|e| {
-            Error::new(ErrorKind::Connection, "the system has no room for a socket").caused_by(e)
+            Error::new(ErrorKind::Connection, "the system could not open a socket").caused_by(e)
         })?;
         let mut settings = tokio_postgres::Config::new();
         settings.application_name(name);
@@ -70,7 +70,8 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
         let socket = match (address, tls) {
             (Address::Tcp(host, _), Some(tls)) => {
                 let name = ServerName::try_from(host.clone()).map_err(|e| {
-                    Error::invalid("the host is no name for TLS; see sslmode").caused_by(e)
+                    Error::invalid("the host's name cannot be used for TLS; see sslmode")
+                        .caused_by(e)
                 })?;
                 encrypt(socket, config.tls.mode, name, tls).await?
             }
@@ -83,7 +84,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
     };
     let opened = tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
         let seconds = limit.as_secs_f64();
-        let message = format!("the server did not let us in within {seconds} s");
+        let message = format!("the server did not complete the login within {seconds} s");
         Err(Error::new(ErrorKind::TimedOut, message))
     });
     let opened = opened.map_err(|error| error.with("server", address))?;
@@ -92,7 +93,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
     if major.parse::<u32>().is_ok_and(|major| major < OLDEST) {
         return Err(Error::new(
             ErrorKind::DriverChosenPoorly,
-            format!("PostgreSQL {OLDEST} or newer is needed, to end sessions that fell silent"),
+            format!("PostgreSQL {OLDEST} or newer is needed, because it can end silent sessions"),
         )
         .with("version", version)
         .with("server", address));
@@ -104,15 +105,15 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
 /// The client's side of TLS, from its files.
 async fn client_of(tls: &Tls) -> Result<Option<Arc<rustls::ClientConfig>>> {
     let tls = tls.clone();
-    // Files may be far away.
+    // Files may be on a slow disk.
     let read = tokio::task::spawn_blocking(move || tls.client()).await;
-    // A file that is replaced just now is whole in a moment.
+    // A file that is just being replaced is complete a moment later.
     let passing = |error: Error| error.retryable(true);
     read.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "TLS is not set up").caused_by(e)))
         .map_err(passing)
 }
 
-/// Whether a connection stands: neither its end nor an error has come, read or not. It asks the
+/// Whether a connection is open: neither its end nor an error has come, read or not. It asks the
 /// system and does not block.
 pub(crate) fn stands(socket: &OwnedFd) -> bool {
     // That the peer has ended its direction.
@@ -122,7 +123,7 @@ pub(crate) fn stands(socket: &OwnedFd) -> bool {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let end = PollFlags::empty();
     let mut asked = [PollFd::new(socket.as_fd(), end)];
-    // An error or a hang-up is told unasked. A question that fails says nothing.
+    // An error or a hang-up is reported even if not asked for. A call that fails says nothing.
     !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(1..))
 }
 

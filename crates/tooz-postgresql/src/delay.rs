@@ -15,7 +15,7 @@ use crate::errors::get;
 use crate::keys::Key;
 use crate::state::State;
 
-/// How long the delay still is, in seconds; if there is none, the hold is written.
+/// How much of the delay is left, in seconds; if none is, the hold is written.
 const WRITE_HOLD: &str = "WITH past AS (DELETE FROM tooz_hold WHERE lock = $1 AND free_at <= now()), \
                      ended AS (UPDATE tooz_hold SET free_at = now() + $4 * interval '1 second' \
                          WHERE lock = $1 AND free_at IS NULL AND session <> $3 \

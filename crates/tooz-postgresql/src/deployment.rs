@@ -7,7 +7,7 @@ use tooz_core::{Error, ErrorKind, Result};
 
 use crate::connection::Connection;
 
-/// How often a pooler is looked for that did not answer in time.
+/// How often to ask a pooler that did not answer in time.
 const LOOKS: usize = 3;
 
 /// Refuses such a pooler. Both connections are as they were opened.
@@ -21,7 +21,7 @@ pub(crate) async fn refuse_pooler(connection: &Connection, other: &Connection) -
         match stays(connection, other).await {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(refusal()),
-            // A slow server is no pooler for that, and no proof that there is none.
+            // Slowness neither proves a pooler nor excludes one.
             Err(error) if error.kind() == ErrorKind::TimedOut => unanswered = Some(error),
             Err(error) => return Err(error),
         }

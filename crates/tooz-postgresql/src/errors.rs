@@ -11,7 +11,7 @@ use crate::answers::TooLarge;
 
 const LOCKED_OUT: &str = "55P03";
 
-/// Of a broken connection, nothing that depended on it is left: what is not a row of its own was
+/// After a broken connection, nothing that depended on it is left: what is not a row of its own was
 /// not applied.
 pub(crate) fn translate(error: tokio_postgres::Error) -> Error {
     let Some(code) = error.code() else {
@@ -45,9 +45,9 @@ pub(crate) fn translate(error: tokio_postgres::Error) -> Error {
         ),
         "22P05" => (
             ErrorKind::InvalidInput,
-            "the database's encoding has no such characters: name the schema in others",
+            "the database's encoding lacks a character of the schema's name: choose another name",
         ),
-        "40001" | "40P01" | "57014" => (ErrorKind::Connection, "the server gave the request up"),
+        "40001" | "40P01" | "57014" => (ErrorKind::Connection, "the server gave up the request"),
         _ => (ErrorKind::Backend, "the server answered with an error"),
     };
     let code = code.code().to_owned();
@@ -65,7 +65,7 @@ pub(crate) fn is_session_lost(error: &Error) -> bool {
     error.kind() == ErrorKind::SessionLost
 }
 
-/// [`translate`], of a connection that is being opened.
+/// [`translate`] for a connection that is being opened.
 pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
     let refused = |kind, message: &str| Error::new(kind, message);
     match error.code() {
@@ -75,7 +75,7 @@ pub(crate) fn translate_opening(error: tokio_postgres::Error) -> Error {
             let error = if find_cause::<TooLarge>(&error).is_some() {
                 refused(ErrorKind::Backend, &TooLarge.to_string()).caused_by(error)
             } else if text.contains("authentication") || text.contains("configuration") {
-                refused(ErrorKind::Authentication, "the log-in failed: is a password missing?")
+                refused(ErrorKind::Authentication, "the login failed: is a password missing?")
                     .caused_by(error)
             } else {
                 refused(ErrorKind::Connection, "could not connect").caused_by(error)

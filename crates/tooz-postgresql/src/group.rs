@@ -94,7 +94,7 @@ impl Groups for PostgresGroups {
                     let state = state.clone();
                     tokio::spawn(async move {
                         if let Err(error) = state.change_group(LEAVE, &group, &[]).await {
-                            debug!(%error, "a membership is left to end with its session");
+                            debug!(%error, "a membership will end with its session");
                         }
                     });
                 }
@@ -220,7 +220,7 @@ const DELETE: &str = "WITH dead AS (DELETE FROM tooz_member WHERE group_id = $1 
                       told AS (SELECT pg_notify($3, $4) FROM unmade) \
                       SELECT count(*) > 0 FROM told";
 
-/// Of a member with the same id, what its own end has left is replaced.
+/// The remnants of a dead member with the same id are replaced.
 const JOIN: &str = "WITH joined AS (INSERT INTO tooz_member AS old \
                         (group_id, id, session, capabilities, incarnation) \
                         SELECT id, $5, $2, $6, nextval('tooz_token') FROM tooz_group WHERE id = $1 \
@@ -283,7 +283,7 @@ fn was_member(state: &State, group: &GroupId, row: &Row) -> Result<()> {
     }
 }
 
-/// Leaves every group, at the end of the session: on its own connection, or on another.
+/// Leaves every group at the end of the session: on its own connection, or on another.
 pub(crate) async fn leave_all(state: &State, connection: &Connection) -> Result<()> {
     let groups = state.memberships.entries();
     if groups.is_empty() {

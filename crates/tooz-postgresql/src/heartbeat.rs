@@ -34,7 +34,7 @@ pub(crate) async fn renew(state: &Arc<State>) -> Result<()> {
         state.lease.renewed(sent);
         Ok(())
     };
-    // Whoever waits for a table must not make the next heartbeat late.
+    // A statement that waits for a table must not delay the next heartbeat.
     let check = tokio::time::timeout(state.config.response_timeout, check_memberships(state));
     let (renewal, check) = tokio::join!(renewal, check);
     if let Ok(Err(error)) = check {

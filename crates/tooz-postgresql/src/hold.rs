@@ -16,7 +16,7 @@ use crate::connection::{Connection, Parameter};
 use crate::errors::{get, is_locked_out, is_session_lost};
 use crate::state::{Grant, State};
 
-/// How often rows that could not be removed are tried again.
+/// How often to retry rows that could not be removed.
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
@@ -30,11 +30,11 @@ impl PostgresHold {
         self.grant.connection(&self.state.client.main)
     }
 
-    /// Releases what nobody was told of.
+    /// Releases what nobody knows of.
     pub(crate) async fn cancel(&self) {
         self.grant.lease.lose(Loss::GivenUp);
         if let Err(error) = self.release().await {
-            debug!(%error, "what is left of an acquisition ends with its session");
+            debug!(%error, "remnants of an acquisition end with its session");
             match &self.grant.own {
                 None => self.state.lease.lose(Loss::SessionEnded),
                 Some(connection) => connection.close(),
@@ -58,7 +58,7 @@ impl PostgresHold {
                 row => row?,
             },
         };
-        // What a repeated request finds undone was done by the first.
+        // If a repeated request finds nothing to undo, the first one did it.
         Ok(get::<bool>(&row, 0)? || again)
     }
 
@@ -98,7 +98,7 @@ impl PostgresHold {
         while self.state.lease.is_held() {
             match self.remove_rows(&self.state.client.main, "true").await {
                 Ok(_) => return,
-                Err(error) => debug!(%error, "rows of a lock that was released are still there"),
+                Err(error) => debug!(%error, "rows of a released lock are not removed yet"),
             }
             (Moment::now() + AGAIN).wait().await;
         }
@@ -144,7 +144,7 @@ impl Hold for PostgresHold {
             }
             Some(connection) => match self.unlock().await {
                 Ok(was_ours) => {
-                    // One with rows waits for nothing any longer, so it is of no use to a waiter.
+                    // One with rows no longer waits for anything, so a waiter has no use for it.
                     match self.has_rows() {
                         false => self.state.pool.put(connection.clone()),
                         true => connection.close(),

@@ -10,7 +10,7 @@ use crate::connection::{Connection, Parameter};
 use crate::errors::get;
 use crate::keys::{Keys, quoted};
 
-/// A connection of its own to what coordinators of a URL use. Its role must see the sessions of
+/// A separate connection to what the coordinators of a URL use. Its role must see the sessions of
 /// theirs: the same role does, and a member of `pg_monitor`.
 #[derive(Debug)]
 pub struct Inspector {
@@ -34,7 +34,7 @@ impl Inspector {
     /// prepared statements, members, leaders, delays.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn residue(&self) -> Result<Vec<String>> {
         // A session that just ends has no state.
         let sessions = "SELECT application_name || ' ' || pid || ' ' || \
@@ -66,7 +66,7 @@ impl Inspector {
     /// How many connections a member has.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn connections(&self, member: &MemberId) -> Result<i64> {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1";
         let name = self.keys.application(member);
@@ -98,7 +98,7 @@ impl Inspector {
     /// Deletes the schema with everything in it.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
         let sql = format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(self.keys.schema()));
         self.connection.ask(&sql, &[]).await.map(drop)

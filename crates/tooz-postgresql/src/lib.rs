@@ -8,14 +8,14 @@
 
 // How large an answer may be.
 mod answers;
-// A holder is asked to release, for the server lets nobody else free its lock.
+// A holder is asked to release, because the server lets nobody else free its lock.
 mod break_lock;
-// What is told by NOTIFY, and who listens for it.
+// The messages of NOTIFY, and who listens for them.
 mod channel;
 mod client;
 mod config;
 mod connection;
-// A socket, TLS and the log-in, of which a connection is made.
+// A socket, TLS and the login: the parts of a connection.
 mod connector;
 // The option lock_delay, for locks and terms alike.
 mod delay;

@@ -75,7 +75,7 @@ const LEAD: &str = "WITH led AS (INSERT INTO tooz_leader (group_id, member_id, h
 /// What was granted, and the connection that holds nothing else, if it is not the main one.
 type Granted = (FencingToken, Lease, Option<Arc<Connection>>);
 
-/// The token, if the lock was granted. The statement goes on when nobody waits for the answer.
+/// The token, if the lock was granted. The statement continues when nobody waits for the answer.
 type Answer = JoinHandle<Result<Option<FencingToken>>>;
 
 impl PostgresLocks {
@@ -331,7 +331,7 @@ async fn cancel_failed(state: &State, on_main: OnMain, error: &Error, unlock: &s
 
 async fn unlock_or_end(state: &State, unlock: &str) {
     if let Err(error) = state.client.main.ask(unlock, &[]).await {
-        debug!(%error, "what is left of an acquisition ends with the session");
+        debug!(%error, "remnants of an acquisition end with the session");
         state.lease.lose(Loss::SessionEnded);
     }
 }
@@ -345,7 +345,7 @@ async fn cancel_wait(state: &State, own: &Connection, mut answer: Answer) -> Opt
     while !end.has_passed() {
         let cancel = "SELECT pg_cancel_backend($1)";
         if let Err(error) = state.client.main.ask(cancel, &[(&own.process, Type::INT4)]).await {
-            debug!(%error, "a waiting session is left to notice that we are gone");
+            debug!(%error, "a waiting session will notice by itself that we are gone");
             break;
         }
         match tokio::time::timeout(AGAIN, &mut answer).await {

@@ -56,7 +56,7 @@ pub(crate) async fn ensure(connection: &Connection, config: &Config) -> Result<O
 
 /// `began`: since when the server grants. Advisory locks are gone with a restart, with the crash of
 /// any of its processes, and with the standby that became the primary; only the first shows in the
-/// server's start. The writer of the log starts anew each time, but not every role may see it; the
+/// server's start. The log writer starts again each time, but not every role may see it; the
 /// statistics are empty after a crash.
 const FIND: &str = "SELECT version, has_sequence_privilege('tooz_token', 'USAGE') \
                        AND has_table_privilege('tooz_group', 'SELECT, INSERT, UPDATE, DELETE') \

@@ -90,7 +90,7 @@ fn on_push(state: &Arc<State>, message: &str) {
         let state = state.clone();
         tokio::spawn(async move {
             if let Err(error) = heartbeat::check_memberships(&state).await {
-                debug!(%error, "a removal is left to the next heartbeat");
+                debug!(%error, "the next heartbeat will notice a removal");
             }
         });
     } else {

@@ -42,7 +42,7 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Reads the options, and the files once, so that what is wrong is told at once.
+    /// Reads the options, and the files once, so that an error is reported at once.
     pub(crate) fn read(options: &mut Options) -> Result<Self> {
         let mode = match options.text("sslmode").as_deref() {
             None | Some("prefer") => SslMode::Prefer,
@@ -52,7 +52,7 @@ impl Tls {
             Some("verify-full") => SslMode::VerifyFull,
             Some(_) => {
                 return Err(Error::invalid(
-                    "the sslmode is disable, prefer, require, verify-ca or verify-full",
+                    "the sslmode must be disable, prefer, require, verify-ca or verify-full",
                 ));
             }
         };
@@ -98,7 +98,7 @@ impl Tls {
                 let key = key_of.map_err(|e| unreadable("sslkey", key).caused_by(e))?;
                 config
                     .with_client_auth_cert(chain, key)
-                    .map_err(|e| Error::invalid("sslcert and sslkey do not fit").caused_by(e))?
+                    .map_err(|e| Error::invalid("sslcert and sslkey do not match").caused_by(e))?
             }
         };
         Ok(Some(Arc::new(config)))
@@ -134,7 +134,7 @@ fn system_authorities() -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(Error::invalid("the system trusts no authority; name one by sslrootcert"));
+        return Err(Error::invalid("the system trusts no authority; name one with sslrootcert"));
     }
     Ok(roots)
 }
@@ -148,7 +148,7 @@ fn chain(
     }
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-    verifier.map(Some).map_err(|e| Error::invalid("sslrootcert is of no use").caused_by(e))
+    verifier.map(Some).map_err(|e| Error::invalid("sslrootcert cannot be used").caused_by(e))
 }
 
 /// Checks a server's certificate as far as the mode asks for.

@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much memory the values of one answer may take, which is more than any right answer takes
-/// (that of 10,000 members with 6 KiB of capabilities each) and no danger to a process.
+/// How much memory the values of one answer may take: more than any proper answer takes
+/// (10,000 members with 6 KiB of capabilities each), and no danger to a process.
 const LARGEST: usize = 64 << 20;
 
-/// How long a line may be, in which the client searches for the end from its start each time.
+/// How long a line may be: the client searches it for its end from the start each time.
 const LONGEST_LINE: usize = 64 << 10;
 
 const TOO_LARGE: &str = "the answer is larger than 64 MiB";
@@ -21,26 +21,26 @@ const TOO_LONG: &str = "the answer has a line of more than 64 KiB";
 /// Why an answer was refused, in the words of the error.
 pub(crate) const REFUSALS: [&str; 2] = [TOO_LARGE, TOO_LONG];
 
-/// What a value takes beside the bytes in it.
+/// What a value takes besides its bytes.
 const VALUE: usize = size_of::<redis::Value>();
 
-/// More than a number can have.
+/// More digits than a number can have.
 const LONGEST_NUMBER: usize = 32;
 
-/// A stream that breaks when an answer on it becomes too large, or is announced to.
+/// A stream that breaks when an answer on it becomes too large, or announces that it will.
 #[derive(Debug)]
 pub(crate) struct Bounded<S> {
     stream: S,
     answer: Answer,
 }
 
-/// The answer that is being read, and where in it the stream is.
+/// The answer that is being read, and the stream's position in it.
 #[derive(Debug, Default)]
 struct Answer {
     at: At,
     /// How many of its values have not ended yet.
     open: usize,
-    /// What they take, and those before them.
+    /// The memory that they take, and those before them.
     size: usize,
 }
 
@@ -53,7 +53,7 @@ enum At {
     Length(u8, Vec<u8>),
     /// A line that is the value: its length so far, and whether its last byte was a carriage return.
     Line(usize, bool),
-    /// So many bytes before the end of the value.
+    /// This many bytes before the end of the value.
     Bytes(usize),
 }
 
@@ -76,7 +76,7 @@ impl Answer {
                         b'$' | b'!' | b'=' | b'*' | b'%' | b'|' | b'~' | b'>' => {
                             At::Length(byte, Vec::new())
                         }
-                        // The client refuses what is no kind at all.
+                        // The client refuses what is not a kind at all.
                         _ => At::Line(0, false),
                     };
                 }
@@ -115,7 +115,7 @@ impl Answer {
         Ok(())
     }
 
-    /// A value says how long it is, or how many values it holds.
+    /// A value says how long it is, or how many values it contains.
     fn announced(&mut self, kind: u8, length: i64) -> io::Result<()> {
         let values = match (kind, usize::try_from(length)) {
             (b'$' | b'!' | b'=', Ok(bytes)) => {
@@ -124,7 +124,7 @@ impl Answer {
                 return Ok(());
             }
             (b'%', Ok(pairs)) => pairs.saturating_mul(2),
-            // It stands before the value that it belongs to.
+            // It comes before the value that it belongs to.
             (b'|', Ok(pairs)) => pairs.saturating_mul(2).saturating_add(1),
             (_, Ok(values)) => values,
             // There is none.
@@ -145,7 +145,7 @@ impl Answer {
         Ok(())
     }
 
-    /// A value is whole; those in it may be still to come.
+    /// A value is complete, but the values in it may still be to come.
     fn ended(&mut self) {
         self.at = At::Kind;
         self.open -= 1;
@@ -153,7 +153,7 @@ impl Answer {
 }
 
 fn malformed() -> io::Error {
-    refused("the answer says no length where one belongs")
+    refused("the answer lacks a length")
 }
 
 fn refused(why: &'static str) -> io::Error {

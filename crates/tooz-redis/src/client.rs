@@ -15,12 +15,12 @@ use crate::errors::{Remedy, remedy, translate};
 use crate::scripts;
 use crate::server::Closed;
 
-/// The way to the server that a session's requests take.
+/// The connection to the server that a session's requests take.
 #[derive(Debug)]
 pub(crate) struct Client {
     config: Arc<Config>,
     pub(crate) connections: Reconnecting<Connection>,
-    /// The run of the server of which it was last said that it grants nothing yet.
+    /// The run of the server for which we last logged that it grants nothing yet.
     warned_of: Mutex<String>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Answer<T> {
     pub(crate) repeated: bool,
 }
 
-/// What came of a request that may acquire something.
+/// The outcome of a request that may acquire something.
 pub(crate) enum Replicated {
     /// It was not sent: the server may grant nothing yet.
     Closed(Closed),
@@ -51,8 +51,8 @@ impl Client {
         Self { config, connections, warned_of: Mutex::default() }
     }
 
-    /// One request, repeated over as many connections as it takes within the limit: it must do no
-    /// more when it is carried out twice.
+    /// One request, repeated over as many connections as it takes within the limit: it must have no
+    /// further effect when it is carried out twice.
     pub(crate) async fn call(&self, command: &Cmd) -> Result<Answer<Value>> {
         self.repeat(|mut connection| {
             Box::pin(async move { command.query_async::<Value>(&mut *connection).await })
@@ -61,7 +61,7 @@ impl Client {
     }
 
     /// Several requests in one round trip, and when the answered ones were sent. The first error of
-    /// a request is the error of all.
+    /// one is the error of all.
     pub(crate) async fn call_all(&self, commands: &[Cmd]) -> Result<(Vec<Value>, Moment)> {
         let mut pipeline = Pipeline::with_capacity(commands.len());
         for command in commands {
@@ -160,7 +160,7 @@ impl Client {
         }
     }
 
-    /// Says once for each run of a server why nothing is granted.
+    /// Logs once for each run of a server why nothing is granted.
     pub(crate) fn warn_of(&self, closed: &Closed) {
         let mut warned_of = locked(&self.warned_of);
         if *warned_of != closed.run {

@@ -12,8 +12,8 @@ use crate::keys::{Keys, Layout};
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// The bounds of the time that a connection may take by default: a TLS handshake must fit, and a
-/// server that hangs must not keep us long from the next.
+/// The bounds of the default time limit for a connection: a TLS handshake must fit, and a
+/// hung server must not keep us from the next one for long.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
 
 /// What the backend ensures in general.
@@ -32,7 +32,7 @@ const PEM_OPTIONS: PemOptions = PemOptions {
     one_file: true,
 };
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) servers: Servers,
@@ -51,11 +51,11 @@ pub(crate) struct Config {
     /// How many replicas must have an acquisition before it counts.
     pub(crate) wait_replicas: u32,
     pub(crate) restart_grace: RestartGrace,
-    /// Whether the user said it.
+    /// Whether the user set it.
     pub(crate) restart_grace_is_set: bool,
 }
 
-/// Where the server is to be found.
+/// Where to find the server.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one for each coordinator")]
 pub(crate) enum Servers {
@@ -83,7 +83,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// User and password, where there are any.
+/// User and password, if there are any.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Login {
     pub(crate) user: Option<String>,
@@ -97,7 +97,7 @@ impl Config {
         let lock_timeout = options.seconds("lock_timeout", timeout)?;
         let shortest = membership_timeout.min(lock_timeout);
         if shortest < Duration::from_millis(500) {
-            return Err(Error::invalid("a time to live below 0.5 s is too short"));
+            return Err(Error::invalid("a time to live must be at least 0.5 s"));
         }
         // A heartbeat comes after a third. One that gets no answer leaves three tenths for a
         // reconnection and the next.
@@ -121,7 +121,7 @@ impl Config {
         let cluster = options.flag("cluster", false)?;
         let servers = servers(url, &mut options, (cluster, db), files)?;
         if cluster && db != 0 {
-            return Err(Error::invalid("a cluster has only the database 0"));
+            return Err(Error::invalid("a cluster only has database 0"));
         }
         let namespace = options.text("namespace").unwrap_or_else(|| "_tooz".to_owned());
         // One slot for the whole namespace: a script's keys must be on one node.
@@ -133,12 +133,12 @@ impl Config {
             None | Some("both") => Layout::Both,
             Some("v9") => Layout::V9,
             Some("legacy") => Layout::Legacy,
-            Some(_) => return Err(Error::invalid("the layout is v9, legacy or both")),
+            Some(_) => return Err(Error::invalid("the layout must be v9, legacy or both")),
         };
         if let Some(encoding) = options.text("encoding")
             && !matches!(&*encoding.to_ascii_lowercase(), "utf8" | "utf-8" | "utf_8" | "ascii")
         {
-            return Err(Error::invalid("ids are bytes here; the encoding is utf8"));
+            return Err(Error::invalid("ids are bytes here; the encoding must be utf8"));
         }
         // The heartbeat and the response timeout do what these are for.
         options.ignore(&["health_check_interval", "retry_on_timeout", "socket_keepalive"]);
@@ -191,7 +191,7 @@ fn servers(
     };
     if let Some(master) = sentinel {
         if cluster {
-            return Err(Error::invalid("it is either cluster or sentinel"));
+            return Err(Error::invalid("use either cluster or sentinel"));
         }
         let mut at = tcp(SENTINEL_PORT);
         for text in fallback {
@@ -208,9 +208,9 @@ fn servers(
         return Ok(Servers::Cluster(tcp(PORT)));
     }
     match (url.hosts(), url.path()) {
-        ([], "" | "/") => Err(Error::invalid("the URL names no host and no socket")),
+        ([], "" | "/") => Err(Error::invalid("the URL names neither a host nor a socket")),
         ([], path) => Ok(Servers::Listed(vec![Address::Unix(path.to_owned())])),
-        // The original ignores the path, so one that says something else than `db` misleads.
+        // The original ignores the path, so a path that differs from `db` would mislead.
         (_, path) if matches!(path, "" | "/") || path[1..].parse() == Ok(db) => {
             Ok(Servers::Listed(tcp(PORT)))
         }
@@ -218,7 +218,7 @@ fn servers(
     }
 }
 
-/// The files, if TLS can be spoken by them: what is wrong with them is told at once.
+/// The files, if TLS can use them: an error in them is reported at once.
 #[cfg(feature = "tls")]
 fn supported(files: PemFiles) -> Result<PemFiles> {
     files.client_config()?;

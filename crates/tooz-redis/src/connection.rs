@@ -34,7 +34,7 @@ pub(crate) struct Connection {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A connection that is ready, and what comes on it unasked.
+/// A connection that is ready, and the pushes on it.
 pub(crate) struct Opened {
     pub(crate) connection: Connection,
     pub(crate) pushes: Pushes,
@@ -103,7 +103,7 @@ async fn open_at(
     Ok(Opened { connection, pushes, server, sent })
 }
 
-/// Where the master may be, best guess first.
+/// Where the master may be, the best guess first.
 async fn masters(config: &Config) -> Result<Vec<Address>> {
     match &config.servers {
         Servers::Listed(addresses) => Ok(addresses.clone()),
@@ -123,7 +123,7 @@ async fn masters(config: &Config) -> Result<Vec<Address>> {
     }
 }
 
-/// Asks one server after the other where the master is, until one knows.
+/// Asks one server after another where the master is, until one knows.
 async fn ask_each(
     config: &Config,
     servers: &[Address],
@@ -209,7 +209,7 @@ async fn connect(
     pushes: Option<mpsc::UnboundedSender<PushInfo>>,
 ) -> Result<Connection> {
     let mut info = RedisConnectionInfo::default().set_db(db);
-    // The time of the opening, in which the client has no limit of its own; what follows is more
+    // The time limit of the opening, for which the client has none of its own; what follows is more
     // urgent.
     let mut settings =
         AsyncConnectionConfig::new().set_response_timeout(Some(config.connect_timeout));

@@ -48,13 +48,13 @@ impl Elections for RedisElections {
     }
 }
 
-/// How often a group is looked at whose leader is a peer of another kind, which tells nobody.
+/// How often to look at a group whose leader is a Python peer, which notifies nobody.
 const SILENT_PEER: Duration = Duration::from_secs(1);
 
-/// What the leader's key says.
+/// The content of the leader's key.
 struct Leader {
     group_exists: bool,
-    /// `None` as well for a leader that does not say who it is: a peer of another kind.
+    /// Also `None` for a leader that does not say who it is: a Python peer.
     member: Option<MemberId>,
     /// How long it leads unless it renews.
     ttl: Option<Duration>,

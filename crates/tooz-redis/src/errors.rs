@@ -14,7 +14,7 @@ pub(crate) enum Remedy {
     FindMaster,
     /// The same request, a little later.
     Wait,
-    /// The scripts are to be loaded.
+    /// Load the scripts.
     Load,
     /// None.
     None,
@@ -33,7 +33,7 @@ pub(crate) fn remedy(error: &RedisError) -> Remedy {
             | Server::ClusterDown
             | Server::MasterDown,
         ) => Remedy::Wait,
-        // A script of somebody else runs too long.
+        // Somebody else's script runs too long.
         _ if error.code() == Some("BUSY") => Remedy::Wait,
         _ => Remedy::None,
     }
@@ -48,11 +48,11 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (Redis::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
             (ErrorKind::Authentication, "the server refused the user or the password")
         }
-        // What a script may not do has no code, only the words of the server.
+        // A script's lack of permission has no code, only the server's words.
         (_, code)
             if code == Some("NOPERM") || detail.contains("The user executing the script can't") =>
         {
-            let message = "the user lacks the permission for a command, key or channel";
+            let message = "the user lacks permission for a command, key or channel";
             (ErrorKind::Authentication, message)
         }
         (_, Some("READONLY")) => (ErrorKind::Backend, "the server is a read-only replica"),
@@ -63,7 +63,9 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (_, Some("NOREPLICAS")) => {
             (ErrorKind::Backend, "the server refuses writes because it has too few replicas")
         }
-        (_, Some("WRONGTYPE")) => (ErrorKind::Backend, "a key of this name holds something else"),
+        (_, Some("WRONGTYPE")) => {
+            (ErrorKind::Backend, "a key of this name contains something else")
+        }
         (_, Some("LOADING")) => (ErrorKind::Connection, "the server is still loading its data"),
         (_, Some("MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "BUSY")) => {
             (ErrorKind::Connection, "the server cannot serve this at the moment")
@@ -78,13 +80,13 @@ pub(crate) fn translate(error: RedisError) -> Error {
         (Redis::Io, _) if error.is_connection_refusal() => {
             (ErrorKind::Connection, "could not connect")
         }
-        (Redis::Parse, _) => (ErrorKind::Connection, "the answer is none of Redis' protocol"),
+        (Redis::Parse, _) => (ErrorKind::Connection, "the answer does not follow Redis' protocol"),
         (Redis::Io, _) => (ErrorKind::Connection, "the connection broke"),
         _ if detail.contains("would overflow") => {
             (ErrorKind::Backend, "the namespace has given out its last fencing token, 2^63 - 1")
         }
         _ if detail.contains("DB index is out of range") => {
-            (ErrorKind::InvalidInput, "the server has no database of that number")
+            (ErrorKind::InvalidInput, "the server has no database with that number")
         }
         _ => (ErrorKind::Backend, "the server answered with an error"),
     };
@@ -94,7 +96,7 @@ pub(crate) fn translate(error: RedisError) -> Error {
     Error::new(kind, message).outcome_is(outcome).caused_by(error)
 }
 
-/// The same, of a connection that is being opened.
+/// The same for a connection that is being opened.
 pub(crate) fn not_connected(error: RedisError) -> Error {
     match error.kind() {
         Redis::Io if !error.is_timeout() => {
@@ -104,14 +106,14 @@ pub(crate) fn not_connected(error: RedisError) -> Error {
     }
 }
 
-/// The client's own words add nothing.
+/// The client's own text adds nothing.
 fn silent() -> Error {
     Error::new(ErrorKind::TimedOut, "no answer came in time").outcome_is(Outcome::Unknown)
 }
 
 /// Why the answer was refused, if it was: another connection would get the same one again.
 fn refusal(error: &RedisError) -> Option<&'static str> {
-    // The client library gives no way to the error within.
+    // The client library gives no access to the error within.
     let text = error.is_io_error().then(|| error.to_string())?;
     REFUSALS.into_iter().find(|why| text.contains(why))
 }

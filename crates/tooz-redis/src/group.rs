@@ -39,7 +39,7 @@ impl Groups for RedisGroups {
         match change(state, Script::Delete, group, &keys, &[group.as_bytes()]).await? {
             (NO_GROUP, false) => Err(Error::group_not_created(group)),
             (NOT_EMPTY, _) => Err(Error::group_not_empty(group)),
-            // What a repeated request finds undone was done by the first.
+            // If a repeated request finds nothing to undo, the first one did it.
             _ => Ok(()),
         }
     }
@@ -95,7 +95,7 @@ impl Groups for RedisGroups {
             (NO_GROUP, false) => Err(Error::group_not_created(group)),
             (MEMBER, false) => Err(Error::member_not_joined(group, &state.member)),
             (SESSION_OVER, _) => {
-                // It was no longer a member, and is none: the loss is told through the lease.
+                // It was no longer a member, and is none: the lease reports the loss.
                 drop(state.session_lost());
                 Ok(())
             }
@@ -126,7 +126,7 @@ impl Groups for RedisGroups {
             (SESSION_OVER, _) => Err(state.session_lost()),
             (NO_GROUP, false) => Err(Error::group_not_created(group)),
             (MEMBER, false) => Err(Error::member_not_joined(group, member)),
-            // What a repeated request finds undone was done by the first.
+            // If a repeated request finds nothing to undo, the first one did it.
             _ => Ok(()),
         }
     }
@@ -173,7 +173,7 @@ impl Groups for RedisGroups {
     }
 }
 
-/// How often a watched group is looked at for what peers of another kind did: they tell nobody.
+/// How often to look at a watched group for changes by Python peers: they notify nobody.
 const SILENT_PEERS: Duration = Duration::from_secs(1);
 
 /// What the scripts answer with.
@@ -218,13 +218,13 @@ async fn change(
 
 // ---- Reading.
 
-/// In place of a digest: none is wanted.
+/// Instead of a digest: none is wanted.
 const NO_DIGEST: &[u8] = b"-";
 
-/// What the server says of a group's members.
+/// What the server says about a group's members.
 struct Members {
     digest: Vec<u8>,
-    /// When the first of them is dead unless its heartbeat is renewed.
+    /// When the first of them dies unless its heartbeat is renewed.
     ttl: Option<Duration>,
     /// `None` if they are as known.
     members: Option<Vec<Member>>,

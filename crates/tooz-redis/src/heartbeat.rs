@@ -14,7 +14,7 @@ use crate::state::{ClockReading, State};
 /// How many locks one script renews: the server does nothing else while a script runs.
 const CHUNK: usize = 250;
 
-/// How far the server's clock may run from ours between two renewals, in seconds.
+/// How far the server's clock may deviate from ours between two renewals, in seconds.
 const CLOCKS: f64 = 1.0;
 
 /// The signs of life of a session and of its member.
@@ -57,7 +57,7 @@ pub(crate) async fn renew(state: &Arc<State>) -> Result<()> {
         let Some(Value::Int(replicas)) = answers.last() else {
             return Err(Error::unexpected_answer());
         };
-        // A replica that took over would let it all end earlier than we would believe.
+        // If such a replica took over, everything would end earlier than we believe.
         if *replicas < i64::from(config.wait_replicas) {
             return Err(Error::new(ErrorKind::TimedOut, "the renewal reached too few replicas")
                 .outcome_is(Outcome::Unknown));
@@ -74,7 +74,7 @@ pub(crate) async fn renew(state: &Arc<State>) -> Result<()> {
         }
         grant.lease.lose(Loss::Taken);
         state.grants.remove(&grant.id);
-        // The next in the queue gets what is no longer ours, and nobody's: its expiry told nobody.
+        // The next in the queue gets what is nobody's any more: its expiry notified nobody.
         let state = state.clone();
         tokio::spawn(async move { state.try_release(&grant).await });
     }
@@ -102,8 +102,8 @@ fn numbers(value: &Value) -> Result<Vec<i64>> {
     values.iter().map(number).collect()
 }
 
-/// Says so when the server's clock ran otherwise than ours since the last renewal. What expires at
-/// the server does so by that clock.
+/// Warns if the server's clock ran differently from ours since the last renewal. What expires at
+/// the server expires by that clock.
 fn compare_clocks(state: &State, now: ClockReading) {
     let Some(last) = locked(&state.clock).replace(now) else { return };
     let between = |from: Moment, to: Moment| from.elapsed().saturating_sub(to.elapsed());
@@ -112,12 +112,12 @@ fn compare_clocks(state: &State, now: ClockReading) {
     if jump.abs() > CLOCKS {
         tracing::warn!(
             seconds = jump,
-            "the server's clock jumped: what it keeps expires too early or too late by that"
+            "the server's clock jumped: what it keeps expires that much too early or too late"
         );
     }
 }
 
-/// By how many seconds a clock went ahead of ours, when the time that it showed to have passed is
+/// How many seconds a clock got ahead of ours, when the time that it says has passed is
 /// compared with the least and the most that have.
 fn jump(theirs: f64, (least, most): (Duration, Duration)) -> f64 {
     theirs - theirs.clamp(least.as_secs_f64(), most.max(least).as_secs_f64())

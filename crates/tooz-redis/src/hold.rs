@@ -39,7 +39,7 @@ impl Hold for RedisHold {
         let answer = state.client.call(&request).await?;
         match answer.value {
             Value::Int(1) => Ok(Release::Released),
-            // What a repeated request finds gone was released by the first.
+            // If a repeated request finds nothing, the first one released it.
             Value::Int(_) if answer.repeated => Ok(Release::Released),
             Value::Int(_) => Ok(Release::WasLost),
             _ => Err(Error::unexpected_answer()),

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::connection::{self, Connection};
 use crate::errors::translate;
 
-/// A connection of its own to what coordinators of a URL use.
+/// A separate connection to what the coordinators of a URL use.
 pub struct Inspector {
     namespace: Vec<u8>,
     connection: Connection,
@@ -28,20 +28,20 @@ impl Inspector {
         Ok(Self { namespace, connection })
     }
 
-    /// What coordinators have in the namespace beside groups: sessions, members, locks held and
+    /// What coordinators have in the namespace besides groups: sessions, members, locks held and
     /// waited for.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn residue(&self) -> Result<Vec<String>> {
         self.ask(include_str!("scripts/residue.lua"), b"").await
     }
 
-    /// Ends the sessions of a member, with all that depends on them, as if they had expired; how
+    /// Ends the sessions of a member, and what depends on them, as if they had expired; returns how
     /// many there were.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn expire_sessions(&self, member: &MemberId) -> Result<u32> {
         self.ask(include_str!("scripts/expire.lua"), member.as_bytes()).await
     }
@@ -49,7 +49,7 @@ impl Inspector {
     /// Deletes the namespace with everything in it.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
         self.ask::<u32>(include_str!("scripts/wipe.lua"), b"").await.map(drop)
     }

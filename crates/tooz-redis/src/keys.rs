@@ -7,10 +7,10 @@ use tooz_core::{Capabilities, Error, GroupId, LockName, MemberId, OperationId, R
 /// client's requests.
 const LONGEST: usize = 8_192;
 
-/// What is sent on the connection that a heartbeat may have to wait behind. Servers take 512 MB.
+/// The most that is sent at once: a heartbeat may have to wait behind it. Servers accept 512 MB.
 const MOST_CAPABILITIES: usize = 16 << 20;
 
-/// Which spellings of a lock's key are taken.
+/// Which spellings of a lock's key to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// That of the original from 9.0 on.
@@ -67,7 +67,7 @@ impl Keys {
         Self { namespace: namespace.as_bytes().to_vec(), layout, channels }
     }
 
-    /// A key of which all others of the namespace are neighbours in a cluster.
+    /// A key in the cluster slot of all other keys of the namespace.
     pub(crate) fn any(&self) -> &[u8] {
         &self.namespace
     }
@@ -206,7 +206,7 @@ pub(crate) fn check_capabilities(capabilities: &Capabilities) -> Result<()> {
     at_most("capabilities have", MOST_CAPABILITIES, capabilities.as_msgpack())
 }
 
-/// Refuses what is too long for the largest request of its life, before the first one.
+/// Refuses, before the first request, what is too long for the largest request to come.
 fn fits(what: &str, name: &[u8]) -> Result<()> {
     at_most(&format!("{what} has"), LONGEST, name)
 }

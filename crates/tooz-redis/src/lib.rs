@@ -6,7 +6,7 @@
 //!
 //! `docs/drivers/redis.md` has the options, the guarantees, the costs and the layout.
 
-// Bounds what an answer may take: the client library takes whatever comes.
+// Limits the size of an answer: the client library accepts any size.
 mod answers;
 mod client;
 mod config;
@@ -24,7 +24,7 @@ mod lock;
 mod queue;
 // Each change is one script on the server.
 mod scripts;
-// What a server says of itself decides what it may grant.
+// What a server says about itself decides what it may grant.
 mod server;
 mod session;
 mod state;

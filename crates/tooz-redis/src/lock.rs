@@ -33,14 +33,14 @@ impl Locks for RedisLocks {
         let request = self.0.lock_request(Script::Break, &self.0.keys().lock(name), &[]);
         let answer = self.0.client.call(&request).await?;
         match answer.value {
-            // A repeated request may find undone what the first has done.
+            // A repeated request may find nothing to do because the first one did it.
             Value::Int(broken) => Ok(broken == 1 || answer.repeated),
             _ => Err(Error::unexpected_answer()),
         }
     }
 }
 
-/// One round trip if it is free; one more after the wait, to see what the push was about.
+/// One round trip if it is free; one more after the wait, to see why it was pushed.
 pub(crate) async fn acquire(
     state: &Arc<State>,
     acquisition: Acquisition<LockKeys>,
@@ -84,7 +84,7 @@ pub(crate) async fn acquire(
                 state.try_release(&grant).await;
                 return Err(Error::new(
                     ErrorKind::LockAcquireFailed,
-                    format!("not on {} replicas in time", state.config.wait_replicas),
+                    format!("fewer than {} replicas confirmed in time", state.config.wait_replicas),
                 ));
             }
             Ok((Answer::Queued(entry), ..)) => {
@@ -105,7 +105,7 @@ pub(crate) async fn acquire(
     }
 }
 
-/// Cancels what the server may know of an acquisition, which is a time to live at most.
+/// Cancels what the server may still know of an acquisition, for at most a time to live.
 async fn cancel(state: Arc<State>, acquisition: Acquisition<LockKeys>) {
     let known = state.lease.timed_child(state.config.lock_timeout, Moment::now());
     let cancelling = || async {
@@ -174,7 +174,7 @@ fn is_grant(answer: &Value) -> bool {
     matches!(answer, Value::Array(parts) if parts.first() == Some(&Value::Int(1)))
 }
 
-/// What `acquire.lua` says to an attempt.
+/// The answer of `acquire.lua` to an attempt.
 enum Answer {
     Granted { number: u64, epoch: Vec<u8> },
     Queued(QueueEntry),

@@ -8,10 +8,10 @@ use tooz_core::{Moment, OperationId, WaitLimit};
 
 use crate::state::{State, Wake};
 
-/// How long a waiter has to answer when it was given the lock: `ANSWER` in `scripts/lock.lua`.
+/// How long a waiter has to answer once it was given the lock: `ANSWER` in `scripts/lock.lua`.
 const ANSWER: Duration = Duration::from_millis(700);
 
-/// What a clock's tick and the way to the server may cost.
+/// What a clock's tick and the round trip to the server may cost.
 const SLACK: Duration = Duration::from_millis(5);
 
 /// An entry of ours in the queue.

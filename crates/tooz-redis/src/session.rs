@@ -79,7 +79,7 @@ fn characteristics(server: &ServerInfo, config: &Config) -> Characteristics {
         ensured = ensured.without(Characteristics::of(&[Characteristic::Causal]));
         warn!(
             replicas = server.replicas,
-            "a failover may forget the newest locks: see the option wait_replicas"
+            "a failover may lose the newest locks: see the option wait_replicas"
         );
     }
     if server.eviction.starts_with("allkeys") || server.eviction.starts_with("volatile") {

@@ -92,11 +92,11 @@ impl State {
         self.lock_request(script, &grant.keys, &grant.proof())
     }
 
-    /// Releases what is of no use, as far as the server can be reached.
+    /// Releases what nobody needs, as far as the server can be reached.
     pub(crate) async fn try_release(&self, grant: &Grant) {
         let request = self.grant_request(Script::Release, grant);
         if let Err(error) = self.client.call(&request).await {
-            tracing::debug!(%error, "what is left of an acquisition is left to expire");
+            tracing::debug!(%error, "remnants of an acquisition are left to expire");
         }
     }
 

@@ -61,7 +61,7 @@ impl Drop for Subscription {
                 return;
             }
             if let Err(error) = state.client.unsubscribe(&channel).await {
-                tracing::debug!(%error, "still subscribed, which does no harm");
+                tracing::debug!(%error, "could not unsubscribe, which does no harm");
             }
         });
     }

@@ -65,11 +65,11 @@
 //! The test program starts itself again as the other processes of a case, so its `main` must call
 //! [`main`] before anything else.
 //!
-//! Cases that halt or kill the setup's server are run where `TOOZ_TEST_CONTROL_<SETUP>` names a Unix
-//! socket. Each connection to it brings one line, and gets the line `ok` back when that is done:
-//! `freeze` (all its processes), `kill` (as a crash does, and no more than that: what is on disk
-//! stays), `start` (whichever it was: it serves again at its address). `cargo xtask test-backends`
-//! offers that for the servers that it starts.
+//! Cases that freeze or kill the setup's server run where `TOOZ_TEST_CONTROL_<SETUP>` names a Unix
+//! socket. Each connection to it sends one line, and gets the line `ok` back when that is done:
+//! `freeze` (all its processes), `kill` (like a crash: what is on disk stays), `start` (after either:
+//! it serves again at its address). `cargo xtask test-backends` provides that for the servers that it
+//! starts.
 
 #![allow(
     clippy::unwrap_used,

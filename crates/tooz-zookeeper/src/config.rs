@@ -47,7 +47,7 @@ const PEM: PemOptions =
 /// What one request that creates a node has beside the path, the data and the rights, in bytes.
 const FRAME: usize = 24;
 
-/// What the URL says.
+/// The settings from the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) servers: Vec<(String, u16)>,
@@ -85,7 +85,7 @@ impl Config {
     pub(crate) fn read(url: &CoordinatorUrl, mut options: Options) -> Result<Self> {
         let timeout = options.seconds("timeout", Duration::from_secs(10))?;
         if timeout < TIMEOUTS.0 || timeout > TIMEOUTS.1 {
-            return Err(Error::invalid("the timeout is not from 0.1 s to a day"));
+            return Err(Error::invalid("the timeout must be from 0.1 s to a day"));
         }
         let (servers, chroot) = servers(url, &mut options)?;
         let login = Login::read(url, &mut options)?;
@@ -94,14 +94,14 @@ impl Config {
         let max_request =
             options.parse("jute_maxbuffer", "a whole number of bytes")?.unwrap_or(MAX_REQUEST);
         if max_request < MIN_REQUEST {
-            return Err(Error::invalid("jute_maxbuffer is 1024 or more bytes"));
+            return Err(Error::invalid("jute_maxbuffer must be at least 1024 bytes"));
         }
         // The client always tries the servers in a random order.
         options.flag("randomize_hosts", true)?;
         if let Some(handler) = options.text("handler")
             && !matches!(handler.as_str(), "threading" | "eventlet")
         {
-            return Err(Error::invalid("the handler is threading or eventlet"));
+            return Err(Error::invalid("the handler must be threading or eventlet"));
         }
         // The original reads these from code alone. What they are for needs no options here.
         options.ignore(&["connection_retry", "command_retry"]);
@@ -161,7 +161,7 @@ fn servers(url: &CoordinatorUrl, options: &mut Options) -> Result<(Vec<(String, 
     let mut hosts: Vec<Host> = url.hosts().to_vec();
     let mut chroot = url.path().to_owned();
     for text in options.list("hosts") {
-        // The URL's own parser knows IPv6, lists, paths, and users that are of no use here.
+        // The URL's own parser knows IPv6, lists, paths, and users that we do not need here.
         let more: CoordinatorUrl = format!("zookeeper://{text}").parse()?;
         hosts.extend_from_slice(more.hosts());
         if !more.path().is_empty() {
@@ -212,7 +212,7 @@ impl Login {
         let (user, password) = match (url.user(), url.password()) {
             (Some(user), Some(password)) => (user.to_owned(), password.clone()),
             (None, None) if how.is_none() => return Ok(None),
-            _ => return Err(Error::invalid("a login is a user and a password")),
+            _ => return Err(Error::invalid("a login needs both a user and a password")),
         };
         match how.as_deref() {
             None | Some("digest") => Ok(Some(Self::Digest { user, password })),
@@ -220,7 +220,7 @@ impl Login {
             Some("sasl") => {
                 Err(Error::not_implemented("SASL (the feature sasl of tooz-zookeeper)"))
             }
-            Some(_) => Err(Error::invalid("auth is digest or sasl")),
+            Some(_) => Err(Error::invalid("auth must be digest or sasl")),
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) fn translate(cause: Cause) -> Error {
         ),
         Cause::NoNode => (ErrorKind::Backend, "a node that should be there is missing"),
         Cause::QuotaExceeded => (ErrorKind::Backend, "the server's quota is used up"),
-        Cause::Throttled => (ErrorKind::Connection, "the server has too much to do at the moment"),
+        Cause::Throttled => (ErrorKind::Connection, "the server is overloaded at the moment"),
         Cause::NotReadOnly => {
             (ErrorKind::Connection, "the server has no quorum and can only be read")
         }
@@ -73,6 +73,6 @@ pub(crate) fn translate(cause: Cause) -> Error {
 /// For a node of ours that another session made: the client was moved to a new session silently,
 /// as some servers that only speak ZooKeeper's protocol do.
 pub(crate) fn foreign_session() -> Error {
-    Error::new(ErrorKind::SessionLost, "the server replaced the session by another")
+    Error::new(ErrorKind::SessionLost, "the server replaced the session with another")
         .outcome_is(Outcome::Unknown)
 }

@@ -23,7 +23,7 @@ impl Groups for ZooKeeperGroups {
     async fn create(&self, group: &GroupId) -> Result<()> {
         let State { client, config, .. } = &*self.0;
         let node = config.keys.group(group)?;
-        // Peers in Python leave it empty and never read it. It tells whether a lost reply was a yes.
+        // Python peers leave it empty and never read it. It tells whether a lost reply was a yes.
         let by = OperationId::random();
         let options = &config.node(CreateMode::Persistent);
         loop {
@@ -79,7 +79,7 @@ impl Groups for ZooKeeperGroups {
             };
             again |= failure.again;
             match failure.cause {
-                // What a repeated request finds undone was done by the first.
+                // If a repeated request finds nothing to undo, the first one did it.
                 Cause::NoNode if again => return Ok(()),
                 Cause::NoNode => return Err(Error::group_not_created(group)),
                 // Candidates are members, or of another kind; a queue alone may just have been made.

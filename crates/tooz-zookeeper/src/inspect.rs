@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::connection;
 use crate::errors::translate;
 
-/// A connection of its own to what coordinators of a URL use.
+/// A separate connection to what the coordinators of a URL use.
 pub struct Inspector {
     config: Config,
     client: Client,
@@ -31,22 +31,22 @@ impl Inspector {
         Ok(Self { config, client })
     }
 
-    /// What coordinators have in the namespace beside groups: sessions, members, locks held and
+    /// What coordinators have in the namespace besides groups: sessions, members, locks held and
     /// waited for, each as the path of its node and what is in it.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn residue(&self) -> Result<Vec<String>> {
         let nodes = self.walk().await?;
         let ephemeral = nodes.into_iter().filter(|node| node.owner != 0);
         Ok(ephemeral.map(|node| format!("{} ({})", node.path, node.data.escape_ascii())).collect())
     }
 
-    /// Ends the sessions of a member, with all that depends on them, as if they had expired; how
+    /// Ends the sessions of a member, and what depends on them, as if they had expired; returns how
     /// many there were. It speaks to the first server without TLS.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn expire_sessions(&self, member: &MemberId) -> Result<usize> {
         let sessions = self.config.keys.sessions();
         let nodes = self.walk().await?;
@@ -68,7 +68,7 @@ impl Inspector {
     /// Ends a session by its number, which is all that it takes: its password follows from it.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn end_session(&self, session: i64) -> Result<()> {
         let talk = async {
             let (host, port) = &self.config.servers[0];
@@ -104,7 +104,7 @@ impl Inspector {
     /// Deletes the namespace with everything in it.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be asked.
     pub async fn wipe(&self) -> Result<()> {
         for node in self.walk().await?.iter().rev() {
             match self.client.delete(&node.path, None).await {

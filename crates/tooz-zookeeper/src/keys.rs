@@ -9,7 +9,7 @@ use tooz_core::{Error, GroupId, LockName, MemberId, Mode, OperationId, Result};
 /// The children of a namespace and of a group that are no group and no member.
 const LOCKS: &str = "locks";
 const LEADER: &str = "leader";
-/// Ours alone: who is connected. It stands where a peer in Python would look for a lock of this
+/// Ours alone: who is connected. It is where a Python peer would look for a lock of this
 /// name, and finds no entries.
 const SESSIONS: &str = ".sessions";
 
@@ -178,7 +178,7 @@ fn check_part(part: &str, what: &str) -> Result<()> {
     match part {
         "" => Err(refuse(what, "has an empty part")),
         "." | ".." => Err(refuse(what, "is a relative path")),
-        _ if part.contains('/') => Err(refuse(what, "has a slash in it")),
+        _ if part.contains('/') => Err(refuse(what, "contains a slash")),
         _ if part.contains(forbidden) => {
             Err(refuse(what, "has a character that ZooKeeper forbids in paths"))
         }

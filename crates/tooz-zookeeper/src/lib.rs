@@ -1,8 +1,8 @@
 //! The ZooKeeper driver of `tooz`: `zookeeper://` and `kazoo://`.
 //!
-//! It shares locks, groups and leaders with the ZooKeeper driver of the Python original. What a
-//! coordinator holds are ephemeral nodes of its session; a waiter or a watcher is woken by a watch on
-//! the one node that matters to it.
+//! It shares locks, groups and leaders with the ZooKeeper driver of the Python original. Everything
+//! that a coordinator holds is an ephemeral node of its session; a waiter or a watcher is woken by a
+//! watch on the one node that matters to it.
 //!
 //! `docs/drivers/zookeeper.md` has the options, the guarantees, the costs and the layout.
 

@@ -15,7 +15,7 @@ use crate::state::State;
 use crate::watch::watch_over;
 
 /// How long a lock that was free is held before its node is watched: one that is released sooner
-/// costs no watch, and one that is broken sooner is told that much later.
+/// costs no watch, and the breaking of one within that time is reported that much later.
 const UNWATCHED: Duration = Duration::from_millis(10);
 
 /// One round trip if it is free. A waiter watches the next before it, and looks again when that is
@@ -99,7 +99,7 @@ impl Waiter {
         }
     }
 
-    /// Puts a node into the queue, and sees who is in it.
+    /// Puts a node into the queue, and looks who is in it.
     async fn enqueue(&self) -> Result<(OwnEntry, Vec<String>)> {
         let state = &self.state;
         let prefix = self.prefix();

@@ -141,7 +141,7 @@ async fn renew_after_reconnection(state: &State) {
         match is_there(state).await {
             Ok(true) => {}
             Ok(false) => state.lease.lose(Loss::SessionEnded),
-            Err(error) => debug!(%error, "it is not known whether the session is there"),
+            Err(error) => debug!(%error, "it is not known whether the session still exists"),
         }
         std::future::pending().await
     };

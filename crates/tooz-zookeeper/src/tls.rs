@@ -18,11 +18,11 @@ use zookeeper_client::TlsOptions;
 /// How long to listen for what a server says after a handshake.
 const LISTEN: Duration = Duration::from_millis(300);
 
-/// What the client makes of the files. They are read anew for each session: certificates are renewed.
+/// The client's form of the files. They are read again for each session: certificates are renewed.
 pub(crate) async fn options(files: &PemFiles) -> Result<TlsOptions> {
     // It names what is not usable.
     files.client_config_now().await?;
-    let unusable = |cause| Error::invalid("the certificates are not usable").caused_by(cause);
+    let unusable = |cause| Error::invalid("the certificates cannot be used").caused_by(cause);
     let authorities = files.authorities.as_ref().map_or_else(|| Ok(system_authorities()), text)?;
     let options = TlsOptions::new().with_pem_ca(&authorities).map_err(unusable)?;
     match &files.identity {
@@ -56,13 +56,13 @@ pub(crate) async fn diagnose(files: &PemFiles, host: &str, stream: TcpStream) ->
              option ca names (or the system's), and it must be for this host and this time"
         }
         Some(Cause::AlertReceived(Alert::CertificateRequired)) => {
-            "the server wants a certificate of ours, which the option certfile names"
+            "the server requires a client certificate: see the option certfile"
         }
         Some(Cause::AlertReceived(_)) if files.identity.is_some() => {
-            "the server refuses TLS with us; it may be the certificate that certfile names"
+            "the server refuses TLS with us; the certificate that certfile names may be the reason"
         }
         Some(Cause::AlertReceived(_)) => {
-            "the server refuses TLS with us; it may want a certificate (option certfile)"
+            "the server refuses TLS with us; it may require a client certificate (option certfile)"
         }
         _ => return None,
     };

@@ -120,7 +120,7 @@ async fn tls_and_logins_work_and_are_needed() -> Result<()> {
         (
             secure.tls("me:right@", "ca", false),
             ErrorKind::Connection,
-            "want a certificate (option certfile)",
+            "require a client certificate (option certfile)",
         ),
         (
             plain.replace(&secure.server.port.to_string(), &secure.port.to_string()),

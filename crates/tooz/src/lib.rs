@@ -2,13 +2,13 @@
 //! partitioning.
 //!
 //! A service that runs as several processes needs to agree on things: who holds this volume's
-//! lock, which workers are alive, who leads, who works on what. `tooz` gives it one API for all of
+//! lock, which workers are alive, who leads, who works on what. `tooz` is one API for all of
 //! that, over a backend that a URL chooses.
 //!
 //! # A first program
 //!
-//! A [`Coordinator`] is one member's way to the backend. Its heart beats on a thread of its own,
-//! so a busy or blocked program loses nothing.
+//! A [`Coordinator`] is one member's access to the backend. Its heartbeats run on a thread of their
+//! own, so a busy or blocked program loses nothing.
 //!
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
@@ -21,9 +21,10 @@
 //!
 //! # Locks
 //!
-//! A guard knows until when it holds, and says so when it no longer does. No lock service can
+//! A guard knows until when it holds the lock, and reports the loss. No lock service can
 //! stop a process that was paused past its deadline from believing, until it looks, that it still
-//! holds: so send the fencing token with every write, and let the resource refuse an old one.
+//! holds the lock: so send the fencing token with every write, and let the resource refuse an old
+//! one.
 //!
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
@@ -31,7 +32,7 @@
 //! # let coordinator = tooz::connect("memory://docs-lock", "host-1").await?;
 //! let guard = coordinator.lock("volume-17")?.acquire().await?;
 //! let token = guard.fencing_token();
-//! // Err, and the work dropped, at the moment at which the lock is lost.
+//! // At the moment at which the lock is lost: Err, and the work is dropped.
 //! let written = guard.run(async { format!("written with token {token}") }).await?;
 //! guard.release().await?;
 //! # assert!(written.ends_with('1'));
@@ -78,8 +79,8 @@
 //!
 //! # Partitioning
 //!
-//! The members share out objects by a hash ring that follows the group: each knows which are its
-//! own, without asking anybody.
+//! The members share out objects by a hash ring that follows the group: each knows which ones are
+//! its own, without asking anybody.
 //!
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
@@ -91,16 +92,16 @@
 //! # }).unwrap();
 //! ```
 //!
-//! # The heart by hand
+//! # Manual heartbeats
 //!
-//! A program that must be known as dead when its own loop hangs beats by itself, in that loop.
+//! If a program must count as dead when its own loop hangs, call the heartbeat in that loop.
 //!
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
 //! let coordinator =
 //!     tooz::builder("zake://", "host-1")?.heartbeat(tooz::Heartbeat::Manual).connect().await?;
-//! let next = coordinator.heartbeat().await?; // call it again that much later
+//! let next = coordinator.heartbeat().await?; // call it again within this time
 //! # assert!(!next.is_zero());
 //! coordinator.stop().await?;
 //! # Ok::<(), tooz::Error>(())
@@ -109,10 +110,10 @@
 //!
 //! # Backends
 //!
-//! Each is a feature of this crate; `full` has them all. What a backend ensures in general is in
-//! its [`Characteristics`]: a program that needs some of them [requires](Builder::require) them.
+//! Each is a feature of this crate; `full` has them all. A backend's [`Characteristics`] say what it
+//! ensures in general: a program that needs some of them [requires](Builder::require) them.
 //!
-//! | Feature | Schemes | Reaches |
+//! | Feature | Schemes | Coordinates |
 //! |---|---|---|
 //! | `consul` | `consul://host:8500`, `consul+https://` | the clients of a Consul cluster |
 //! | `etcd3-http` | `etcd3+http://host:2379`, `etcd3+https://` | the same, over the JSON gateway |
@@ -127,14 +128,13 @@
 //! | `redis` | `redis://host:6379`, `rediss://` | the clients of a Redis or Valkey server |
 //! | `zookeeper` | `zookeeper://host:2181`, `kazoo://` | the clients of a ZooKeeper ensemble |
 //!
-//! A driver that is not from here is registered by the same call as ours; [`driver`] tells how to
-//! write one.
+//! A driver from elsewhere is registered by the same call as ours; [`driver`] tells how to write one.
 //!
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! use tooz::DriverEntry;
 //!
-//! // Stands for the const of another crate.
+//! // Stands for a const of another crate.
 //! const THEIRS: DriverEntry =
 //!     DriverEntry { name: "theirs", schemes: &["theirs"], ..tooz::drivers::memory::DRIVER };
 //!
@@ -182,10 +182,10 @@ pub mod blocking {
     }
 }
 
-/// What the author of a driver needs, and nobody else: the contract, the leases by which ownership
-/// is judged, and the parts that drivers are built from.
+/// What only the author of a driver needs: the contract, the leases by which ownership is judged,
+/// and the parts that drivers are built from.
 ///
-/// A driver crate depends on `tooz-core` alone, where all of this is, too.
+/// A driver crate needs only `tooz-core`, which has all of this too.
 pub mod driver {
     #[doc(inline)]
     pub use tooz_core::driver::*;
@@ -195,7 +195,7 @@ pub mod driver {
     };
 }
 
-/// The one list of drivers. It makes the re-exports, the registry, and what is said of a scheme
+/// The one list of drivers. It makes the re-exports, the registry, and the error for a scheme
 /// whose feature is off.
 macro_rules! drivers {
     ($($(#[$doc:meta])* $name:ident = $package:ident, $feature:literal, [$($scheme:literal),+];)+) => {
@@ -204,8 +204,7 @@ macro_rules! drivers {
             $($(#[$doc])* #[cfg(feature = $feature)] pub use $package as $name;)+
         }
 
-        /// The drivers of this crate that are built in. More are added by
-        /// [`with`](Registry::with).
+        /// The drivers of this crate that are built in. [`with`](Registry::with) adds more.
         ///
         /// ```
         /// let names: Vec<_> = tooz::registry().drivers().iter().map(|d| d.name).collect();
@@ -214,7 +213,7 @@ macro_rules! drivers {
         pub fn registry() -> Registry {
             let registry = Registry::new();
             $(
-                // Two of our own never serve the same scheme, as a test sees to.
+                // Two of our own never serve the same scheme: a test checks that.
                 #[cfg(feature = $feature)]
                 let registry = registry.clone().with($package::DRIVER).unwrap_or(registry);
                 #[cfg(not(feature = $feature))]
@@ -257,7 +256,7 @@ drivers! {
     zookeeper = tooz_zookeeper, "zookeeper", ["zookeeper", "kazoo"];
 }
 
-/// Connects to the backend that `url` names, as `member`. See [`builder`] for more to choose.
+/// Connects to the backend that `url` names, as `member`. See [`builder`] for more choices.
 ///
 #[cfg_attr(feature = "memory", doc = "```")]
 #[cfg_attr(not(feature = "memory"), doc = "```ignore")]
@@ -309,7 +308,8 @@ pub fn get_coordinator(url: &str, member: impl Into<MemberId>) -> Result<Coordin
 /// ```
 ///
 /// # Errors
-/// The same as those of [`get_coordinator`], options aside: [`Builder::build`] looks at them.
+/// The same as those of [`get_coordinator`], except those about options: [`Builder::build`] checks
+/// these.
 pub fn builder(url: &str, member: impl Into<MemberId>) -> Result<Builder> {
     registry().builder(url, member)
 }

@@ -24,22 +24,22 @@ use crate::servers::{self, Host, Running, Server};
 /// What the command line says.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Options {
-    /// Runs these setups only, instead of all.
+    /// Runs only these setups, instead of all.
     #[arg(long, value_name = "SETUP", value_delimiter = ',')]
     only: Vec<String>,
-    /// Lists the setups and what each of them needs, and ends.
+    /// Lists the setups and what each of them needs, then exits.
     #[arg(long)]
     list: bool,
     /// Installs missing servers, through apt.
     #[arg(long)]
     install: bool,
-    /// Uses a server of yours in place of a private one; SCHEME may also be a setup's name.
+    /// Uses your server instead of a private one; SCHEME may also be a setup's name.
     #[arg(long, value_name = "SCHEME=URL")]
     url: Vec<String>,
-    /// Runs a conformance program that is built already, of this workspace or of another driver.
+    /// Runs a conformance program that is already built, of this workspace or of another driver.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// What follows `--` goes to the test program: a filter, `--exact`, `--test-threads 1`.
+    /// Arguments after `--` go to the test program: a filter, `--exact`, `--test-threads 1`.
     #[arg(last = true, value_name = "ARGUMENT")]
     pass: Vec<String>,
 }
@@ -191,7 +191,7 @@ fn make_ready<'a>(
     Ok(Ready { setup, url, control })
 }
 
-/// Whether a server's log may explain what went wrong: all do when no failed test tells more.
+/// Whether a server's log may explain what went wrong: every log may if no failed test tells more.
 fn is_suspect(server: &Server, report: &Report, ready: &[Ready]) -> bool {
     let mut own = ready.iter().filter(|ready| ready.setup.server == Some(server.name));
     report.total().failed == 0 || own.any(|own| report.of_setup(own.setup.name).failed > 0)

@@ -1,12 +1,12 @@
-//! Every driver has the same files in the same roles, so that who knows one knows them all.
+//! Every driver has the same files in the same roles, so that whoever knows one knows them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{Finding, crates, files};
 
-/// The files with a role, from the lowest to the highest: a file knows those before it, those beside
-/// it where that makes no circle, and none behind it. `ARCHITECTURE.md` says what each is for.
+/// The files with a role, from the lowest to the highest: a file may import those before it, those in
+/// its row if that makes no cycle, and none after it. `ARCHITECTURE.md` says what each is for.
 const ROLES: [&[&str]; 12] = [
     &["errors"],
     &["keys", "tls"],
@@ -22,13 +22,13 @@ const ROLES: [&[&str]; 12] = [
     &["inspect"],
 ];
 
-/// The files that a driver cannot be without.
+/// The files that every driver has.
 const REQUIRED: [&str; 2] = ["config", "driver"];
 
-/// Has a `driver.rs`, the contract itself, without being a driver.
+/// This crate has a `driver.rs`, the contract itself, but is not a driver.
 const NOT_DRIVERS: [&str; 1] = ["tooz-core"];
 
-/// Checks the files of every driver: their names, who knows whom, and that no circle is among them.
+/// Checks the files of every driver: their names, what they import, and that there is no cycle.
 pub(super) fn check(root: &Path) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for folder in crates::folders(root)? {
@@ -79,7 +79,7 @@ fn rank(module: &str) -> Option<usize> {
     ROLES.iter().position(|row| row.contains(&module))
 }
 
-/// The modules of a driver's own that no comment explains, with their lines.
+/// A driver's own modules that no comment explains, with their lines.
 fn unexplained(lib: &str) -> Vec<(usize, &str)> {
     let mut explained = false;
     let mut found = Vec::new();
@@ -94,7 +94,7 @@ fn unexplained(lib: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// Which of its modules each module names, tests aside.
+/// Which of the driver's modules each module names, except in tests.
 fn knowledge(root: &Path, source: &Path) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
     let mut texts = BTreeMap::<String, String>::new();
     for file in files::with_extension(root, "rs")? {
@@ -159,7 +159,7 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
-/// A way from a module back to itself, if there is any.
+/// A path from a module back to itself, if there is one.
 fn circle(known: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<&str>> {
     fn from<'a>(
         module: &'a str,

@@ -17,7 +17,7 @@ use super::jobs::each_job_once;
 use super::screen::{Screen, Tone};
 use super::worker::{Report, WorkerArgs};
 
-/// How often the screen is drawn at least.
+/// The longest time between two drawings of the screen.
 const FRAME: Duration = Duration::from_millis(100);
 
 /// What a demonstration runs on.
@@ -44,7 +44,7 @@ pub(super) struct Worker {
     pub(super) turns: usize,
     pub(super) jobs: Vec<usize>,
     child: Child,
-    /// Closed, it tells the worker that we are gone.
+    /// When it is closed, the worker knows that we are gone.
     stdin: ChildStdin,
 }
 
@@ -71,7 +71,7 @@ struct View {
     leader: Events<Option<MemberId>>,
 }
 
-/// All workers, and what is seen of them.
+/// All workers, and what we have seen of them.
 pub(super) struct Cast {
     pub(super) workers: Vec<Worker>,
     pub(super) members: BTreeSet<MemberId>,
@@ -90,14 +90,14 @@ pub(super) struct Cast {
 /// A report of the worker of that index, or `None` once it has ended.
 type Heard = (usize, Option<Report>);
 
-/// Passes on what a worker says, until it has ended. Whatever it says on standard error is trouble.
+/// Passes on a worker's reports until it has ended. Anything on its standard error is trouble.
 async fn listen(
     index: usize,
     stdout: ChildStdout,
     stderr: ChildStderr,
     reporter: mpsc::UnboundedSender<Heard>,
 ) {
-    // An error of sending means that nobody wants to know any more.
+    // A send error means that nobody wants to know any more.
     let says = async {
         let mut lines = BufReader::new(stdout).lines();
         while let Ok(Some(line)) = lines.next_line().await {
@@ -149,10 +149,10 @@ impl Cast {
         let Setting { url, group, lock, record } = &self.setting;
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut child = Command::new(program)
-            // What it says on standard error counts as a failure; a warning is none.
+            // Output on standard error counts as a failure, so warnings must not appear there.
             .arg("--quiet")
             .args(WorkerArgs::arguments(group, lock, record.clone()))
-            // Not as an argument: it may hold a password.
+            // Not as an argument: it may contain a password.
             .env("TOOZ_URL", url)
             .env("TOOZ_MEMBER", OsString::from(&name))
             .stdin(Stdio::piped())
@@ -182,8 +182,8 @@ impl Cast {
         Ok(())
     }
 
-    /// Follows what happens until `wanted` is true, and says how long that took; `None` when `limit`
-    /// was over before.
+    /// Follows what happens until `wanted` is true, and returns how long that took; `None` if that
+    /// took longer than `limit`.
     pub(super) async fn until(
         &mut self,
         limit: Duration,
@@ -199,7 +199,7 @@ impl Cast {
         }
     }
 
-    /// Waits for the next thing to happen, for at most `limit`, and takes it in.
+    /// Waits at most `limit` for the next thing to happen, and notes it.
     async fn step(&mut self, limit: Duration) -> Result<()> {
         tokio::select! {
             Some((index, report)) = self.reports.recv() => match report {
@@ -222,7 +222,7 @@ impl Cast {
     fn take_in(&mut self, index: usize, report: Report) -> Result<()> {
         let worker = &mut self.workers[index];
         if worker.state == State::Killed {
-            // Its last words: what it says of itself no longer holds.
+            // Its last report: what it reported before no longer holds.
             return Ok(());
         }
         let name = &worker.name;
@@ -286,7 +286,7 @@ impl Cast {
         Ok(())
     }
 
-    /// Kills a worker, which gets no chance to say good-bye.
+    /// Kills a worker, which gets no chance to stop in order.
     pub(super) fn kill(&mut self, index: usize) -> Result<()> {
         let worker = &mut self.workers[index];
         worker.child.start_kill().context("cannot kill a worker")?;
@@ -299,10 +299,10 @@ impl Cast {
         Ok(())
     }
 
-    /// Asks all that live to give everything back and end.
+    /// Asks all living workers to release everything and end.
     pub(super) async fn dismiss(&mut self) {
         for worker in self.workers.iter_mut().filter(|worker| worker.is_alive()) {
-            // One that is gone cannot be told, and ended already.
+            // One that is gone cannot be told, and has already ended.
             let _ = worker.stdin.write_all(b"stop\n").await;
         }
     }
@@ -315,20 +315,20 @@ impl Cast {
         }
     }
 
-    // ---- What claims are about.
+    // ---- What the claims are about.
 
     pub(super) fn alive(&self) -> impl Iterator<Item = &Worker> {
         self.workers.iter().filter(|worker| worker.is_alive())
     }
 
-    /// Whether the group is seen to have just the workers that live, and they say so too.
+    /// Whether the group has exactly the living workers, and they report so too.
     pub(super) fn all_joined(&self) -> bool {
         self.alive().all(|worker| worker.state == State::Joined)
             && self.members.len() == self.alive().count()
             && self.alive().all(|worker| self.members.contains(&worker.name.as_str().into()))
     }
 
-    /// The index of the one that leads, if just one says so and the group says the same.
+    /// The index of the leader, if exactly one worker reports to lead and the group agrees.
     pub(super) fn only_leader(&self) -> Option<usize> {
         let mut leaders = (0..).zip(&self.workers).filter(|(_, worker)| worker.leads.is_some());
         let (index, worker) = leaders.next()?;
@@ -336,12 +336,12 @@ impl Cast {
         (agreed && leaders.next().is_none()).then_some(index)
     }
 
-    /// Whether each job belongs to just one of those that live.
+    /// Whether each job belongs to exactly one living worker.
     pub(super) fn jobs_are_shared(&self) -> bool {
         each_job_once(self.alive().map(|worker| worker.jobs.as_slice()))
     }
 
-    /// How many jobs each of those that live has.
+    /// How many jobs each living worker has.
     pub(super) fn shares(&self) -> String {
         let shares: Vec<_> = self.alive().map(|worker| worker.jobs.len().to_string()).collect();
         shares.join(" + ")

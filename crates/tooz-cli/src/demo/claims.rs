@@ -20,7 +20,7 @@ impl Claims {
         self.0.push(Claim { text: text.into(), seen });
     }
 
-    /// Adds a claim that something happens within a time, and when it did.
+    /// Adds a claim that something happens within a time, with the time that it took.
     pub(super) fn within(
         &mut self,
         text: impl fmt::Display,
@@ -48,7 +48,7 @@ impl Claims {
     }
 }
 
-/// What the side record says of the turns with the lock: how many there were, and the last token.
+/// What the record says about the turns with the lock: how many there were, and the last token.
 ///
 /// A worker writes `enter NAME TOKEN` once it has the lock, and `leave NAME TOKEN` before it
 /// releases it. `killed` may have entered and never left.

@@ -1,11 +1,11 @@
-//! The jobs, and who does which.
+//! The jobs, and which worker does which.
 
 use tooz::{HashRing, MemberId};
 
 /// How many there are.
 pub(super) const JOBS: usize = 24;
 
-/// The share of `member`: the jobs whose numbers the ring gives it. All who see the same members
+/// The share of `member`: the jobs whose numbers the ring gives to it. All who see the same members
 /// agree, without asking anybody, and few jobs move when a member comes or goes.
 pub(super) fn jobs_of(member: &MemberId, ring: &HashRing) -> Vec<usize> {
     (0..JOBS).filter(|job| ring.node(job.to_string()) == Some(member)).collect()

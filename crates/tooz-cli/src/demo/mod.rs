@@ -33,12 +33,12 @@ const WORKERS: usize = 5;
 const BETWEEN_STARTS: Duration = Duration::from_millis(350);
 /// How long each part is shown at least.
 const SCENE: Duration = Duration::from_millis(2_500);
-/// How long a step may take that promises no time.
+/// How long a step may take for which no time is claimed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// When it ends at the latest, where a death is known at once. All steps together stay below it only
+/// When it ends at the latest, if a death is known at once. All steps together stay below it only
 /// if most are quicker than they may be.
 const CURTAIN: Duration = Duration::from_secs(20);
-/// Between two looks at what is left.
+/// The pause between two looks at what is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(target: &Target, out: Output) -> Result<u8> {
@@ -62,7 +62,7 @@ pub(crate) async fn run(target: &Target, out: Output) -> Result<u8> {
     played
 }
 
-/// The show, and what was seen in it. Whatever comes out, no worker runs afterwards.
+/// The demonstration, and what was seen in it. Whatever comes out, no worker runs afterwards.
 async fn play(
     coordinator: &Coordinator,
     setting: Setting,
@@ -87,16 +87,16 @@ async fn play(
         Ok(u8::from(claims.failed() > 0))
     };
     let played = signals.interrupt(play).await;
-    // Those who can give back what they have: what the killed have is theirs for a while.
+    // The living ones release what they have; what the killed have stays theirs for a while.
     cast.dismiss().await;
     let ended = cast.until(PATIENCE, |cast| cast.alive().count() == 0);
-    // An error of theirs has been shown.
+    // Their errors have been shown.
     let _ = signals.interrupt(ended).await;
     cast.clear().await;
     played?
 }
 
-/// Removes the group with whoever is still in it, and the lock. They are of no use to anybody.
+/// Removes the group with whoever is still in it, and the lock. Nobody needs them any more.
 async fn clean(
     coordinator: &Coordinator,
     group: &str,
@@ -123,7 +123,7 @@ async fn remove(coordinator: &Coordinator, group: &str) -> tooz::Result<()> {
 }
 
 /// The user's backend, or one of our own that lasts as long as the demonstration; and how soon it
-/// knows of a death.
+/// notices a death.
 fn setting(target: &Target, stage: &TempDir) -> Result<(Setting, Duration)> {
     let url = match target.chosen_url() {
         Some(url) => url.to_owned(),
@@ -137,8 +137,8 @@ fn setting(target: &Target, stage: &TempDir) -> Result<(Setting, Duration)> {
     Ok((Setting { url, group, lock, record }, limit))
 }
 
-/// Whether the backend can be used by several processes and does all that is shown; and at which
-/// pace.
+/// Fails unless several processes can use the backend and it has every feature that is shown.
+/// Returns the pace.
 fn suits(text: String) -> Result<Pace> {
     const NEEDED: Features = Features::of(&[
         Feature::Locks,
@@ -152,19 +152,19 @@ fn suits(text: String) -> Result<Pace> {
     let driver = tooz::registry().driver(url.scheme())?;
     if !driver.characteristics.contains(Characteristic::DistributedAcrossProcesses) {
         bail!(
-            "{}:// lives within one process, and the workers of the demonstration are processes; \
+            "{}:// lives within one process, but the demonstration's workers are several processes; \
              choose another --url, or none",
             url.scheme()
         );
     }
     let missing = NEEDED.without(driver.features);
     if !missing.is_empty() {
-        bail!("the driver {} cannot show: {missing}", driver.name);
+        bail!("the driver {} lacks what the demonstration shows: {missing}", driver.name);
     }
     Ok(Pace::of(&driver, text, &url))
 }
 
-/// The story.
+/// The plot.
 async fn show(cast: &mut Cast, claims: &mut Claims, limit: Duration) -> Result<()> {
     everybody_joins(cast, claims).await?;
     work_goes_on(cast, claims, "at first").await?;
@@ -187,7 +187,7 @@ async fn everybody_joins(cast: &mut Cast, claims: &mut Claims) -> Result<()> {
     Ok(())
 }
 
-/// Jobs are shared, and the lock goes round.
+/// The jobs are shared, and the workers take turns with the lock.
 async fn work_goes_on(cast: &mut Cast, claims: &mut Claims, when: &str) -> Result<()> {
     let shared = cast.until(PATIENCE, Cast::jobs_are_shared).await?;
     let text = format!("each of the {JOBS} jobs has one owner {when}");
@@ -211,7 +211,7 @@ async fn the_leader_dies(cast: &mut Cast, claims: &mut Claims, limit: Duration) 
         claims.add("the leader is killed", Err("nobody leads".into()));
         return Ok(());
     };
-    // While it holds the lock, if that comes soon: then both must go to somebody else.
+    // While it holds the lock, if that happens soon: then lock and leadership must both move.
     cast.until(PATIENCE, |cast| cast.workers[leader].inside).await?;
     let old = MemberId::from(&cast.workers[leader].name);
     let turns = |cast: &Cast| cast.workers.iter().map(|worker| worker.turns).sum::<usize>();
@@ -237,14 +237,14 @@ async fn the_leader_dies(cast: &mut Cast, claims: &mut Claims, limit: Duration) 
     claims.within("a new leader takes over", limit, led);
     claims.within("the dead one is out of the group", limit, gone);
     claims.within("its jobs have new owners", limit, shared);
-    claims.within("its lock is had by another", limit, locked);
+    claims.within("another holds its lock", limit, locked);
     let rising = cast.terms.is_sorted_by(|a, b| a < b);
     let terms: Vec<_> = cast.terms.iter().map(ToString::to_string).collect();
     let seen = format!("terms with the tokens {}", terms.join(", "));
     let once = rising && cast.terms.len() == 2;
     claims.add("one leader at a time, and tokens rise", if once { Ok(seen) } else { Err(seen) });
     if let Some(took) = led {
-        let text = format!("{}, {} ms after that death", leader_of(cast), took.as_millis());
+        let text = format!("{}, {} ms after the death", leader_of(cast), took.as_millis());
         cast.screen.tell(Tone::Good, &text)?;
     }
     Ok(())
@@ -258,14 +258,14 @@ async fn everybody_leaves(cast: &mut Cast, claims: &mut Claims) -> Result<()> {
     let well = cast.workers.iter().filter(|w| w.state == State::Ended { well: true }).count();
     let seen = format!("{well} ended well");
     let good = all.is_some() && well == WORKERS - 1;
-    claims.add("the others give all back and end", if good { Ok(seen) } else { Err(seen) });
+    claims.add("the others release everything and end", if good { Ok(seen) } else { Err(seen) });
     if !cast.troubles.is_empty() {
         claims.add("no worker is in trouble", Err(cast.troubles.join("; ")));
     }
     Ok(())
 }
 
-/// What the workers wrote down under the lock.
+/// What the workers wrote into the record under the lock.
 fn check_record(record: &Path, killed: Option<&str>, claims: &mut Claims) -> Result<()> {
     let record = std::fs::read_to_string(record).context("cannot read the record")?;
     let seen = read_record(&record, killed)
@@ -297,7 +297,7 @@ async fn check_residue(coordinator: &Coordinator, group: &str, lock: &str, claim
     claims.add("nothing is left on the backend", seen);
 }
 
-/// What was seen counts if it came in time.
+/// What was seen counts only if it came in time.
 fn happened(took: Option<Duration>, seen: &str) -> Result<String, String> {
     match took {
         Some(_) => Ok(seen.to_owned()),

@@ -7,20 +7,20 @@ use tooz::{Characteristic, CoordinatorUrl, DriverEntry};
 /// A time to live that is short to watch, and that every server grants by default.
 const TTL: u32 = 4;
 
-/// Consul grants sessions no less.
+/// Consul grants no shorter sessions.
 const CONSUL_SESSION: Duration = Duration::from_secs(10);
 
-/// How soon a death is known at the latest where ownership ends with the process.
+/// How soon a death is known at the latest if ownership ends with the process.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// How long the next holder may need after the time to live: a server looks for what has expired
+/// How long the next holder may need after the time to live: a server looks for expired entries only
 /// now and then, and the machine may be busy.
 const AFTERWARDS: Duration = Duration::from_secs(4);
 
 /// The pace on one backend.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pace {
-    /// The URL, with short times where the user's has none.
+    /// The URL, with short times where the user's URL sets none.
     pub(super) url: String,
     /// How soon a death is known at the latest.
     pub(super) limit: Duration,
@@ -46,9 +46,9 @@ impl Pace {
         };
         let ttl = if is_consul {
             let ttl = own("ttl", TTL);
-            // Without a check of an agent's, the session lives for one to two of its own times.
+            // Without an agent's check, the session lives for one to two times its own time to live.
             let ttl = if url.hosts().len() > 1 { ttl.max(CONSUL_SESSION) * 2 } else { ttl };
-            // What the dead one had locked would be kept from all for another 15 s.
+            // Otherwise nobody would get what the dead one had locked for another 15 s.
             ttl + own("lock_delay", 0)
         } else {
             let of_parts = ["membership_timeout", "lock_timeout", "leader_timeout"];
@@ -58,7 +58,7 @@ impl Pace {
     }
 }
 
-/// The URL with one more option. A fragment is dropped, as its reader does.
+/// The URL with one more option. A fragment is dropped, as the URL's reader does.
 fn with_option(url: &str, name: &str, value: u32) -> String {
     let url = url.split('#').next().unwrap_or(url);
     let separator = if url.contains('?') { '&' } else { '?' };

@@ -1,5 +1,5 @@
 //! What the demonstration looks like: a table redrawn in place on a terminal, lines with the time
-//! elsewhere, JSON objects when asked for.
+//! elsewhere, JSON objects with `--json`.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -12,11 +12,11 @@ use super::claims::{Claim, Claims};
 
 /// How many of the last events are shown below the table.
 const EVENTS: usize = 8;
-/// What the table needs: its rows, the events, the heading and some air.
+/// The lines that the table needs: its rows, the events, the heading and some space.
 const MIN_HEIGHT: u16 = 20;
 const MIN_WIDTH: u16 = 40;
 
-/// What a piece of text is like.
+/// The look of a piece of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
@@ -57,7 +57,7 @@ pub(super) struct Screen {
     began: Instant,
     title: String,
     events: VecDeque<(Tone, String)>,
-    /// How many lines of the table stand on the screen.
+    /// How many lines of the table are on the screen.
     drawn: usize,
 }
 
@@ -93,7 +93,7 @@ impl Screen {
         self.began.elapsed().as_secs_f64()
     }
 
-    /// Tells of an event.
+    /// Shows an event.
     pub(super) fn tell(&mut self, tone: Tone, text: &str) -> io::Result<()> {
         if self.style != Style::Live {
             return self.mention(text);
@@ -105,7 +105,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Tells of an event that the table shows anyway.
+    /// Shows an event that the table shows anyway.
     pub(super) fn mention(&self, text: &str) -> io::Result<()> {
         match self.style {
             Style::Live => Ok(()),
@@ -128,7 +128,7 @@ impl Screen {
             frame += &line.render(width, self.colour);
             frame += "\x1b[K\n";
         }
-        // What a taller frame left below.
+        // Clears what a taller frame left below.
         frame += "\x1b[J";
         self.drawn = lines.len();
         print(&frame)
@@ -198,13 +198,13 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if self.style == Style::Live {
-            // With the terminal gone there is no cursor to bring back.
+            // If the terminal is gone, there is no cursor to bring back.
             let _ = print("\x1b[?25h");
         }
     }
 }
 
-/// How wide the column of the tokens is: theirs differ by backend, from one digit to twenty.
+/// The width of the token column: tokens differ by backend, from one digit to twenty.
 fn token_width(workers: &[Worker]) -> usize {
     let tokens = workers.iter().filter_map(|worker| worker.token);
     2 + tokens.map(|token| token.to_string().len()).fold("TOKEN".len(), usize::max)

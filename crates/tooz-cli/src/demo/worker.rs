@@ -1,8 +1,8 @@
 //! One of the demonstration's processes.
 //!
-//! It joins the group, shares the jobs, campaigns, and takes turns with the lock; and it reports
-//! each of these to the process that started it, one JSON object a line. When that process writes
-//! `stop`, it gives everything back and ends; when that process is gone, so is it.
+//! It joins the group, shares the jobs, campaigns, and takes turns with the lock. It reports
+//! all of this to the process that started it, one JSON object per line. When that process writes
+//! `stop`, it releases everything and ends; when that process is gone, it ends at once.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,7 +19,7 @@ use super::jobs::jobs_of;
 use crate::connect::{Target, bytes};
 use crate::output;
 
-/// How long a worker holds the lock, and how long it then lets the others go first.
+/// How long a worker holds the lock, and how long it then lets others take it.
 const TURN: Duration = Duration::from_millis(100);
 const BREAK: Duration = Duration::from_millis(400);
 
@@ -27,23 +27,23 @@ const BREAK: Duration = Duration::from_millis(400);
 pub(crate) struct WorkerArgs {
     group: OsString,
     lock: OsString,
-    /// Where each turn with the lock is written down.
+    /// The file in which each turn with the lock is recorded.
     record: PathBuf,
 }
 
 impl WorkerArgs {
-    /// The arguments that these are read from.
+    /// The arguments from which these are read.
     pub(super) fn arguments(group: &str, lock: &str, record: PathBuf) -> [OsString; 4] {
         ["demo-worker".into(), group.into(), lock.into(), record.into()]
     }
 }
 
-/// What a worker tells.
+/// What a worker reports.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "lowercase")]
 pub(super) enum Report {
     Joined,
-    /// It sees that many members, and these jobs are its own.
+    /// It sees this many members, and these jobs are its own.
     Jobs {
         members: usize,
         jobs: Vec<usize>,
@@ -117,7 +117,7 @@ async fn lead(coordinator: &Coordinator, group: &[u8], mut stop: Stop) -> Result
     Ok(())
 }
 
-/// Holds the lock, again and again, and writes down when.
+/// Holds the lock again and again, and records each turn.
 async fn take_turns(coordinator: &Coordinator, args: &WorkerArgs, mut stop: Stop) -> Result<()> {
     let lock = coordinator.lock(bytes(&args.lock))?;
     let me = coordinator.member_id();
@@ -128,7 +128,7 @@ async fn take_turns(coordinator: &Coordinator, args: &WorkerArgs, mut stop: Stop
             () = stop.wanted() => return Ok(()),
         };
         let token = guard.fencing_token();
-        // One write each: in append mode, they land in the file in the order of their making.
+        // One write each: in append mode, they are in the file in the order in which they were made.
         record.write_all(format!("enter {me} {token}\n").as_bytes())?;
         report(&Report::Enters { token: token.0 })?;
         guard.run(tokio::time::sleep(TURN)).await?;
@@ -142,7 +142,7 @@ async fn take_turns(coordinator: &Coordinator, args: &WorkerArgs, mut stop: Stop
     }
 }
 
-/// The parent's wish that this worker ends.
+/// The parent's request that this worker ends.
 #[derive(Clone)]
 struct Stop(watch::Receiver<bool>);
 

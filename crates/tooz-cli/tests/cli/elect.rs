@@ -16,7 +16,7 @@ fn the_exit_code_is_that_of_the_command_and_nothing_is_left() {
     let place = Place::new();
     let done = place.run(["elect", "g", "--", "sh", "-c", "exit 5"]);
     assert_eq!(done.code, 5);
-    assert!(done.err.contains("leads g, with the token "), "{done:?}");
+    assert!(done.err.contains("leading g, with the token "), "{done:?}");
     let leader = place.run(["leader", "g", "--json"]);
     assert_eq!((leader.code, leader.out.as_str()), (1, "{\"leader\":null}\n"));
     let leader = place.run(["leader", "g"]);
@@ -80,7 +80,7 @@ fn a_lost_term_stops_the_command_and_another_campaign_begins() {
     leader.signal(Signal::SIGTERM);
     let done = leader.finish();
     assert_eq!(done.code, -15);
-    assert!(done.err.contains("no longer leads g: "), "{done:?}");
+    assert!(done.err.contains("no longer leading g: "), "{done:?}");
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn a_wait_is_told_and_quiet_says_nothing_of_it() {
     let holder = place.start(&["lock", "a"], "echo ready; sleep 100");
     let arguments = ["lock", "a", "--wait", "3", "--", "true"];
     let told = place.run(arguments);
-    assert!(told.err.contains("waits for the lock a on file at /"), "{told:?}");
+    assert!(told.err.contains("waiting for the lock a on file at /"), "{told:?}");
     assert!(told.err.contains(" since 20"), "{told:?}");
     let quiet = place.run(["--quiet"].iter().chain(&arguments));
     assert_eq!(quiet.code, 75, "{quiet:?}");
@@ -304,7 +304,7 @@ fn trouble_and_recovery_are_told_with_what_where_and_since_when() {
     let at = format!("redis at 127.0.0.1:{}", redis.port);
     // What the driver's page promises.
     told("WARN");
-    assert!(told("waits for the lock a").contains(&at));
+    assert!(told("waiting for the lock a").contains(&at));
     redis.kill();
     let killed = Instant::now();
     assert!(told("out of reach since 20").contains(&at));
@@ -325,7 +325,7 @@ fn a_wait_of_seconds_takes_no_longer_where_the_server_goes_meanwhile() {
     let mut waiter = redis.tooz(&["lock", "a", "--wait", "4", "--", "true"]);
     let mut waiter = waiter.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(waiter.stderr.take().unwrap()).lines().map(|line| line.unwrap());
-    said.find(|line| line.contains("waits for")).unwrap();
+    said.find(|line| line.contains("waiting for")).unwrap();
     redis.kill();
     let rest: Vec<_> = said.collect();
     assert_eq!(waiter.wait().unwrap().code(), Some(1), "{rest:?}");

@@ -57,7 +57,7 @@ impl Diff {
         &self.moves
     }
 
-    /// The fraction of the key space that changes hands: 0 for nothing, 1 for all of it.
+    /// The fraction of the key space that changes hands: from 0 for nothing to 1 for everything.
     pub fn fraction(&self) -> f64 {
         self.moves.iter().map(|moved| moved.range.fraction()).sum()
     }
@@ -72,8 +72,8 @@ impl HashRing {
     /// Every range and its owner, in ascending order; together they are the whole key space.
     /// Empty if no node takes keys.
     ///
-    /// Neighbours of one owner are one range. A stretch that passes the end of the key space is
-    /// given as its two parts.
+    /// Adjacent ranges of one owner are one range. A stretch that passes the end of the key space is
+    /// returned as two parts.
     ///
     /// ```
     /// use tooz_core::hash_ring::HashRing;
@@ -152,8 +152,8 @@ impl HashRing {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the rings hash differently: a key then
-    /// lies elsewhere on either, and ranges cannot be compared.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the rings hash differently: then a key
+    /// has two different positions, and ranges cannot be compared.
     ///
     /// ```
     /// use tooz_core::hash_ring::HashRing;
@@ -205,7 +205,7 @@ impl HashRing {
     }
 }
 
-/// The ranges of a ring, passed one after the other. An empty ring is one range without owner.
+/// The ranges of a ring, passed one after another. An empty ring is one range without an owner.
 struct Ranges<'a> {
     ranges: Vec<(KeyRange, &'a MemberId)>,
     at: usize,

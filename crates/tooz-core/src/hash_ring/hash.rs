@@ -1,4 +1,4 @@
-//! The hash functions a ring can place with.
+//! The hash functions that a ring can use.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,15 +7,14 @@ use sha2::Digest;
 
 use crate::{Error, Result};
 
-/// One row a hash function: the variant, the name Python's `hashlib` has for it, its type.
+/// One row for each hash function: the variant, its name in Python's `hashlib`, its type.
 macro_rules! hashes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal: $digest:ty,)*) => {
         /// The hash function of a [`HashRing`](super::HashRing), by the names of Python's
         /// `hashlib`.
         ///
         /// Rings agree only where their hash functions do. The choice is about agreement and
-        /// speed, not security: MD5, the default, is what a Python ring uses unless told
-        /// otherwise.
+        /// speed, not security: MD5, the default, is also the default of a Python ring.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Hash {
@@ -26,7 +25,7 @@ macro_rules! hashes {
             /// Every hash function there is.
             pub const ALL: &[Hash] = &[$(Hash::$variant,)*];
 
-            /// The name Python's `hashlib` has for it.
+            /// Its name in Python's `hashlib`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Hash::$variant => $name,)*
@@ -84,7 +83,7 @@ hashes! {
 }
 
 impl Hash {
-    /// The hash function Python's `hashlib` calls `name`.
+    /// The hash function that Python's `hashlib` calls `name`.
     ///
     /// Case does not matter, and `-` may stand for `_`.
     ///

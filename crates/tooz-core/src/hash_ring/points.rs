@@ -22,14 +22,14 @@ impl Point {
         u128::from(self.high) << 64 | u128::from(self.low)
     }
 
-    /// By position, and where nodes collide the highest first.
+    /// By position; where nodes collide, the highest comes first.
     fn order(&self, other: &Self) -> Ordering {
         self.position().cmp(&other.position()).then_with(|| other.node.cmp(&self.node))
     }
 }
 
 /// All points of a ring, sorted by position. Where nodes collide on a position, the one with the
-/// highest index comes first, and it alone counts.
+/// highest index comes first, and only that one counts.
 ///
 /// Positions are evenly spread, so a table over their leading bits leads a search to within a
 /// point or two of its end: about as many buckets as points, 4 bytes each.
@@ -51,7 +51,7 @@ impl Points {
     ///
     /// The new indexes keep the order of the old ones. O(n + k log n) for k fresh points.
     pub(super) fn change(&mut self, new_index: &[Option<u32>], mut fresh: Vec<Point>) {
-        // No index comes near the maximum, which marks what goes: a plain pass is the fastest.
+        // No index comes near the maximum, which marks removed points: a plain pass is the fastest.
         let new_index: Vec<u32> = new_index.iter().map(|index| index.unwrap_or(u32::MAX)).collect();
         for point in &mut self.sorted {
             point.node = new_index[point.node as usize];

@@ -1,4 +1,4 @@
-//! Rings through `serde`: points, hash, nodes and weights. The points are made anew.
+//! Rings through `serde`: points, hash, nodes and weights. The points are computed again.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ struct StoredNode {
     weight: u32,
 }
 
-/// An id: bytes, and in a format that people read text where it is UTF-8.
+/// An id: bytes, but text in a human-readable format if it is UTF-8.
 struct StoredId(MemberId);
 
 impl Serialize for HashRing {

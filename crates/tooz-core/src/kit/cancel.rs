@@ -8,8 +8,8 @@ use crate::{ErrorKind, Lease, Result};
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Repeats `cancel` until it has undone what an acquisition may have left at the backend, for as
-/// long as the backend may have it, which `lease` says: the session's own, or a
-/// [timed child](Lease::timed_child) where what is left expires by itself.
+/// long as `lease` says that the backend may have it: the session's own lease, or a
+/// [timed child](Lease::timed_child) if the remnants expire by themselves.
 ///
 /// `cancel` must do no harm when it is repeated, or when there is nothing to undo.
 pub async fn cancel_until_gone<F>(lease: &Lease, mut cancel: impl FnMut() -> F)

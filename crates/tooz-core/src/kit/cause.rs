@@ -1,13 +1,13 @@
 use std::error::Error as StdError;
 
-/// The first error of that type: an error itself, or what is underneath.
+/// The first error of that type: the error itself, or one underneath.
 pub fn find_cause<'e, T: StdError + 'static>(error: &'e (dyn StdError + 'static)) -> Option<&'e T> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<T>() {
             return Some(found);
         }
-        // What an I/O error wraps is not among its sources: only that one's are.
+        // The error that an I/O error wraps is not among its sources; only that error's sources are.
         next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),

@@ -2,13 +2,13 @@ use std::time::Duration;
 
 use crate::{Error, ErrorKind, Outcome, Result};
 
-/// The end of a session, within `limit`: a server that does not answer must not hold up a stop.
+/// Ends a session within `limit`: a server that does not answer must not hold up a stop.
 ///
 /// After the limit `saying` is dropped, and the error says that the outcome is unknown: what was not
-/// given back goes at the backend when its time is over.
+/// released ends at the backend when its time is over.
 pub async fn goodbye(limit: Duration, saying: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::time::timeout(limit, saying).await.unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::TimedOut, "the server did not answer the goodbye")
+        Err(Error::new(ErrorKind::TimedOut, "the server did not confirm the end of the session")
             .outcome_is(Outcome::Unknown))
     })
 }

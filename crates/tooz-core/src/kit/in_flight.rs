@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// What is under way in a session, such as acquisitions with what they undo: its goodbye waits for
-/// them, so that nothing is granted behind it.
+/// What is under way in a session, such as acquisitions and their cancellation: closing the session
+/// waits for it, so that nothing is granted afterwards.
 #[derive(Clone, Debug)]
 pub struct InFlight(Arc<watch::Sender<usize>>);
 
@@ -13,7 +13,7 @@ pub struct InFlight(Arc<watch::Sender<usize>>);
 pub struct Underway(Arc<watch::Sender<usize>>);
 
 impl InFlight {
-    /// Something begins.
+    /// Notes that something begins.
     pub fn begin(&self) -> Underway {
         self.0.send_modify(|count| *count += 1);
         Underway(self.0.clone())

@@ -1,8 +1,9 @@
-//! What drivers are built from: small parts, each of one idea that several drivers need.
+//! What drivers are built from: small parts, one for each idea that several drivers need.
 //!
-//! A driver takes what it can use and writes the rest itself; nothing here knows a backend or asks
-//! for a shape. What a session is granted is no part of it: that is a [`Lease`](crate::Lease), or a
-//! [child](crate::Lease::child) of one, which ends with the session by itself.
+//! A driver takes what it can use and writes the rest itself; nothing here knows a backend or
+//! prescribes a structure. What a session was granted is not part of it: that is a
+//! [`Lease`](crate::Lease), or a [child](crate::Lease::child) of one, which ends with the session by
+//! itself.
 
 mod cancel;
 mod cause;
@@ -26,7 +27,7 @@ pub use table::Table;
 
 pub use crate::retry::Backoff;
 
-/// Locks a mutex, also one that a panic has poisoned: for data that is whole between any two
+/// Locks a mutex, even one that a panic has poisoned: for data that is consistent between any two
 /// statements that change it.
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -5,21 +5,21 @@ use crate::{Error, Options, Result};
 /// The options that name a driver's certificates.
 #[derive(Clone, Copy, Debug)]
 pub struct PemOptions {
-    /// Of the authorities to trust instead of those of the system.
+    /// The option for the authorities to trust instead of the system's.
     pub authorities: &'static str,
-    /// Of our own certificate.
+    /// The option for our own certificate.
     pub certificate: &'static str,
-    /// Of its key.
+    /// The option for its key.
     pub key: &'static str,
     /// Whether the key may be in the certificate's file.
     pub one_file: bool,
 }
 
-/// The files of the certificates that TLS goes by. They are read again for each connection, so that
-/// what was rotated counts from the next one on.
+/// The files of the certificates that TLS uses. They are read again for each connection, so a
+/// rotated certificate is used from the next one on.
 #[derive(Clone, Debug)]
 pub struct PemFiles {
-    /// Trusted instead of those of the system.
+    /// Trusted instead of the system's authorities.
     pub authorities: Option<PemFile>,
     /// Our own certificate and its key.
     pub identity: Option<(PemFile, PemFile)>,
@@ -35,7 +35,7 @@ pub struct PemFile {
 }
 
 impl PemFiles {
-    /// Reads the options, and the files once, so that what is missing is told at once.
+    /// Reads the options, and the files once, so that a missing one is reported at once.
     pub fn from_options(options: &mut Options, names: PemOptions) -> Result<Self> {
         let mut file = |option| -> Result<Option<PemFile>> {
             let file = options.text(option).map(|path| PemFile { option, path: path.into() });
@@ -67,19 +67,19 @@ impl PemFile {
         &self.path
     }
 
-    /// What it holds now.
+    /// Its present content.
     pub fn read(&self) -> Result<Vec<u8>> {
         std::fs::read(&self.path)
             .map_err(|error| self.error("a certificate or key cannot be read").caused_by(error))
     }
 
-    /// What is wrong with it.
+    /// An error about it.
     pub fn error(&self, message: &'static str) -> Error {
         Error::invalid(message).with("option", self.option).with("path", self.path.display())
     }
 }
 
-/// By `rustls`, which all drivers have in common that speak TLS themselves.
+/// With `rustls`, which all drivers use that speak TLS themselves.
 #[cfg(feature = "tls")]
 mod client {
     use std::io;
@@ -112,9 +112,9 @@ mod client {
             )
         }
 
-        /// The same for a connection that is about to be opened: the files may be far away, so they
-        /// are not read on the runtime's thread, and one that is replaced just now is whole in a
-        /// moment, so an error is retryable.
+        /// The same for a connection that is about to be opened: the files may be on a slow disk, so
+        /// they are not read on the runtime's thread. A file that is just being replaced is complete a
+        /// moment later, so an error is retryable.
         pub async fn client_config_now(&self) -> Result<ClientConfig> {
             let files = self.clone();
             let read = tokio::task::spawn_blocking(move || files.client_config()).await;
@@ -124,19 +124,20 @@ mod client {
             .map_err(|error| error.retryable(true))
         }
 
-        /// Speaks TLS on a stream to `host`, whose name the server's certificate must have, by the
+        /// Speaks TLS on a stream to `host`, whose name the server's certificate must have, with the
         /// files as they are [now](Self::client_config_now). The inner error is that of the
-        /// handshake, which each driver tells in its own way.
+        /// handshake, which each driver reports in its own way.
         ///
         /// # Errors
-        /// When the files or the name are not usable. Nothing was sent then.
+        /// If the files or the name cannot be used. Nothing was sent then.
         pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
             &self,
             host: &str,
             stream: S,
         ) -> Result<io::Result<TlsStream<S>>> {
             let name = ServerName::try_from(host.to_owned()).map_err(|error| {
-                Error::invalid("the host is no name that a certificate can have").caused_by(error)
+                Error::invalid("the host is not a name that a certificate can have")
+                    .caused_by(error)
             })?;
             let connector = TlsConnector::from(Arc::new(self.client_config_now().await?));
             Ok(connector.connect(name, stream).await)
@@ -152,7 +153,7 @@ mod client {
             roots.add_parsable_certificates(authorities);
             if roots.is_empty() {
                 return Err(Error::invalid(format!(
-                    "no authority to trust; name one with {}",
+                    "there is no authority to trust; name one with {}",
                     self.options.authorities
                 )));
             }

@@ -4,10 +4,10 @@ use tokio::sync::watch;
 
 use crate::{Error, ErrorKind, Moment, Result};
 
-/// A session's way to its server: one connection after the other, of which at most one is in use.
+/// A session's connection to its server, which is replaced when it breaks: at most one is in use.
 ///
-/// The session's own loop opens them; whoever has a request takes the [current](Self::current) one,
-/// and [suspends](Self::suspend) it when it turns out to be of no more use.
+/// The session's own loop opens them; requests use the [current](Self::current) one,
+/// and [suspend](Self::suspend) it when it turns out to be broken.
 pub struct Reconnecting<C>(watch::Sender<State<C>>);
 
 enum State<C> {
@@ -16,7 +16,7 @@ enum State<C> {
     Ended,
 }
 
-/// A connection that is in use, told from those before and after it.
+/// A connection that is in use, distinguishable from those before and after it.
 #[derive(Clone, Debug)]
 pub struct Current<C> {
     /// The connection.
@@ -25,7 +25,7 @@ pub struct Current<C> {
 }
 
 impl<C: Clone> Reconnecting<C> {
-    /// Begins with a connection.
+    /// Starts with a connection.
     pub fn new(connection: C) -> Self {
         Self(watch::Sender::new(State::Up(Current { connection, number: 0 })))
     }
@@ -34,8 +34,8 @@ impl<C: Clone> Reconnecting<C> {
     ///
     /// # Errors
     ///
-    /// [`Connection`](ErrorKind::Connection) when there was none until `until`, and
-    /// [`SessionLost`](ErrorKind::SessionLost) when none will follow. Nothing was asked of the server
+    /// [`Connection`](ErrorKind::Connection) if there was none until `until`, and
+    /// [`SessionLost`](ErrorKind::SessionLost) if none will follow. Nothing was sent to the server
     /// then.
     pub async fn current(&self, until: Moment) -> Result<Current<C>> {
         let mut state = self.0.subscribe();
@@ -65,7 +65,7 @@ impl<C: Clone> Reconnecting<C> {
         }
     }
 
-    /// That connection is of no more use. Whether it was in use until now.
+    /// Notes that this connection is broken. Returns whether it was in use until now.
     pub fn suspend(&self, which: &Current<C>) -> bool {
         self.0.send_if_modified(|state| match state {
             State::Up(current) if current.number == which.number => {
@@ -76,7 +76,7 @@ impl<C: Clone> Reconnecting<C> {
         })
     }
 
-    /// There is a connection again. Ignored after the end.
+    /// Notes that there is a connection again. Ignored after the end.
     pub fn resume(&self, connection: C) {
         self.0.send_if_modified(|state| {
             let number = match state {
@@ -89,7 +89,7 @@ impl<C: Clone> Reconnecting<C> {
         });
     }
 
-    /// No connection follows. The one that was in use, if there was one.
+    /// Notes that no connection follows. Returns the one that was in use, if there was one.
     pub fn end(&self) -> Option<C> {
         match self.0.send_replace(State::Ended) {
             State::Up(current) => Some(current.connection),

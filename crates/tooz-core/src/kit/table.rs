@@ -7,21 +7,21 @@ use super::locked;
 
 /// What a session has, by its key: its holds, its memberships, its waiters.
 ///
-/// No lock is held when a call has returned, so what comes out may be asked anything.
+/// No lock is held once a call has returned, so any method of what it returned may be called.
 pub struct Table<K, V>(Mutex<HashMap<K, V>>);
 
 impl<K: Clone + Eq + Hash, V: Clone> Table<K, V> {
-    /// Puts an entry in; what stood there before.
+    /// Inserts an entry; returns the previous one.
     pub fn insert(&self, key: K, value: V) -> Option<V> {
         locked(&self.0).insert(key, value)
     }
 
-    /// Takes an entry out.
+    /// Removes an entry.
     pub fn remove(&self, key: &K) -> Option<V> {
         locked(&self.0).remove(key)
     }
 
-    /// Takes an entry out if it is still the one that is meant.
+    /// Removes an entry if it is still the one that is meant.
     pub fn remove_if(&self, key: &K, is_meant: impl FnOnce(&V) -> bool) -> Option<V> {
         let mut entries = locked(&self.0);
         if entries.get(key).is_some_and(is_meant) { entries.remove(key) } else { None }
@@ -37,19 +37,19 @@ impl<K: Clone + Eq + Hash, V: Clone> Table<K, V> {
         locked(&self.0).contains_key(key)
     }
 
-    /// Whether there is any.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         locked(&self.0).is_empty()
     }
 
-    /// Changes an entry in place, if it is there.
+    /// Changes an entry in place, if there is one.
     pub fn update(&self, key: &K, change: impl FnOnce(&mut V)) {
         if let Some(value) = locked(&self.0).get_mut(key) {
             change(value);
         }
     }
 
-    /// Keeps the entries that `keep` says so of.
+    /// Keeps only the entries for which `keep` returns true.
     pub fn retain(&self, mut keep: impl FnMut(&K, &V) -> bool) {
         locked(&self.0).retain(|key, value| keep(key, value));
     }
@@ -64,9 +64,9 @@ impl<K: Clone + Eq + Hash, V: Clone> Table<K, V> {
         locked(&self.0).values().cloned().collect()
     }
 
-    /// Takes everything out.
+    /// Removes and returns everything.
     pub fn take_all(&self) -> Vec<(K, V)> {
-        // Dropped after the lock: what an entry does then may come back here.
+        // Dropped after the lock: dropping an entry may call back into this table.
         std::mem::take(&mut *locked(&self.0)).into_iter().collect()
     }
 }
@@ -77,7 +77,7 @@ impl<K, V> Default for Table<K, V> {
     }
 }
 
-/// How many entries it has.
+/// The number of entries.
 impl<K, V> fmt::Debug for Table<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("entries", &locked(&self.0).len()).finish()

@@ -10,7 +10,7 @@ use super::Supervisor;
 use crate::engine::Undo;
 use crate::{ErrorKind, Heartbeat, Loss, Moment, Result, Session};
 
-/// The heartbeats by hand: signs that the application lives.
+/// The manual heartbeats: signs that the application lives.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Beats {
     begun: u64,
@@ -57,7 +57,7 @@ impl Supervisor {
         result
     }
 
-    /// One heartbeat by hand; when the next is due.
+    /// One manual heartbeat; returns how long until the next is due.
     pub(crate) async fn heartbeat(self: &Arc<Self>) -> Result<Duration> {
         self.beats.send_modify(|beats| {
             beats.begun += 1;
@@ -75,8 +75,8 @@ impl Supervisor {
         self.beats.borrow().begun
     }
 
-    /// Whether the application lives: a heart by hand that stands still means that it hangs, and
-    /// then nothing is taken again. `before` beats had begun at the loss.
+    /// Whether the application lives: if manual heartbeats stop, it hangs, and then nothing is
+    /// restored. `before` heartbeats had begun at the loss.
     pub(super) fn lives(&self, before: u64, beats: Beats) -> bool {
         let by_hand = self.settings.heartbeat == Heartbeat::Manual;
         !by_hand || beats.begun > before || beats.running > 0

@@ -7,13 +7,13 @@ use super::run::Run;
 use crate::{ErrorKind, Hold, Loss, Moment, Outcome, Release, Result};
 
 impl Supervisor {
-    /// Releases a lock or a term: until that is confirmed, or its lease has surely ended.
+    /// Releases a lock or a term; repeats that until it is confirmed or the lease has surely ended.
     pub(crate) async fn release(&self, run: &Run, hold: &dyn Hold) -> Result<Release> {
         let lease = hold.lease();
         let lost = lease.loss().is_some_and(|loss| loss != Loss::GivenUp);
         lease.lose(Loss::GivenUp);
         let deadline = lease.deadline();
-        // Whether a request that was made while it was ours may have been carried out.
+        // Whether an earlier request, made while it was ours, may have been carried out.
         let mut unheard = false;
         let end = lease.ends_at_backend();
         let mut backoff = self.settings.retry.backoff();

@@ -17,7 +17,7 @@ impl Supervisor {
             match state.phase {
                 Phase::Idle | Phase::Stopped => state.phase = Phase::Starting,
                 Phase::Stopping => return Err(not_running("is being stopped")),
-                _ => return Err(not_running("is started already")),
+                _ => return Err(not_running("is already started")),
             }
             state.run.clone()
         };
@@ -39,17 +39,17 @@ impl Supervisor {
         }
     }
 
-    /// Opens the first session of a run, and tells which memberships the run before may have left.
+    /// Opens the first session of a run, and notes which memberships the previous run may have left.
     async fn open_after(
         self: &Arc<Self>,
         before: &Run,
     ) -> Result<(Arc<dyn Session>, BTreeMap<GroupId, Moment>)> {
         let until = Moment::now() + self.settings.timeout;
-        // What it still has on its way must not be taken for what this run does.
+        // What the previous run still has under way must not be mistaken for this run's.
         if tokio::time::timeout(self.settings.timeout, before.over()).await.is_err() {
             return Err(Error::new(
                 ErrorKind::TimedOut,
-                "the stop before ran out of time, and what it sent is not answered yet",
+                "the previous stop ran out of time, and its requests are not answered yet",
             )
             .with("seconds", self.settings.timeout.as_secs_f64()));
         }
@@ -76,7 +76,7 @@ impl Supervisor {
             if tokio::time::timeout(self.settings.stop_grace, recall).await.is_err() {
                 warn!(
                     backend = self.entry.name, member = %self.member,
-                    "the stop gives back what its holders have not dropped in time"
+                    "releasing what its holders have not dropped within the grace"
                 );
             }
         }
@@ -85,10 +85,10 @@ impl Supervisor {
         if let Link::Up(session) = link {
             let goodbye = self.clone().say_goodbye(run.clone(), session.clone(), holds);
             let goodbye = self.engine.run(goodbye);
-            // The limit is for all of it together: a dead backend must not hold up a shutdown.
+            // One limit for everything: a dead backend must not hold up a shutdown.
             outcome =
                 tokio::time::timeout(self.settings.timeout, goodbye).await.unwrap_or_else(|_| {
-                    Err(Error::new(ErrorKind::TimedOut, "the backend did not answer the goodbye")
+                    Err(Error::new(ErrorKind::TimedOut, "the backend did not confirm the stop")
                         .outcome_is(Outcome::Unknown))
                 });
             run.abandon();
@@ -104,7 +104,7 @@ impl Supervisor {
         outcome
     }
 
-    /// Releases everything. Once it is abandoned, it says no more than that the session ends.
+    /// Releases everything. Once it is abandoned, it only ends the session.
     async fn say_goodbye(
         self: Arc<Self>,
         run: Arc<Run>,
@@ -123,7 +123,7 @@ impl Supervisor {
                     return;
                 }
                 if let Err(error) = supervisor.release(&run, &*hold).await {
-                    warn!(%error, "a lock or term could not be given back at the stop");
+                    warn!(%error, "a lock or term could not be released at the stop");
                 }
             }
         });

@@ -12,12 +12,12 @@ use crate::{
     SessionEvent,
 };
 
-/// The memberships of a run. Each is locked for the whole of a join, a leave or a rejoin: those of
-/// one group never cross, and those of two groups never wait for each other.
+/// The memberships of a run. Each is locked during the whole of a join, a leave or a rejoin: those of
+/// one group never overlap, and those of two groups never wait for each other.
 #[derive(Default)]
 pub(crate) struct Memberships(Mutex<BTreeMap<GroupId, Slot>>);
 
-/// The place of one group's membership, also while there is none.
+/// The slot of one group's membership, even while there is none.
 type Slot = Arc<tokio::sync::Mutex<Option<Membership>>>;
 
 pub(crate) struct Membership {
@@ -33,7 +33,7 @@ impl Memberships {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That of a group or the lack of it, once nobody else changes it.
+    /// The slot of a group, locked, once nobody else is changing it.
     pub(super) async fn of(&self, group: &GroupId) -> OwnedMutexGuard<Option<Membership>> {
         let slot = {
             let mut slots = self.slots();
@@ -51,7 +51,7 @@ impl Memberships {
         slots.iter().filter(|(_, slot)| is_used(slot)).map(|(group, _)| group.clone()).collect()
     }
 
-    /// Those that no call is changing, and how long the backend may keep them.
+    /// The memberships that no call is changing, and how long the backend may keep them.
     pub(super) fn left_over(&self) -> BTreeMap<GroupId, Moment> {
         let slots = self.slots();
         let kept = slots.iter().filter_map(|(group, slot)| {
@@ -61,7 +61,7 @@ impl Memberships {
         kept.collect()
     }
 
-    /// They have ended with their session, but for what a call is changing.
+    /// Notes that they have ended with their session, except those that a call is changing.
     pub(super) fn have_ended(&self) {
         for slot in self.slots().values() {
             if let Ok(mut membership) = slot.try_lock() {
@@ -71,7 +71,7 @@ impl Memberships {
     }
 }
 
-/// Whether there is a membership, or a call is changing or about to change that.
+/// Whether there is a membership, or a call that is changing it or about to.
 fn is_used(slot: &Slot) -> bool {
     Arc::strong_count(slot) > 1 || slot.try_lock().map_or(true, |membership| membership.is_some())
 }
@@ -81,7 +81,7 @@ impl Membership {
         Self { capabilities, lease, candidacies: watch::Sender::default() }
     }
 
-    /// A candidacy: it lasts until this is dropped, and must end when it becomes true.
+    /// A candidacy: it lasts until this is dropped, and must end when this becomes true.
     fn stand(&self) -> watch::Receiver<bool> {
         self.candidacies.subscribe()
     }
@@ -113,7 +113,7 @@ impl Supervisor {
             })
             .await?;
         if run.stopped.is_cancelled() {
-            // The goodbye did not wait for this join; the session's end ends what is left of it.
+            // The stop did not wait for this join; the session's end removes what is left of it.
             drop(session.require_groups()?.leave(group).await);
             return Err(stopped());
         }
@@ -161,7 +161,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Refuses who is no member; what lasts as long as a candidacy of a member.
+    /// Fails unless this is a member. Returns what lasts as long as a candidacy of the member.
     pub(crate) async fn must_be_member(
         &self,
         run: &Run,
@@ -169,7 +169,7 @@ impl Supervisor {
     ) -> Result<watch::Receiver<bool>> {
         match &*run.memberships.of(group).await {
             Some(membership) if membership.lease.is_held() => Ok(membership.stand()),
-            // Passing: the engine is about to join again.
+            // Temporary: the engine is about to join again.
             Some(_) => Err(Error::new(ErrorKind::SessionLost, "the membership was just lost")
                 .with("group", group)
                 .retryable(true)),
@@ -177,7 +177,7 @@ impl Supervisor {
         }
     }
 
-    /// Refuses what only a member may do: a membership of the same id may be somebody else's.
+    /// Fails unless this is a member: a membership of the same id may be somebody else's.
     async fn joined<'a>(
         &self,
         run: &Run,
@@ -193,7 +193,7 @@ impl Supervisor {
         Err(Error::member_not_joined(group, &self.member))
     }
 
-    /// Rejoins the group when the membership alone is lost.
+    /// Rejoins the group when only the membership is lost.
     fn watch_over(
         self: &Arc<Self>,
         run: &Arc<Run>,
@@ -216,7 +216,7 @@ impl Supervisor {
                 warn!(%group, member = %supervisor.member, "membership lost");
                 tokio::select! {
                     () = supervisor.is_alive(beats) => supervisor.rejoin(&run, &session, &group).await,
-                    // It is joined again with the next session.
+                    // The next session joins it again.
                     _ = session.lease().lost() => {}
                     () = run.stopped.cancelled() => {}
                 }
@@ -224,7 +224,7 @@ impl Supervisor {
         });
     }
 
-    /// Somebody removed this member, and it stays out.
+    /// Notes that somebody removed this member, and that it stays out.
     async fn removed(&self, run: &Run, group: &GroupId) {
         warn!(%group, member = %self.member, "removed from the group");
         if let Err(error) = self.leave(run, group).await {
@@ -246,8 +246,8 @@ impl Supervisor {
         }
     }
 
-    /// Joins a group again with the capabilities of before, until it succeeds or the session is
-    /// lost or nobody wants the membership any more.
+    /// Joins a group again with the previous capabilities, until it succeeds, the session is
+    /// lost, or nobody wants the membership any more.
     async fn rejoin(self: &Arc<Self>, run: &Arc<Run>, session: &Arc<dyn Session>, group: &GroupId) {
         let Some(groups) = session.groups() else { return };
         let mut backoff = self.settings.retry.backoff();
@@ -266,12 +266,12 @@ impl Supervisor {
                     }
                     return;
                 }
-                // The backend lost the group too, for example restarted empty.
+                // The backend lost the group too, for example in a restart.
                 Err(error) if error.kind() == ErrorKind::GroupNotCreated => {
                     match groups.create(group).await {
                         Ok(()) => continue,
                         Err(e) if e.kind() == ErrorKind::GroupAlreadyExists => continue,
-                        Err(error) => warn!(%group, %error, "the group is not rebuilt yet"),
+                        Err(error) => warn!(%group, %error, "the group is not recreated yet"),
                     }
                 }
                 Err(error) => warn!(%group, %error, "not rejoined yet"),
@@ -282,8 +282,7 @@ impl Supervisor {
     }
 }
 
-/// Whether a membership is lost and waits to be joined again, so that the backend knows nothing of
-/// it.
+/// Whether a membership is lost and waits to be joined again, so that the backend does not know it.
 fn is_pending(membership: &Membership, error: &Error) -> bool {
     let unknown = matches!(error.kind(), ErrorKind::MemberNotJoined | ErrorKind::GroupNotCreated);
     unknown && !membership.lease.is_held()

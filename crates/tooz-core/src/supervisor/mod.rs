@@ -1,4 +1,5 @@
-//! The engine's side of a coordinator: keeps its session alive, and rebuilds what ended with one.
+//! The engine's side of a coordinator: keeps its session alive, and rebuilds what a lost session took
+//! with it.
 
 mod heart;
 mod holds;
@@ -25,8 +26,8 @@ use crate::{
     Session, SessionEvent,
 };
 
-/// What is logged of a session's state, which [`SessionEvent`]s tell too: one who tells of these can
-/// leave it out.
+/// The log target for changes of a session's state, which [`SessionEvent`]s report too: whoever shows
+/// those can leave these out.
 const SESSION: &str = "tooz::session";
 
 /// How many requests of one stop or one rejoining are on their way at once.
@@ -46,7 +47,7 @@ pub(crate) struct Supervisor {
 
 /// Where the backend is, for messages: by its URL, without what may be secret.
 pub(crate) struct Address {
-    /// With commas between; empty if the URL names none.
+    /// Separated by commas; empty if the URL names none.
     pub(crate) hosts: String,
     pub(crate) path: String,
 }
@@ -60,7 +61,7 @@ type Called<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 #[derive(Default)]
 struct State {
     phase: Phase,
-    /// The present run, or the last.
+    /// The present run, or the last one.
     run: Arc<Run>,
     session_events: Vec<EventSink<SessionEvent>>,
     group_feeds: Vec<(GroupId, GroupFeed)>,
@@ -127,8 +128,8 @@ impl Supervisor {
         run.stopped.cancelled().await;
     }
 
-    /// Says in an error which driver it comes from, and of one of the connection or the server which
-    /// server it is, where the driver has not said so.
+    /// Adds the driver's name to an error and, if the error is about the connection or the server, the
+    /// server's address, unless the driver has said so.
     pub(crate) fn names(&self, error: Error) -> Error {
         use ErrorKind::{Authentication, Backend, Connection, TimedOut};
         let error = error.on(self.entry.name);
@@ -139,12 +140,12 @@ impl Supervisor {
         error
     }
 
-    /// What an operation's own events and the driver's appear under.
+    /// The span of an operation's own log events and the driver's.
     pub(crate) fn span(&self, operation: &'static str) -> Span {
         debug_span!("tooz", operation, backend = self.entry.name, member = %self.member)
     }
 
-    /// Calls the session, again after failures that changed nothing, within the time limit.
+    /// Calls the session, and again after failures that changed nothing, within the time limit.
     pub(crate) async fn call<A, T>(&self, arguments: &A, call: Call<A, T>) -> Result<T> {
         Ok(self.call_in(&*self.run()?, arguments, call).await?.1)
     }
@@ -179,8 +180,8 @@ impl Supervisor {
     }
 }
 
-/// Runs all of them, but no more at once than a backend bears well: one round trip after the other
-/// would take too long. What panics is left out of the results.
+/// Runs all of them, but no more at once than a backend takes easily: one round trip after another
+/// would take too long. Results of those that panic are left out.
 async fn many_at_once<T: Send + 'static>(
     work: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
@@ -207,7 +208,7 @@ fn not_running(what: &str) -> Error {
     Error::new(ErrorKind::NotRunning, format!("the coordinator {what}"))
 }
 
-/// The one answer to all that is tried from the first moment of a stop on.
+/// The one answer to everything that is tried once a stop has begun.
 pub(crate) fn stopped() -> Error {
     not_running("was stopped")
 }

@@ -1,7 +1,7 @@
 //! One run of a coordinator, from a start to the stop after it: what it has and what it holds.
 //!
-//! What is still on its way when a stop runs out of time belongs to its own run, and touches
-//! nothing of the next.
+//! Work that is still under way when a stop runs out of time belongs to its own run, and does not
+//! touch the next one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,23 +20,23 @@ use crate::{
 pub(crate) struct Run {
     /// Cancelled by the stop: ends waits, watches and what keeps the session.
     pub(crate) stopped: CancellationToken,
-    /// Cancelled when all that was held is released: until then it is renewed.
+    /// Cancelled when everything that was held is released: until then it is renewed.
     pub(crate) released: CancellationToken,
-    /// Cancelled when the goodbye is out of time.
+    /// Cancelled when the stop runs out of time.
     abandoned: CancellationToken,
-    /// Cancelled when nothing of this run is on its way any more.
+    /// Cancelled when nothing of this run is under way any more.
     over: CancellationToken,
     pub(crate) link: watch::Sender<Link>,
     pub(crate) memberships: Memberships,
     holds: Mutex<HashMap<OperationId, Held>>,
-    /// What the run before may have left on the backend, and until when at the longest.
+    /// What the previous run may have left on the backend, and until when at the latest.
     left_over: BTreeMap<GroupId, Moment>,
 }
 
-/// The way to the backend.
+/// The present session, if there is one.
 #[derive(Clone)]
 pub(crate) enum Link {
-    /// Between two sessions; why there is no new one, as far as that is known.
+    /// Between two sessions; why there is no new one, if that is known.
     Down(Option<Error>),
     Up(Arc<dyn Session>),
 }
@@ -45,10 +45,10 @@ pub(crate) enum Link {
 pub(crate) struct Held {
     pub(crate) hold: Arc<dyn Hold>,
     pub(crate) term_in: Option<GroupId>,
-    /// What the guard looks at: lost with that of the hold, or before it by a stop, so that the
-    /// holder can finish while the backend still keeps it.
+    /// The lease that the guard looks at: lost with the hold's lease, or earlier at a stop, so that
+    /// the holder can finish while the backend still keeps it.
     pub(crate) lease: Lease,
-    /// Whether its holder is told of a stop by a revocation, and holds it until then.
+    /// Whether a stop revokes it from its holder, who keeps it until it is dropped.
     revocable: bool,
     /// Cancelled when the guard was dropped and the hold released.
     returned: CancellationToken,
@@ -60,7 +60,7 @@ impl Held {
     }
 }
 
-/// One that is over before it began: what a coordinator has before its first start.
+/// A run that is over before it began: what a coordinator has before its first start.
 impl Default for Run {
     fn default() -> Self {
         let run = Self::on(Link::Down(None), BTreeMap::new());
@@ -95,13 +95,13 @@ impl Run {
 
     // ---- Its end.
 
-    /// Nothing is begun any more from here on. The session there was.
+    /// From here on nothing new begins. Returns the session that there was.
     pub(crate) fn stop(&self) -> Link {
         self.stopped.cancel();
         self.link.send_replace(Link::Down(None))
     }
 
-    /// The failure, or the stop if that is what has caused it.
+    /// The failure, or the stop if that caused it.
     pub(crate) fn or_stopped(&self, error: Error) -> Error {
         if error.kind() == ErrorKind::NotRunning || !self.stopped.is_cancelled() {
             return error;
@@ -109,7 +109,7 @@ impl Run {
         stopped().outcome_is(error.outcome()).caused_by(error)
     }
 
-    /// The goodbye is out of time: it says no more than that the session ends.
+    /// The stop is out of time: all that is left to do is to end the session.
     pub(crate) fn abandon(&self) {
         self.released.cancel();
         self.abandoned.cancel();
@@ -123,13 +123,13 @@ impl Run {
         self.abandoned.cancelled().await;
     }
 
-    /// Nothing of it is on its way any more.
+    /// Nothing of it is under way any more.
     pub(crate) fn end(&self) {
         self.released.cancel();
         self.over.cancel();
     }
 
-    /// Waits until nothing of it is on its way any more.
+    /// Waits until nothing of it is under way any more.
     pub(crate) async fn over(&self) {
         self.over.cancelled().await;
     }
@@ -139,14 +139,14 @@ impl Run {
         self.memberships.left_over()
     }
 
-    /// Whether the run before may have left a membership of ours in this group.
+    /// Whether the previous run may have left a membership of ours in this group.
     pub(crate) fn may_have_left(&self, group: &GroupId) -> bool {
         self.left_over.get(group).is_some_and(|until| !until.has_passed())
     }
 
     // ---- Its session.
 
-    /// Goes on with a new session, unless it was stopped meanwhile.
+    /// Continues with a new session, unless it was stopped meanwhile.
     pub(crate) fn go_on(&self, session: &Arc<dyn Session>) -> bool {
         self.link.send_if_modified(|link| {
             let goes_on = !self.stopped.is_cancelled();
@@ -157,12 +157,12 @@ impl Run {
         })
     }
 
-    /// Between two sessions, and why.
+    /// Notes that there is no session, and why.
     pub(crate) fn is_down(&self, why: Option<Error>) {
         self.link.send_replace(Link::Down(why));
     }
 
-    /// A session that is held now, once there is one: within `limit` of `since`, which may be over.
+    /// A session that is held now, once there is one: within `limit` of `since`, which may be past.
     pub(crate) async fn session(&self, since: Moment, limit: Duration) -> Result<Arc<dyn Session>> {
         let until = since + limit;
         let mut link = self.link.subscribe();
@@ -206,7 +206,7 @@ impl Run {
         }
     }
 
-    /// A wait that the stop ends too.
+    /// The limit of a wait that the stop ends too.
     pub(crate) fn waiting(&self, wait: Wait) -> WaitLimit {
         let until = match wait {
             Wait::Try => Some(Moment::now()),
@@ -221,7 +221,7 @@ impl Run {
     /// Notes what was granted, unless the run was stopped meanwhile.
     pub(crate) fn hold(&self, id: OperationId, held: Held) -> Result<()> {
         let mut holds = self.holds();
-        // Looked at under the lock: a stop takes what is held after it.
+        // Checked under the lock: a stop takes what is held after that.
         if self.stopped.is_cancelled() {
             return Err(stopped());
         }
@@ -236,7 +236,7 @@ impl Run {
         }
     }
 
-    /// Its holder is told of a stop by a revocation.
+    /// At a stop its holder gets a revocation.
     pub(crate) fn is_revocable(&self, id: OperationId) {
         if let Some(held) = self.holds().get_mut(&id) {
             held.revocable = true;
@@ -256,7 +256,7 @@ impl Run {
         };
         for (lease, returned) in recalled {
             let lost = async {
-                // As opposed to a release that is on its way.
+                // As opposed to a release that is under way.
                 if lease.lost().await == Loss::GivenUp {
                     returned.cancelled().await;
                 }
@@ -273,7 +273,7 @@ impl Run {
         self.holds().values().filter(led).map(|held| held.hold.clone()).collect()
     }
 
-    /// What is left, lost for its holders from now on.
+    /// Takes what is left: its holders lose it now.
     pub(crate) fn take_holds(&self) -> Vec<Arc<dyn Hold>> {
         let taken = std::mem::take(&mut *self.holds()).into_values();
         taken.inspect(|held| held.lease.lose(Loss::GivenUp)).map(|held| held.hold).collect()

@@ -1,4 +1,4 @@
-//! One session after the other.
+//! One session after another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use crate::engine::Undo;
 use crate::events::EventSink;
 use crate::{Error, ErrorKind, Heartbeat, Loss, Result, Session, SessionEvent};
 
-/// How much longer than its time limit an opening may take, a tenth of it within these bounds.
+/// How much longer than its time limit an opening may take: a tenth of it, within these bounds.
 const WORD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 impl Supervisor {
     /// Opens one session, within that time.
     pub(super) async fn open(self: &Arc<Self>, limit: Duration) -> Result<Arc<dyn Session>> {
-        // Run by the engine, for drivers are never dropped half-way: the session may come when nobody
-        // takes it any more.
+        // Run by the engine, because drivers are never dropped halfway: the session may come when
+        // nobody wants it any more.
         let supervisor = self.clone();
         let opening = self.engine.run(async move {
             let session = supervisor.driver.connect(&supervisor.member).await?;
             Ok(supervisor.unclaimed(session))
         });
-        // A driver whose own limit is the same knows what was wrong: its word comes first.
+        // A driver whose own limit is the same knows what was wrong: it may speak first.
         let patience = limit.saturating_add((limit / 10).clamp(WORD.0, WORD.1));
         let Ok(opened) = tokio::time::timeout(patience, opening).await else {
-            let what = "no answer came in time, so there is no session";
+            let what = "no answer came in time, so no session could be opened";
             return Err(Error::new(ErrorKind::TimedOut, what).with("seconds", limit.as_secs_f64()));
         };
         let (session, undo) = opened?;
@@ -54,7 +54,7 @@ impl Supervisor {
         (session, undo)
     }
 
-    /// Whether the deployment gives what is required, which may be more than it ensures.
+    /// Fails if the deployment does not ensure what is required.
     fn suits(&self, session: &dyn Session) -> Result<()> {
         let weaker = self.entry.characteristics.without(session.characteristics());
         if weaker.is_empty() {
@@ -101,7 +101,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells of trouble until the session is lost.
+    /// Reports trouble until the session is lost.
     async fn tend(&self, session: &Arc<dyn Session>) -> Loss {
         let lease = session.lease();
         loop {
@@ -116,7 +116,7 @@ impl Supervisor {
         }
     }
 
-    /// A new session, after `beats` heartbeats by hand.
+    /// A new session, after `beats` manual heartbeats.
     async fn reopen(self: &Arc<Self>, run: &Run, mut beats: u64) -> Arc<dyn Session> {
         let mut backoff = self.settings.retry.backoff();
         loop {

@@ -16,7 +16,7 @@ impl Supervisor {
         self.state().group_feeds.push((group.clone(), feed.clone()));
         let supervisor = self.clone();
         self.engine.spawn(async move {
-            // In a panic of the driver too: the consumer sees the end, rather than nothing more.
+            // Even if the driver panics: the consumer sees the end, instead of waiting for ever.
             let _forget = Undo::with({
                 let (supervisor, feed) = (supervisor.clone(), feed.clone());
                 move || supervisor.state().group_feeds.retain(|(_, other)| !other.is(&feed))
@@ -51,7 +51,7 @@ impl Supervisor {
         });
     }
 
-    /// Runs a watch on one session after the other.
+    /// Runs a watch on one session after another.
     async fn repeat<A>(&self, run: &Run, target: &A, watch: Call<A, ()>) {
         let mut backoff = self.settings.retry.backoff();
         loop {
