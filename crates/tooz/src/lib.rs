@@ -23,18 +23,19 @@
 //!
 //! A guard knows until when it holds, and says so when it no longer does. No lock service can
 //! stop a process that was paused past its deadline from believing, until it looks, that it still
-//! holds: so send the fencing token with every write, and let the resource refuse an old one.
+//! holds: so send the fence with every write, and let the resource refuse an old one. The crate
+//! `tooz-fence` has that check for databases, files, object stores and services.
 //!
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
 //! # let coordinator = tooz::connect("memory://docs-lock", "host-1").await?;
 //! let guard = coordinator.lock("volume-17")?.acquire().await?;
-//! let token = guard.fencing_token();
+//! let fence = guard.fence();
 //! // Err, and the work dropped, at the moment at which the lock is lost.
-//! let written = guard.run(async { format!("written with token {token}") }).await?;
+//! let written = guard.run(async { format!("written with {fence}") }).await?;
 //! guard.release().await?;
-//! # assert!(written.ends_with('1'));
+//! # assert!(written.ends_with(":1"));
 //! # Ok::<(), tooz::Error>(())
 //! # }).unwrap();
 //! ```
@@ -152,7 +153,7 @@
 #[doc(inline)]
 pub use tooz_core::{
     Builder, Capabilities, Characteristic, Characteristics, Coordinator, CoordinatorUrl,
-    DriverEntry, Error, ErrorKind, Events, Feature, Features, FencingToken, GroupEvent, GroupId,
+    DriverEntry, Error, ErrorKind, Events, Feature, Features, Fence, FenceName, FencingToken, GroupEvent, GroupId,
     HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, Loss, Member, MemberId, Mode,
     Outcome, Ownership, Partition, PartitionedGroup, Partitioner, Partitions, Registry, Result,
     RetryPolicy, Revocation, Secret, SessionEvent, Wait, hash_ring,
