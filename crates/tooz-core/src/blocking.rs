@@ -25,8 +25,8 @@ use serde::Serialize;
 
 use crate::hash_ring::Hash;
 use crate::{
-    Builder, Fence, FencingToken, GroupEvent, GroupId, HashRing, LockName, Loss, Member, MemberId, Mode,
-    Result, Revocation, SessionEvent, Wait,
+    Builder, Fence, FencingToken, GroupEvent, GroupId, HashRing, LockName, Loss, Member, MemberId,
+    Mode, Result, Revocation, SessionEvent, Wait,
 };
 
 /// Runs a future to its end on the calling thread, with no runtime.

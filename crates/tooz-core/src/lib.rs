@@ -63,8 +63,8 @@ pub use registry::Registry;
 pub use restart_grace::RestartGrace;
 pub use retry::RetryPolicy;
 pub use settings::Heartbeat;
-pub use tooz_fence_core::{Fence, FenceName};
 #[cfg(feature = "tls")]
 pub use tls::ensure_crypto_provider;
+pub use tooz_fence_core::{Fence, FenceName};
 pub use url::{CoordinatorUrl, Host, Secret};
 pub use wait::{Wait, WaitLimit};

@@ -12,8 +12,8 @@ use tracing::Instrument;
 use crate::handle::Handle;
 use crate::supervisor::{Held, Run, Supervisor, stopped};
 use crate::{
-    Acquisition, Error, ErrorKind, Fence, FenceName, FencingToken, GroupId, Hold, Lease, LockName, Loss, Mode,
-    Moment, OperationId, Outcome, Release, Result, Session, Wait,
+    Acquisition, Error, ErrorKind, Fence, FenceName, FencingToken, GroupId, Hold, Lease, LockName,
+    Loss, Mode, Moment, OperationId, Outcome, Release, Result, Session, Wait,
 };
 
 /// How long a driver may take to cancel an acquisition when its wait is over: while its backend is

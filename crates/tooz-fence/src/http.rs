@@ -68,10 +68,7 @@ pub trait FenceStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::Stale`] if a higher one is there.
-    fn raise(
-        &self,
-        fence: Fence,
-    ) -> impl Future<Output = Result<(), Error<Self::Error>>> + Send;
+    fn raise(&self, fence: Fence) -> impl Future<Output = Result<(), Error<Self::Error>>> + Send;
 }
 
 /// Keeps the highest tokens for as long as this process runs: of use where the protected state ends with

@@ -153,10 +153,10 @@
 #[doc(inline)]
 pub use tooz_core::{
     Builder, Capabilities, Characteristic, Characteristics, Coordinator, CoordinatorUrl,
-    DriverEntry, Error, ErrorKind, Events, Feature, Features, Fence, FenceName, FencingToken, GroupEvent, GroupId,
-    HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, Loss, Member, MemberId, Mode,
-    Outcome, Ownership, Partition, PartitionedGroup, Partitioner, Partitions, Registry, Result,
-    RetryPolicy, Revocation, Secret, SessionEvent, Wait, hash_ring,
+    DriverEntry, Error, ErrorKind, Events, Feature, Features, Fence, FenceName, FencingToken,
+    GroupEvent, GroupId, HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, Loss,
+    Member, MemberId, Mode, Outcome, Ownership, Partition, PartitionedGroup, Partitioner,
+    Partitions, Registry, Result, RetryPolicy, Revocation, Secret, SessionEvent, Wait, hash_ring,
 };
 
 /// The same API for code without async.

@@ -360,7 +360,8 @@ fn own_name() -> String {
     format!("tooz_fence_live_{}", std::process::id())
 }
 
-const ACCOUNTS: &str = "CREATE TABLE account (id BIGINT NOT NULL PRIMARY KEY, balance BIGINT NOT NULL)";
+const ACCOUNTS: &str =
+    "CREATE TABLE account (id BIGINT NOT NULL PRIMARY KEY, balance BIGINT NOT NULL)";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_loses_nothing() {
@@ -378,10 +379,7 @@ async fn postgresql_loses_nothing() {
     run(format!("CREATE SCHEMA {name}")).await;
     let mut count = 0;
     for level in ["read uncommitted", "read committed", "repeatable read", "serializable"] {
-        let settings = [
-            ("search_path", name.as_str()),
-            ("default_transaction_isolation", level),
-        ];
+        let settings = [("search_path", name.as_str()), ("default_transaction_isolation", level)];
         let pool = pool(options.clone().options(settings));
         if count == 0 {
             for table in [tooz_fence::postgres::SCHEMA, ACCOUNTS] {

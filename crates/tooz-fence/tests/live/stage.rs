@@ -77,7 +77,9 @@ impl Stage {
             for holder in self.0.iter_mut().filter(|holder| holder.state == State::Busy) {
                 holder.look(Duration::from_millis(1)).await;
             }
-            if number == at && let Some(harm) = harm.take() {
+            if number == at
+                && let Some(harm) = harm.take()
+            {
                 harm.await;
             }
         }
