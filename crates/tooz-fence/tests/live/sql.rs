@@ -182,7 +182,10 @@ macro_rules! database {
                     let open = sqlx::query(SQL.open).bind(account).bind(OPENING);
                     match open.execute(pool).await {
                         Err(error) if is_again(&error) => tokio::task::yield_now().await,
-                        opened => return drop(opened.unwrap()),
+                        opened => {
+                            opened.unwrap();
+                            return;
+                        }
                     }
                 }
             }
@@ -387,7 +390,8 @@ async fn postgresql_loses_nothing() {
             }
         }
         let actual = sqlx::query_scalar("SHOW transaction_isolation").fetch_one(&pool).await;
-        assert_eq!(actual.map(|actual: String| actual == level).unwrap(), true, "{level}");
+        let actual: String = actual.unwrap();
+        assert_eq!(actual, level);
         let shown = format!("PostgreSQL, {level}");
         // One is another name for the next.
         let of = if level == "read uncommitted" { SOME } else { FULL };
