@@ -63,8 +63,6 @@
 //! - It knows tokens, not modes: holders of a *shared* lock have tokens that differ, and the later ones
 //!   refuse the earlier. Writers take the lock exclusively.
 
-#![cfg_attr(docsrs, feature(doc_cfg))]
-
 mod error;
 #[cfg(feature = "file")]
 pub mod file;

@@ -46,7 +46,35 @@ INSERT INTO tooz_fence AS fence (name, token) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET token = greatest(fence.token, excluded.token)
 RETURNING token";
 
-/// Shows the fence to the database, and keeps its row locked until the transaction ends. Let it be the
+/// Begins a transaction and shows the fence in it, so that nothing is read before. Its row is locked
+/// until the transaction ends.
+///
+/// # Errors
+/// [`Stale`](crate::Error::Stale) if a later holder was there.
+///
+/// # Cancellation
+/// Whatever was begun is rolled back.
+///
+/// ```no_run
+/// # async fn deposit(client: &mut tokio_postgres::Client, fence: tooz_fence::Fence)
+/// # -> Result<(), Box<dyn std::error::Error>> {
+/// let transaction = tooz_fence::postgres::begin(client, fence).await?;
+/// transaction.execute("UPDATE account SET balance = balance + 10 WHERE id = 7", &[]).await?;
+/// transaction.commit().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[cfg(feature = "postgres")]
+pub async fn begin(
+    client: &mut tokio_postgres::Client,
+    fence: crate::Fence,
+) -> Result<tokio_postgres::Transaction<'_>, crate::Error<tokio_postgres::Error>> {
+    let transaction = client.transaction().await?;
+    raise(&transaction, fence).await?;
+    Ok(transaction)
+}
+
+/// [`begin`] for a transaction that was begun: shows the fence to the database, and keeps its row locked until the transaction ends. Let it be the
 /// first statement of the transaction: see [the rule](crate#the-rule).
 ///
 /// # Errors
@@ -55,17 +83,6 @@ RETURNING token";
 /// # Cancellation
 /// A future that is dropped may leave the row locked until the transaction ends: drop the transaction
 /// too.
-///
-/// ```no_run
-/// # async fn deposit(client: &mut tokio_postgres::Client, fence: tooz_fence::Fence)
-/// # -> Result<(), Box<dyn std::error::Error>> {
-/// let transaction = client.transaction().await?;
-/// tooz_fence::postgres::raise(&transaction, fence).await?;
-/// transaction.execute("UPDATE account SET balance = balance + 10 WHERE id = 7", &[]).await?;
-/// transaction.commit().await?;
-/// # Ok(())
-/// # }
-/// ```
 #[cfg(feature = "postgres")]
 pub async fn raise(
     transaction: &tokio_postgres::Transaction<'_>,

@@ -91,8 +91,11 @@ where
 async fn of_server<C: ConnectionLike + Clone + Send + Sync + 'static>(connection: C) {
     losses(&connection, Program::Script, &[5, 6], &orders::all(3)).await;
     losses(&connection, Program::Script, &[5, 6, 7], &orders::some(1000, 3, 3, 6)).await;
-    let mistaken = losses(&connection, Program::AsksAndWrites, &[5, 6], &orders::all(4)).await;
-    assert!(mistaken > 0, "to ask and then write is wrong, and nothing showed it");
+    let mut rounds = 1;
+    while losses(&connection, Program::AsksAndWrites, &[5, 6], &orders::all(4)).await == 0 {
+        assert!(rounds < 5, "to ask and then write is wrong, and nothing showed it");
+        rounds += 1;
+    }
     tokens_are_no_doubles(connection.clone()).await;
     a_command_that_fails_writes_nothing(connection).await;
 }

@@ -99,16 +99,15 @@ async fn the_highest_token_is_told_and_the_largest_is_refused() {
     let name = tooz_fence::FenceName::of_lock("largest");
     let largest = i64::MAX as u64;
     for (token, highest) in [(largest, None), (largest - 1, Some(largest)), (largest, None)] {
-        let transaction = client.transaction().await.unwrap();
-        let raised = postgres::raise(&transaction, tooz_fence::Fence::new(name, token)).await;
-        transaction.commit().await.unwrap();
-        match raised {
-            Ok(()) => assert_eq!(highest, None),
+        match postgres::begin(&mut client, tooz_fence::Fence::new(name, token)).await {
+            Ok(transaction) => {
+                transaction.commit().await.unwrap();
+                assert_eq!(highest, None);
+            }
             Err(Error::Stale(stale)) => assert_eq!(Some(stale.highest), highest),
             Err(error) => panic!("{error:?}"),
         }
     }
-    let transaction = client.transaction().await.unwrap();
-    let raised = postgres::raise(&transaction, tooz_fence::Fence::new(name, 1 << 63)).await;
-    assert!(matches!(raised, Err(Error::TooLarge(_))), "{raised:?}");
+    let begun = postgres::begin(&mut client, tooz_fence::Fence::new(name, 1 << 63)).await;
+    assert!(matches!(begun, Err(Error::TooLarge(_))));
 }
