@@ -22,6 +22,9 @@ const HAND_OFF: &str = "hand_off";
 /// The command's own tests, and those of them that need a server.
 const COMMAND: (&str, [&str; 2]) = ("cli", ["hang::", "messages::"]);
 
+/// The checks at the resources, over the servers that are such.
+const FENCES: &str = "tooz-fence";
+
 /// The demonstration over every server, in the command's package.
 const DEMONSTRATION: &str = "every_setup";
 
@@ -124,8 +127,8 @@ fn all(options: &Options, steps: &mut Steps<'_>) -> anyhow::Result<()> {
 /// Environment variables for tests.
 type Variables = Vec<(OsString, OsString)>;
 
-/// The drivers' and the command's own tests over real servers and beside Python, the hand-off test
-/// and the demonstration; for one driver, only its own tests.
+/// The drivers' and the command's own tests over real servers and beside Python, the fences',
+/// the hand-off test and the demonstration; for one driver, only its own tests.
 fn live_tests(
     setups: &[&str],
     driver: Option<&str>,
@@ -144,11 +147,13 @@ fn live_tests(
     let served = setups.iter().filter(|setup| setup.server.is_some());
     let folders: BTreeSet<_> =
         served.map(|setup| workspace::root().join("crates").join(setup.driver)).collect();
+    let fences = workspace::root().join("crates").join(FENCES);
     // The hand-off needs the machine for itself, as does every other: one after the other.
     let is_wanted = |program: &Built| {
         folders.contains(&program.folder)
             || (driver.is_none()
-                && [HAND_OFF, DEMONSTRATION, COMMAND.0].contains(&&*program.target))
+                && (program.folder == fences
+                    || [HAND_OFF, DEMONSTRATION, COMMAND.0].contains(&&*program.target)))
     };
     let mut failures = Vec::new();
     for program in built::test_programs("*", interrupt)?.iter().filter(|built| is_wanted(built)) {
@@ -168,18 +173,22 @@ fn live_tests(
     Ok(())
 }
 
-/// Each feature of the facade must build alone: with `--workspace` they would all be on.
+/// Each feature of the facade and of the fences must build alone: with `--workspace` they would all be
+/// on.
 fn each_feature(interrupt: &Interrupt) -> anyhow::Result<()> {
-    let package = workspace::package(FACADE)?;
-    let features = package["features"].as_object().context("the facade has no features")?;
-    ensure!(!features.is_empty(), "the facade has no features");
-    let alone = features.keys().filter(|name| *name != "default").map(String::as_str);
-    for feature in alone.chain([""]) {
-        println!("feature {}", if feature.is_empty() { "(none)" } else { feature });
-        let mut clippy = workspace::cargo();
-        clippy.args(["clippy", "--quiet", "--package", FACADE, "--no-default-features"]);
-        clippy.args(["--features", feature, "--", "-D", "warnings"]);
-        finish(clippy, interrupt).with_context(|| format!("with the feature `{feature}` alone"))?;
+    for package in [FACADE, FENCES] {
+        let manifest = workspace::package(package)?;
+        let features = manifest["features"].as_object().context("it has no features")?;
+        ensure!(!features.is_empty(), "{package} has no features");
+        let alone = features.keys().filter(|name| *name != "default").map(String::as_str);
+        for feature in alone.chain([""]) {
+            println!("{package}: {}", if feature.is_empty() { "(none)" } else { feature });
+            let mut clippy = workspace::cargo();
+            clippy.args(["clippy", "--quiet", "--package", package, "--no-default-features"]);
+            clippy.args(["--features", feature, "--", "-D", "warnings"]);
+            finish(clippy, interrupt)
+                .with_context(|| format!("{package} with the feature `{feature}` alone"))?;
+        }
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ enum Command {
     /// killed. Everything that is shown is checked: the exit code is 1 if any of it did not happen.
     /// Without --url it uses a directory of its own, which it removes. On a backend that notices a
     /// death by a timeout, the timeout is 4 s unless the URL sets another. It leaves nothing behind.
-    Demo,
+    Demo(demo::DemoArgs),
     Lock(lock::Args),
     Elect(elect::Args),
     Join(join::Args),
@@ -107,6 +107,9 @@ enum Command {
     /// One of the demonstration's processes
     #[command(hide = true)]
     DemoWorker(demo::WorkerArgs),
+    /// One of the processes of `demo --fencing`
+    #[command(hide = true)]
+    DemoWriter,
 }
 
 impl Command {
@@ -197,7 +200,7 @@ async fn dispatch(cli: Cli, front: Option<File>) -> anyhow::Result<u8> {
     target.settle()?;
     let out = Output { json: voice.json };
     match command {
-        Command::Demo => demo::run(&target, out).await,
+        Command::Demo(args) => demo::run(&target, args, out).await,
         Command::Lock(args) => lock::run(&target, args, Signals::listen(front)?).await,
         Command::Elect(args) => elect::run(&target, args, Signals::listen(front)?).await,
         Command::Join(args) => join::run(&target, args, out, Signals::listen(front)?).await,
@@ -210,5 +213,6 @@ async fn dispatch(cli: Cli, front: Option<File>) -> anyhow::Result<u8> {
         Command::Completions(args) => pages::completions(&Cli::command(), &args),
         Command::Man(args) => pages::man(&Cli::command(), &args),
         Command::DemoWorker(args) => demo::work(&target, args).await,
+        Command::DemoWriter => demo::write().await,
     }
 }

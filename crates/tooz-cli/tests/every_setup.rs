@@ -28,8 +28,11 @@ const AT_ONCE: usize = 4;
 const PREFIX: &str = "TOOZ_TEST_URL_";
 
 type Case = fn(&str);
-const CASES: [(&str, Case); 2] =
-    [("shows_all", shows_all), ("interrupted_leaves_nothing", interrupted_leaves_nothing)];
+const CASES: [(&str, Case); 3] = [
+    ("shows_all", shows_all),
+    ("interrupted_leaves_nothing", interrupted_leaves_nothing),
+    ("shows_what_a_fence_prevents", shows_what_a_fence_prevents),
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -69,6 +72,11 @@ fn shows_all(url: &str) {
     assert_eq!((done.code, beyond_warnings(&done.err)), (0, None), "{}", done.out);
     assert!(!done.out.contains("FAILED"), "{}", done.out);
     nothing_is_left(url, pid);
+}
+
+fn shows_what_a_fence_prevents(url: &str) {
+    let done = run(demo(url).arg("--fencing"));
+    assert_eq!((done.code, beyond_warnings(&done.err)), (0, None), "{}", done.out);
 }
 
 fn interrupted_leaves_nothing(url: &str) {

@@ -25,8 +25,8 @@ use serde::Serialize;
 
 use crate::hash_ring::Hash;
 use crate::{
-    Builder, FencingToken, GroupEvent, GroupId, HashRing, LockName, Loss, Member, MemberId, Mode,
-    Result, Revocation, SessionEvent, Wait,
+    Builder, Fence, FencingToken, GroupEvent, GroupId, HashRing, LockName, Loss, Member, MemberId,
+    Mode, Result, Revocation, SessionEvent, Wait,
 };
 
 /// Runs a future to its end on the calling thread, with no runtime.
@@ -96,6 +96,11 @@ macro_rules! ownership {
                 /// The token of this acquisition: greater than that of every earlier one.
                 pub fn fencing_token(&self) -> FencingToken {
                     self.0.fencing_token()
+                }
+
+                /// What a resource needs to refuse those who held it before.
+                pub fn fence(&self) -> Fence {
+                    self.0.fence()
                 }
 
                 /// The moment at which it counts as lost unless a renewal is confirmed before.

@@ -65,5 +65,6 @@ pub use retry::RetryPolicy;
 pub use settings::Heartbeat;
 #[cfg(feature = "tls")]
 pub use tls::ensure_crypto_provider;
+pub use tooz_fence_core::{Fence, FenceName};
 pub use url::{CoordinatorUrl, Host, Secret};
 pub use wait::{Wait, WaitLimit};

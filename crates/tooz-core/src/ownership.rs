@@ -12,8 +12,8 @@ use tracing::Instrument;
 use crate::handle::Handle;
 use crate::supervisor::{Held, Run, Supervisor, stopped};
 use crate::{
-    Acquisition, Error, ErrorKind, FencingToken, GroupId, Hold, Lease, LockName, Loss, Mode,
-    Moment, OperationId, Outcome, Release, Result, Session, Wait,
+    Acquisition, Error, ErrorKind, Fence, FenceName, FencingToken, GroupId, Hold, Lease, LockName,
+    Loss, Mode, Moment, OperationId, Outcome, Release, Result, Session, Wait,
 };
 
 /// How long a driver may take to cancel an acquisition when its wait is over: while its backend is
@@ -24,7 +24,7 @@ const CANCELLATION: (Duration, Duration) = (Duration::from_millis(250), Duration
 ///
 /// No lock service can stop a process that is paused past its deadline from believing, until it
 /// looks, that it still holds the lock. So look, with [`check`](Self::check) or
-/// [`run`](Self::run), and send the [`fencing_token`](Self::fencing_token) with each write to the
+/// [`run`](Self::run), and send the [`fence`](Self::fence) with each write to the
 /// protected resource, so that the resource can refuse an earlier holder.
 ///
 /// Dropping it releases it in the background: anywhere, without blocking, with or without a
@@ -305,6 +305,29 @@ impl Ownership {
     pub fn fencing_token(&self) -> FencingToken {
         let offset = self.handle.supervisor.settings.fencing_offset;
         FencingToken(self.hold.token().0.saturating_add(offset))
+    }
+
+    /// What a resource needs to refuse those who held it before: which lock or term this is, and the
+    /// token. The crate `tooz-fence` has the check for databases, files and services.
+    ///
+    /// It is for who holds exclusively: of several shared holders, each has a token of its own.
+    ///
+    /// ```
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-fence", "host-1").await?;
+    /// let guard = coordinator.lock("inventory")?.acquire().await?;
+    /// let fence = guard.fence();
+    /// assert_eq!(fence.name(), tooz_core::FenceName::of_lock("inventory"));
+    /// assert_eq!(fence.token(), guard.fencing_token().0);
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn fence(&self) -> Fence {
+        let name = match &self.target {
+            Target::Lock(name) => FenceName::of_lock(name),
+            Target::Leadership(group) => FenceName::of_term(group),
+        };
+        Fence::new(name, self.fencing_token().0)
     }
 
     /// The moment at which it counts as lost unless a renewal is confirmed before. `None` if

@@ -23,19 +23,19 @@
 //!
 //! A guard knows until when it holds the lock, and reports the loss. No lock service can
 //! stop a process that was paused past its deadline from believing, until it looks, that it still
-//! holds the lock: so send the fencing token with every write, and let the resource refuse an old
-//! one.
+//! holds the lock: so send the fence with every write, and let the resource refuse an old one. The
+//! crate `tooz-fence` has that check for databases, files, object stores and services.
 //!
 #![cfg_attr(feature = "memory", doc = "```")]
 #![cfg_attr(not(feature = "memory"), doc = "```ignore")]
 //! # tooz::blocking::block_on(async {
 //! # let coordinator = tooz::connect("memory://docs-lock", "host-1").await?;
 //! let guard = coordinator.lock("volume-17")?.acquire().await?;
-//! let token = guard.fencing_token();
+//! let fence = guard.fence();
 //! // At the moment at which the lock is lost: Err, and the work is dropped.
-//! let written = guard.run(async { format!("written with token {token}") }).await?;
+//! let written = guard.run(async { format!("written with {fence}") }).await?;
 //! guard.release().await?;
-//! # assert!(written.ends_with('1'));
+//! # assert!(written.ends_with(":1"));
 //! # Ok::<(), tooz::Error>(())
 //! # }).unwrap();
 //! ```
@@ -152,10 +152,10 @@
 #[doc(inline)]
 pub use tooz_core::{
     Builder, Capabilities, Characteristic, Characteristics, Coordinator, CoordinatorUrl,
-    DriverEntry, Error, ErrorKind, Events, Feature, Features, FencingToken, GroupEvent, GroupId,
-    HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, Loss, Member, MemberId, Mode,
-    Outcome, Ownership, Partition, PartitionedGroup, Partitioner, Partitions, Registry, Result,
-    RetryPolicy, Revocation, Secret, SessionEvent, Wait, hash_ring,
+    DriverEntry, Error, ErrorKind, Events, Feature, Features, Fence, FenceName, FencingToken,
+    GroupEvent, GroupId, HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, Loss,
+    Member, MemberId, Mode, Outcome, Ownership, Partition, PartitionedGroup, Partitioner,
+    Partitions, Registry, Result, RetryPolicy, Revocation, Secret, SessionEvent, Wait, hash_ring,
 };
 
 /// The same API for code without async.

@@ -5,6 +5,7 @@
 
 mod cast;
 mod claims;
+mod fencing;
 mod jobs;
 mod pace;
 mod screen;
@@ -27,6 +28,20 @@ use crate::connect::{self, Target};
 use crate::output::{self, Output, chain};
 use crate::signals::Signals;
 
+/// Which of the demonstrations.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// Shows instead what a lock alone cannot prevent: a writer that was stopped and goes on too late,
+    /// once without the check of its fencing token at the resource, and once with it
+    #[arg(long)]
+    fencing: bool,
+
+    /// With --fencing: writes to PostgreSQL, without TLS, instead of a file; makes a schema of its own
+    /// there, and removes it. A password in it is visible to every user of the host
+    #[arg(long, value_name = "URL", requires = "fencing")]
+    resource: Option<String>,
+}
+
 const WORKERS: usize = 5;
 
 /// How far apart the workers start, so that one can watch them join.
@@ -41,10 +56,13 @@ const CURTAIN: Duration = Duration::from_secs(20);
 /// The pause between two looks at what is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) async fn run(target: &Target, out: Output) -> Result<u8> {
+pub(crate) async fn run(target: &Target, args: DemoArgs, out: Output) -> Result<u8> {
     let mut signals = Signals::listen(None)?;
     let stage = tempfile::Builder::new().prefix("tooz-demo-").tempdir();
     let stage = stage.context("cannot make a temporary directory")?;
+    if args.fencing {
+        return fence(target, args.resource.as_deref(), &stage, out, &mut signals).await;
+    }
     let (setting, limit) = setting(target, &stage)?;
 
     let shown = setting.url.parse::<CoordinatorUrl>()?;
@@ -60,6 +78,34 @@ pub(crate) async fn run(target: &Target, out: Output) -> Result<u8> {
     }
     connect::stop(&coordinator).await;
     played
+}
+
+/// The demonstration of fences.
+async fn fence(
+    target: &Target,
+    resource: Option<&str>,
+    stage: &TempDir,
+    out: Output,
+    signals: &mut Signals,
+) -> Result<u8> {
+    let mut tell = |time: Duration, text: &str| {
+        let seconds = time.as_secs_f64();
+        if out.json {
+            return Ok(out.value(&serde_json::json!({"seconds": seconds, "event": text}))?);
+        }
+        Ok(out.line(&format!("{seconds:6.1} s  {text}"))?)
+    };
+    let show = fencing::run(url(target, stage)?, resource, stage.path(), &mut tell);
+    let shown = signals.interrupt(show).await;
+    if shown.is_err() {
+        fencing::clean(resource, stage.path()).await?;
+    }
+    Ok(u8::from(!shown??))
+}
+
+/// One of its processes.
+pub(crate) async fn write() -> Result<u8> {
+    fencing::write().await.map(|()| 0)
 }
 
 /// The demonstration, and what was seen in it. Whatever comes out, no worker runs afterwards.
@@ -125,16 +171,19 @@ async fn remove(coordinator: &Coordinator, group: &str) -> tooz::Result<()> {
 /// The user's backend, or one of our own that lasts as long as the demonstration; and how soon it
 /// notices a death.
 fn setting(target: &Target, stage: &TempDir) -> Result<(Setting, Duration)> {
-    let url = match target.chosen_url() {
-        Some(url) => url.to_owned(),
-        None => connect::file_url(&stage.path().join("store"))?,
-    };
-    let Pace { url, limit } = suits(url)?;
+    let Pace { url, limit } = suits(url(target, stage)?)?;
     let record = stage.path().join("record");
     std::fs::write(&record, "").context("cannot write the record")?;
     let run = std::process::id();
     let (group, lock) = (format!("tooz-demo-{run}"), format!("tooz-demo-lock-{run}"));
     Ok((Setting { url, group, lock, record }, limit))
+}
+
+fn url(target: &Target, stage: &TempDir) -> Result<String> {
+    match target.chosen_url() {
+        Some(url) => Ok(url.to_owned()),
+        None => connect::file_url(&stage.path().join("store")),
+    }
 }
 
 /// Fails unless several processes can use the backend and it has every feature that is shown.

@@ -106,3 +106,24 @@ fn processes_cannot_share_what_lives_in_one() {
     assert_eq!((done.code, done.out.as_str()), (1, ""));
     assert!(done.err.contains("memory:// lives within one process"), "{done:?}");
 }
+
+#[test]
+fn it_shows_what_a_fence_prevents() {
+    let place = Place::new();
+    let done = run(&mut demo(&place, &["--fencing"]));
+    assert_eq!((done.code, done.err.as_str()), (0, ""), "{}", done.out);
+    let parts = ["A is stopped", "has 120: 50 are LOST", "refused: the token", "has 170: nothing"];
+    let places: Vec<_> = parts.iter().map(|part| done.out.find(part)).collect();
+    assert!(places.is_sorted() && places[0].is_some(), "{}", done.out);
+    assert!(is_empty(&place), "it cleans up");
+}
+
+#[test]
+fn a_resource_is_one_of_a_fence() {
+    let postgres = "postgresql://localhost";
+    let done = run(&mut tooz(["demo", "--resource", postgres]));
+    assert_eq!(done.code, 2, "{done:?}");
+    let done = run(&mut tooz(["demo", "--fencing", "--resource", "oracle://localhost"]));
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(done.err.contains("is no postgresql:// URL"), "{done:?}");
+}
