@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::supervisor::{Call, Supervisor};
+use crate::supervisor::{Call, Supervisor, stopped};
 use crate::{Error, Feature, Result};
 
 /// Counts the coordinators and guards that are left: with the last one it is stopped.
@@ -60,5 +61,20 @@ impl Handle {
             .run(work.instrument(span))
             .await
             .map_err(|e| supervisor.names(e.during(operation)))
+    }
+
+    /// Runs `work` on the engine, and drops it there when the caller no longer waits for it: for
+    /// what is made of public operations, each of which bears that.
+    pub(crate) async fn while_awaited<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let abandoned = CancellationToken::new();
+        let _abandon = abandoned.clone().drop_guard();
+        let engine = &self.supervisor.engine;
+        // Of what was abandoned nobody sees the answer.
+        let work =
+            async move { abandoned.run_until_cancelled(work).await.unwrap_or(Err(stopped())) };
+        engine.run(work).await
     }
 }

@@ -58,6 +58,8 @@ pub struct Ownership {
     lease: Lease,
     id: OperationId,
     target: Target,
+    /// It is not given back before: see [`Lock::at_least`](crate::Lock::at_least).
+    stays_until: Option<Moment>,
     settled: bool,
 }
 
@@ -223,8 +225,9 @@ impl Ownership {
                     Ok(Some(Granted { id, hold, candidacy })) => {
                         let (handle, run) = (handle.clone(), run.clone());
                         let (target, lease) = (acquisition.target.clone(), hold.lease().child());
+                        let (stays_until, settled) = (None, false);
                         let ownership =
-                            Self { handle, run, hold, lease, id, target, settled: false };
+                            Self { handle, run, hold, lease, id, target, stays_until, settled };
                         let held = ownership.is_granted(candidacy).await;
                         // The wait may have outlived the lease: look before it is granted.
                         if held.is_ok() && ownership.lease.is_held() {
@@ -345,6 +348,39 @@ impl Ownership {
         }
     }
 
+    /// Waits until its deadline is nearer than `time`, with no renewal to move it away, or until it
+    /// is lost: so that work can be wound down while it is still held. At once if that is so
+    /// already; only at the loss where there is no [`deadline`](Self::deadline).
+    ///
+    /// A heart that beats renews three times in each time to live. So a time below half of that
+    /// tells of a renewal that failed; a longer one is over at once, or tells of nothing.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. It runs on any runtime.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tooz_core::Heartbeat;
+    /// # tooz_core::blocking::block_on(async {
+    /// # let registry = tooz_core::Registry::new().with(tooz_memory::DRIVER)?;
+    /// # let builder = registry.builder("memory://docs-expires-within?timeout=1", "host-1")?;
+    /// # let coordinator = builder.heartbeat(Heartbeat::Manual).connect().await?;
+    /// let guard = coordinator.lock("inventory")?.acquire().await?;
+    /// guard.expires_within(Duration::from_millis(800)).await; // nobody has called heartbeat()
+    /// guard.check()?; // still held: time to write down what was done
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn expires_within(&self, time: Duration) {
+        let lease = self.lease.clone();
+        let waiting = async move {
+            lease.expires_within(time).await;
+            Ok(())
+        };
+        // An error is that of a fork, for which it is lost.
+        drop(self.handle.while_awaited(waiting).await);
+    }
+
     /// Asks the backend whether it is still ours. If not, it is lost from then on.
     ///
     /// # Errors
@@ -370,39 +406,52 @@ impl Ownership {
     /// # Errors
     /// The same as those of [`check`](Self::check) at the loss. What `work` has done by then stays done.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output> {
-        let mut work = pin!(work);
-        let mut lost = pin!(self.lost());
-        std::future::poll_fn(|cx| {
-            if let Err(error) = self.check() {
-                return Poll::Ready(Err(error));
-            }
-            if let Poll::Ready(loss) = lost.as_mut().poll(cx) {
-                return Poll::Ready(Err(self.lost_error(loss)));
-            }
-            work.as_mut().poll(cx).map(Ok)
-        })
-        .await
+        let lost = async { self.lost_error(self.lost().await) };
+        run_while(|| self.check(), lost, work).await
+    }
+
+    /// From now on it is not given back before so long.
+    pub(crate) fn stays_for(&mut self, time: Duration) {
+        self.stays_until = (!time.is_zero()).then(|| Moment::now() + time);
     }
 
     /// Releases it at once, and fails if it was lost before.
     pub(crate) async fn release(mut self, operation: &'static str) -> Result<()> {
         self.settled = true;
-        let lost_before = self.loss();
         let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
-        let (hold, id) = (self.hold.clone(), self.id);
+        let (hold, id, lease) = (self.hold.clone(), self.id, self.lease.clone());
         let (naming, target) = (supervisor.clone(), self.target.clone());
         let engine = supervisor.engine.clone();
         let span = supervisor.span(operation);
+        let stay = self.stay();
         let released = async move {
+            stay.await;
+            let lost_before = lease.loss();
             let release = supervisor.release(&run, &*hold).await;
             run.forget(id);
-            release
+            Ok((release?, lost_before))
         };
         let released = engine.run(released.instrument(span)).await;
         match released.map_err(|e| target.named_in(naming.names(e.during(operation))))? {
-            Release::Released => Ok(()),
-            Release::WasLost => {
+            (Release::Released, _) => Ok(()),
+            (Release::WasLost, lost_before) => {
                 Err(self.lost_error(lost_before.unwrap_or(Loss::Taken)).during(operation))
+            }
+        }
+    }
+
+    /// Waits until it may be given back. A stop of the coordinator, out of its grace, waits no
+    /// longer.
+    fn stay(&self) -> impl Future<Output = ()> + Send + 'static {
+        // With the last handle the coordinator would be stopped.
+        let stays = self.stays_until.map(|until| (until, self.handle.clone()));
+        let lease = self.hold.lease().clone();
+        async move {
+            if let Some((until, _handle)) = stays {
+                tokio::select! {
+                    () = until.wait() => {}
+                    _ = lease.lost() => {}
+                }
             }
         }
     }
@@ -412,7 +461,7 @@ impl Ownership {
         self.run.is_revocable(self.id);
     }
 
-    fn lost_error(&self, loss: Loss) -> Error {
+    pub(crate) fn lost_error(&self, loss: Loss) -> Error {
         let error = if loss == Loss::GivenUp && self.run.stopped.is_cancelled() {
             stopped()
         } else {
@@ -423,6 +472,25 @@ impl Ownership {
     }
 }
 
+/// Runs `work` while `check` succeeds, which is looked at before each poll; at the loss it is dropped.
+pub(crate) async fn run_while<F: Future>(
+    check: impl Fn() -> Result<()>,
+    lost: impl Future<Output = Error>,
+    work: F,
+) -> Result<F::Output> {
+    let (mut work, mut lost) = (pin!(work), pin!(lost));
+    std::future::poll_fn(|cx| {
+        if let Err(error) = check() {
+            return Poll::Ready(Err(error));
+        }
+        if let Poll::Ready(error) = lost.as_mut().poll(cx) {
+            return Poll::Ready(Err(error));
+        }
+        work.as_mut().poll(cx).map(Ok)
+    })
+    .await
+}
+
 impl Drop for Ownership {
     fn drop(&mut self) {
         if self.settled {
@@ -431,7 +499,9 @@ impl Drop for Ownership {
         let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
         let (hold, id) = (self.hold.clone(), self.id);
         let engine = supervisor.engine.clone();
+        let stay = self.stay();
         engine.spawn(async move {
+            stay.await;
             if let Err(error) = supervisor.release(&run, &*hold).await {
                 tracing::debug!(backend = supervisor.entry.name, %error, "not released");
             }

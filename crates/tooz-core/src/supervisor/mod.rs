@@ -181,7 +181,7 @@ impl Supervisor {
 
 /// Runs all of them, but no more at once than a backend bears well: one round trip after the other
 /// would take too long. What panics is left out of the results.
-async fn many_at_once<T: Send + 'static>(
+pub(crate) async fn many_at_once<T: Send + 'static>(
     work: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     let (mut running, mut done) = (JoinSet::new(), Vec::new());
