@@ -1,5 +1,6 @@
 //! What a coordinator, its locks and its guards share.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -64,17 +65,19 @@ impl Handle {
     }
 
     /// Runs `work` on the engine, and drops it there when the caller no longer waits for it: for
-    /// what is made of public operations, each of which bears that.
+    /// what is made of public operations, each of which bears that. In a box, for it is large, and
+    /// on its way to the engine would be on the caller's stack several times.
     pub(crate) async fn while_awaited<T: Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
+        work: Pin<Box<dyn Future<Output = Result<T>> + Send>>,
     ) -> Result<T> {
         let abandoned = CancellationToken::new();
         let _abandon = abandoned.clone().drop_guard();
         let engine = &self.supervisor.engine;
-        // Of what was abandoned nobody sees the answer.
-        let work =
-            async move { abandoned.run_until_cancelled(work).await.unwrap_or(Err(stopped())) };
+        let work = async move {
+            // Of what was abandoned nobody sees the answer.
+            abandoned.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()))
+        };
         engine.run(work).await
     }
 }

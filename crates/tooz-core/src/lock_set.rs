@@ -118,8 +118,8 @@ impl LockSet {
             self.handle.needs(Feature::SharedLocks, "acquire")?;
         }
         let set = self.clone();
-        let acquired = self.handle.while_awaited(async move { set.take(mode, wait).await });
-        let Some(guards) = acquired.await? else { return Ok(None) };
+        let taking = Box::pin(async move { set.take(mode, wait).await });
+        let Some(guards) = self.handle.while_awaited(taking).await? else { return Ok(None) };
         let mut guards: Vec<_> = self.order.iter().zip(guards).collect();
         guards.sort_by_key(|(place, _)| **place);
         let stays = |(_, guard): (_, LockGuard)| guard.stays_for(self.at_least);

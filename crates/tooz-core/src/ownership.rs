@@ -373,10 +373,10 @@ impl Ownership {
     /// ```
     pub async fn expires_within(&self, time: Duration) {
         let lease = self.lease.clone();
-        let waiting = async move {
+        let waiting = Box::pin(async move {
             lease.expires_within(time).await;
             Ok(())
-        };
+        });
         // An error is that of a fork, for which it is lost.
         drop(self.handle.while_awaited(waiting).await);
     }

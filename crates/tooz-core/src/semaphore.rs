@@ -119,9 +119,9 @@ impl Semaphore {
     /// Acquires a permit, waiting as told; `None` if the time was over before.
     pub async fn acquire_with(&self, wait: Wait) -> Result<Option<Permit>> {
         let semaphore = self.clone();
-        let acquired = self.handle.while_awaited(async move { semaphore.take(wait).await });
+        let taking = Box::pin(async move { semaphore.take(wait).await });
         let stays = |Permit { guard, slot }| Permit { guard: guard.stays_for(self.at_least), slot };
-        Ok(acquired.await?.map(stays))
+        Ok(self.handle.while_awaited(taking).await?.map(stays))
     }
 
     // ---- On the engine.

@@ -8,7 +8,7 @@ use tooz_core::{ErrorKind, Result};
 use super::{AT_ONCE, fails, is_free};
 use crate::case::{Case, case};
 use crate::context::Context;
-use crate::worker::Contention;
+use crate::worker::{Contention, Wanted};
 use crate::{Area, contention};
 
 const AREA: Area = Area::Locks;
@@ -308,7 +308,7 @@ async fn sixty_four_contenders_never_hold_it_together(ctx: &Context) -> Result<(
     for n in 0..8 {
         let coordinator = ctx.start(format!("contender-{n}")).await?;
         let contention = Contention {
-            name: "it".into(),
+            wanted: Wanted::Lock("it".into()),
             tasks: 8,
             time: Duration::from_secs(5),
             folder: folder.path().to_owned(),
