@@ -156,8 +156,10 @@ async fn hold(
     variables.push(("TOOZ_MEMBER_ID".into(), connect::argument(coordinator.member_id())));
     let ownerships = held.ownerships();
     let ended = child::run(&args.command, &variables, &ownerships, args.grace, signals).await;
+    let mut held_to_the_end = false;
     if let (Ok(Ended::Exited(_)), Some(time)) = (&ended, args.at_least) {
-        stay(time.saturating_sub(began.elapsed()), &what, &held, signals).await;
+        let rest = time.saturating_sub(began.elapsed());
+        held_to_the_end = stay(rest, &what, &held, signals).await;
     }
     let deadline = held.deadline();
     let lost = held.lost_one(&wanted);
@@ -171,6 +173,7 @@ async fn hold(
         // been lost anyway: what happened after CMD's end is not CMD's.
         (Ended::Exited(_), Err(error))
             if error.kind() == ErrorKind::LockLost
+                && !held_to_the_end
                 && deadline.is_none_or(|end| Instant::now() < end) =>
         {
             let lost = format!("{what} was lost before {:?} ended", args.command[0]);
@@ -190,21 +193,30 @@ async fn hold(
     }
 }
 
-/// Holds on for the rest of the time, unless that is lost or a signal asks for the end.
-async fn stay(rest: Duration, what: &str, held: &Held, signals: &mut Signals) {
+/// Holds on for the rest of the time, unless that is lost or a signal asks for the end. Whether the
+/// backend says that all was held when CMD ended.
+async fn stay(rest: Duration, what: &str, held: &Held, signals: &mut Signals) -> bool {
     if rest.is_zero() || signals.have_asked() {
-        return;
+        return false;
     }
-    output::note(&format!("{what} stays held for another {:.1} s", rest.as_secs_f64()));
     let ownerships = held.ownerships();
+    let mut held_to_the_end = false;
     let staying = async {
+        for ownership in &ownerships {
+            // If it is not ours, its release says so; if it cannot be told, we believe that it is.
+            if let Ok(false) = ownership.verify().await {
+                return;
+            }
+        }
+        held_to_the_end = ownerships.iter().all(|ownership| ownership.loss().is_none());
+        output::note(&format!("{what} stays held for another {:.1} s", rest.as_secs_f64()));
         tokio::select! {
             () = tokio::time::sleep(rest) => {}
-            // What there is to say of it is said after the release.
             _ = child::lost(&ownerships) => {}
         }
     };
     if let Err(interrupted) = signals.interrupt(staying).await {
         output::note(&format!("{interrupted}: {what} is released before its time"));
     }
+    held_to_the_end
 }
