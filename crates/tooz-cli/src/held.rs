@@ -80,11 +80,14 @@ impl Held {
         self.ownerships().into_iter().filter_map(Ownership::deadline).min()
     }
 
-    /// For messages: which of it is lost, or all of it.
+    /// For messages: which of it is lost, if it is.
     pub(crate) fn lost_one(&self, wanted: &Wanted) -> String {
         match self {
-            Self::All(guard) if let Some((name, _)) = guard.loss() => format!("the lock {name}"),
-            _ => wanted.to_string(),
+            Self::All(guard) => match guard.loss() {
+                Some((name, _)) => format!("the lock {name}"),
+                None => format!("one of {wanted}"),
+            },
+            Self::Lock(_) | Self::Permit(_) => wanted.to_string(),
         }
     }
 

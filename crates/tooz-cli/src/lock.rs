@@ -58,9 +58,9 @@ pub(crate) struct Args {
     #[arg(short, long, visible_aliases = ["timeout"], value_name = "TIME", value_parser = time)]
     wait: Option<Duration>,
 
-    /// Holds it that long, even if CMD ends before: this command stays until then. For jobs that
-    /// several hosts start at the same time of day, with --try and longer than their clocks differ.
-    /// A signal ends the rest of the time
+    /// Holds it that long, even if CMD ends before: this command stays alive until then. For a job
+    /// that many hosts start at the same time: with --try, and longer than their clocks differ. A
+    /// signal ends the rest of the time
     #[arg(long, value_name = "TIME", value_parser = time)]
     at_least: Option<Duration>,
 
@@ -176,13 +176,13 @@ async fn hold(
                 && !held_to_the_end
                 && deadline.is_none_or(|end| Instant::now() < end) =>
         {
-            let lost = format!("{what} was lost before {:?} ended", args.command[0]);
+            let lost = format!("{lost} was lost before {:?} ended", args.command[0]);
             output::problem(ErrorKind::LockLost, &lost);
             Ok(LOST)
         }
         (Ended::Exited(code), Ok(())) => Ok(code?),
         (Ended::Exited(code), Err(error)) if error.kind() == ErrorKind::LockLost => {
-            output::note(&format!("{what} was lost after {:?} had ended", args.command[0]));
+            output::note(&format!("{lost} was lost after {:?} had ended", args.command[0]));
             Ok(code?)
         }
         // It was held until CMD ended, so CMD's word counts.
@@ -209,14 +209,14 @@ async fn stay(rest: Duration, what: &str, held: &Held, signals: &mut Signals) ->
             }
         }
         held_to_the_end = ownerships.iter().all(|ownership| ownership.loss().is_none());
-        output::note(&format!("{what} stays held for another {:.1} s", rest.as_secs_f64()));
+        output::note(&format!("holds {what} for another {:.1} s", rest.as_secs_f64()));
         tokio::select! {
             () = tokio::time::sleep(rest) => {}
             _ = child::lost(&ownerships) => {}
         }
     };
     if let Err(interrupted) = signals.interrupt(staying).await {
-        output::note(&format!("{interrupted}: {what} is released before its time"));
+        output::note(&format!("{interrupted}: releases {what} before the time is over"));
     }
     held_to_the_end
 }

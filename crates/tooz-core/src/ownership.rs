@@ -425,11 +425,12 @@ impl Ownership {
         let span = supervisor.span(operation);
         let stay = self.stay();
         let released = async move {
-            stay.await;
+            let stayed = stay.await;
             let lost_before = lease.loss();
             let release = supervisor.release(&run, &*hold).await;
             run.forget(id);
-            Ok((release?, lost_before))
+            // Whoever of a stop and of this has released it, its time was not over.
+            Ok((if stayed { release? } else { Release::WasLost }, lost_before))
         };
         let released = engine.run(released.instrument(span)).await;
         match released.map_err(|e| target.named_in(naming.names(e.during(operation))))? {
@@ -440,18 +441,18 @@ impl Ownership {
         }
     }
 
-    /// Waits until it may be given back. A stop of the coordinator, out of its grace, waits no
-    /// longer.
-    fn stay(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// Waits until it may be given back, or is lost, which a stop of the coordinator brings about
+    /// after its grace. Whether it was held so long.
+    fn stay(&self) -> impl Future<Output = bool> + Send + 'static {
         // With the last handle the coordinator would be stopped.
         let stays = self.stays_until.map(|until| (until, self.handle.clone()));
         let lease = self.hold.lease().clone();
         async move {
-            if let Some((until, _handle)) = stays {
-                tokio::select! {
-                    () = until.wait() => {}
-                    _ = lease.lost() => {}
-                }
+            let Some((until, _handle)) = stays else { return true };
+            tokio::select! {
+                biased;
+                () = until.wait() => true,
+                _ = lease.lost() => false,
             }
         }
     }

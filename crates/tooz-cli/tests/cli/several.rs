@@ -95,7 +95,7 @@ fn a_lock_is_held_for_a_time_though_the_command_ended() {
     let done = first.finish();
     assert_eq!(done.code, 3);
     assert!(began.elapsed() >= Duration::from_millis(600));
-    assert!(done.err.starts_with("tooz: the lock a stays held for another 0."), "{done:?}");
+    assert!(done.err.starts_with("tooz: holds the lock a for another 0."), "{done:?}");
     let began = Instant::now();
     assert_eq!(place.run(["lock", "--at-least", "0.1", "a", "sleep", "0.2"]).err, "");
     assert!(began.elapsed() >= Duration::from_millis(200));
@@ -124,7 +124,7 @@ fn a_lock_that_is_lost_is_not_held_on() {
     assert_eq!(holder.line(), "ran");
     // What is lost before that is lost to CMD.
     let line = holder.line();
-    assert!(line.starts_with("tooz: the lock a stays held for another 3"), "{line}");
+    assert!(line.starts_with("tooz: holds the lock a for another 3"), "{line}");
     place.end_sessions();
     let done = holder.finish();
     assert_eq!(done.code, 0, "{done:?}");
