@@ -22,10 +22,11 @@
 //! if CMD is a set-user-ID program, and does not reach what CMD started.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -64,12 +65,12 @@ pub(crate) enum Ended {
     Lost(Loss),
 }
 
-/// Runs CMD to its end, or until `ownership` is lost: then it gets SIGTERM, and after `grace`
-/// SIGKILL. Signals are passed on to it.
+/// Runs CMD to its end, or until one of what is held is lost: then it gets SIGTERM, and after
+/// `grace` SIGKILL. Signals are passed on to it.
 pub(crate) async fn run(
     command: &[OsString],
-    variables: &[(&str, OsString)],
-    ownership: Option<&Ownership>,
+    variables: &[(impl AsRef<OsStr>, OsString)],
+    held: &[&Ownership],
     grace: Duration,
     signals: &mut Signals,
 ) -> Result<Ended> {
@@ -78,7 +79,7 @@ pub(crate) async fn run(
         tokio::select! {
             status = running.ended() => {
                 // A CMD that ended together with the loss may have worked without the lock.
-                let loss = ownership.and_then(Ownership::loss);
+                let loss = held.iter().find_map(|ownership| ownership.loss());
                 return Ok(loss.map_or(Ended::Exited(status?), Ended::Lost));
             }
             received = signals.next() => {
@@ -87,7 +88,7 @@ pub(crate) async fn run(
                     running.signal(Signal::SIGCONT);
                 }
             }
-            loss = lost(ownership) => {
+            loss = lost(held) => {
                 running.stop(grace, signals).await?;
                 return Ok(Ended::Lost(loss));
             }
@@ -95,11 +96,14 @@ pub(crate) async fn run(
     }
 }
 
-async fn lost(ownership: Option<&Ownership>) -> Loss {
-    match ownership {
-        Some(ownership) => ownership.lost().await,
-        None => std::future::pending().await,
-    }
+/// Waits until one of them is lost; if there are none, for ever.
+pub(crate) async fn lost(held: &[&Ownership]) -> Loss {
+    let mut losses: Vec<_> = held.iter().map(|ownership| Box::pin(ownership.lost())).collect();
+    std::future::poll_fn(|cx| {
+        let lost = losses.iter_mut().map(|lost| lost.as_mut().poll(cx)).find(Poll::is_ready);
+        lost.unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// CMD, while it runs.
@@ -111,7 +115,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(command: &[OsString], variables: &[(&str, OsString)]) -> Result<Self> {
+    fn start(command: &[OsString], variables: &[(impl AsRef<OsStr>, OsString)]) -> Result<Self> {
         // Before CMD starts, also because this undoes an ignored SIGCHLD.
         let children = tokio::signal::unix::signal(SignalKind::child());
         let children = children.context("cannot listen to signals")?;

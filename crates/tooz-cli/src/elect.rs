@@ -79,7 +79,7 @@ async fn rule(
             ("TOOZ_URL", target.url_for_command(args.pass_url)?.into()),
             ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
         ];
-        let ended = child::run(&args.command, &variables, Some(&*term), args.grace, signals).await;
+        let ended = child::run(&args.command, &variables, &[&*term], args.grace, signals).await;
         let stood_down = signals.end(term.resign()).await?;
         match ended? {
             Ended::Exited(code) => {

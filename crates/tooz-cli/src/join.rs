@@ -89,7 +89,7 @@ async fn take_part(
         ("TOOZ_MEMBER_ID", connect::argument(member)),
     ];
     // Nothing that CMD needs can be lost: the coordinator joins again by itself.
-    match child::run(&args.command, &variables, None, Duration::ZERO, signals).await? {
+    match child::run(&args.command, &variables, &[], Duration::ZERO, signals).await? {
         Ended::Exited(code) => Ok(code?),
         Ended::Lost(_) => Ok(crate::LOST),
     }

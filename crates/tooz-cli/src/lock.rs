@@ -1,4 +1,4 @@
-//! `tooz lock`: CMD under a lock.
+//! `tooz lock`: CMD under a lock, under several, or under a permit of a semaphore.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use tooz::{Coordinator, ErrorKind, LockName, Mode, Wait};
 use crate::child::{self, Ended};
 use crate::connect::{self, Target, bytes};
 use crate::grammar::time;
+use crate::held::{Held, Wanted};
 use crate::output;
 use crate::signals::Signals;
 use crate::{LOST, NOT_HAD};
@@ -18,6 +19,11 @@ use crate::{LOST, NOT_HAD};
 /// CMD sees TOOZ_FENCING_TOKEN, a number that rises with every acquisition: let what the lock
 /// protects refuse a number lower than it has seen. CMD also sees TOOZ_LOCK, TOOZ_URL (without a
 /// password) and TOOZ_MEMBER_ID. Everything after NAME that is not an option is CMD.
+///
+/// With --also, several locks are held together, and none before all are free: TOOZ_LOCK_1 and
+/// TOOZ_FENCING_TOKEN_1 are those of NAME, TOOZ_LOCK_2 and TOOZ_FENCING_TOKEN_2 those of the first
+/// --also, and so on. With --permits, up to that many commands run at once: TOOZ_SLOT is a number
+/// from 0 that none of the others has, and the token is that of the slot.
 ///
 /// Exit code: that of CMD; 75 if the lock was not acquired; 76 if it was lost before CMD ended; 126
 /// or 127 if CMD cannot be run; 1 for any other error. If a signal ended CMD, the same signal ends
@@ -32,6 +38,14 @@ pub(crate) struct Args {
     /// The lock; write -- before a name that begins with -
     pub(crate) name: OsString,
 
+    /// Another lock, to be held together with NAME; may be given several times
+    #[arg(long, value_name = "NAME")]
+    also: Vec<OsString>,
+
+    /// NAME is a semaphore of so many permits, of which CMD needs one; all give the same number
+    #[arg(long, value_name = "N", conflicts_with_all = ["also", "shared"])]
+    permits: Option<u32>,
+
     /// Holds it together with other shared holders
     #[arg(long)]
     shared: bool,
@@ -44,6 +58,12 @@ pub(crate) struct Args {
     #[arg(short, long, visible_aliases = ["timeout"], value_name = "TIME", value_parser = time)]
     wait: Option<Duration>,
 
+    /// Holds it that long, even if CMD ends before: this command stays alive until then. For a job
+    /// that many hosts start at the same time: with --try, and longer than their clocks differ. A
+    /// signal ends the rest of the time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at_least: Option<Duration>,
+
     /// How long CMD has between SIGTERM and SIGKILL when the lock is lost
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10")]
     grace: Duration,
@@ -55,6 +75,47 @@ pub(crate) struct Args {
     /// The command to run
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+impl Args {
+    fn wanted(&self) -> Wanted {
+        let name = LockName::from(bytes(&self.name));
+        match self.permits {
+            Some(permits) => Wanted::Permit(name, permits),
+            None if self.also.is_empty() => Wanted::Lock(name),
+            None => {
+                let also = self.also.iter().map(|name| LockName::from(bytes(name)));
+                Wanted::All(std::iter::once(name).chain(also).collect())
+            }
+        }
+    }
+
+    /// What CMD sees of what is held.
+    fn variables(&self, held: &Held) -> Vec<(String, OsString)> {
+        let tokens: Vec<_> = held
+            .ownerships()
+            .into_iter()
+            .map(|ownership| OsString::from(ownership.fencing_token().to_string()))
+            .collect();
+        let names = std::iter::once(&self.name).chain(&self.also);
+        let mut variables = Vec::new();
+        for (place, (name, token)) in names.zip(tokens).enumerate() {
+            let mut add = |suffix: &str| {
+                variables.push((format!("TOOZ_LOCK{suffix}"), name.clone()));
+                variables.push((format!("TOOZ_FENCING_TOKEN{suffix}"), token.clone()));
+            };
+            if place == 0 {
+                add("");
+            }
+            if !self.also.is_empty() {
+                add(&format!("_{}", place + 1));
+            }
+        }
+        if let Held::Permit(permit) = held {
+            variables.push(("TOOZ_SLOT".into(), permit.slot().to_string().into()));
+        }
+        variables
+    }
 }
 
 pub(crate) async fn run(target: &Target, args: Args, mut signals: Signals) -> Result<u8> {
@@ -73,51 +134,55 @@ async fn hold(
     args: &Args,
     signals: &mut Signals,
 ) -> Result<u8> {
-    let name = LockName::from(bytes(&args.name));
-    let lock = coordinator.lock(&name)?;
     let mode = if args.shared { Mode::Shared } else { Mode::Exclusive };
     let wait = match args.wait {
         _ if args.no_wait => Wait::Try,
         Some(time) => Wait::For(time),
         None => Wait::Forever,
     };
-    let what = format!("the lock {name}");
-    let acquiring = lock.acquire_with(mode, wait);
+    let wanted = args.wanted();
+    let what = wanted.to_string();
+    let acquiring = wanted.acquire(coordinator, mode, wait);
     let acquiring = connect::tell_of_wait(coordinator, &what, acquiring);
     let acquired = signals.interrupt(acquiring).await?;
-    let Some(guard) = acquired.inspect_err(connect::expect_trouble)? else {
-        let held = format!("{what} is held by somebody else");
-        output::problem(ErrorKind::LockAcquireFailed, &held);
+    let Some(held) = acquired.inspect_err(connect::expect_trouble)? else {
+        output::problem(ErrorKind::LockAcquireFailed, &wanted.is_held_by_others());
         return Ok(NOT_HAD);
     };
 
-    let variables = [
-        ("TOOZ_FENCING_TOKEN", guard.fencing_token().to_string().into()),
-        ("TOOZ_LOCK", args.name.clone()),
-        ("TOOZ_URL", target.url_for_command(args.pass_url)?.into()),
-        ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),
-    ];
-    let ended = child::run(&args.command, &variables, Some(&*guard), args.grace, signals).await;
-    let deadline = guard.deadline();
-    let released = signals.end(guard.release()).await?;
+    let began = Instant::now();
+    let mut variables = args.variables(&held);
+    variables.push(("TOOZ_URL".into(), target.url_for_command(args.pass_url)?.into()));
+    variables.push(("TOOZ_MEMBER_ID".into(), connect::argument(coordinator.member_id())));
+    let ownerships = held.ownerships();
+    let ended = child::run(&args.command, &variables, &ownerships, args.grace, signals).await;
+    let mut held_to_the_end = false;
+    if let (Ok(Ended::Exited(_)), Some(time)) = (&ended, args.at_least) {
+        let rest = time.saturating_sub(began.elapsed());
+        held_to_the_end = stay(rest, &what, &held, signals).await;
+    }
+    let deadline = held.deadline();
+    let lost = held.lost_one(&wanted);
+    let released = signals.end(held.release()).await?;
     match (ended?, released) {
         (Ended::Lost(loss), _) => {
-            output::problem(ErrorKind::LockLost, &format!("{what} was lost: {loss}"));
+            output::problem(ErrorKind::LockLost, &format!("{lost} was lost: {loss}"));
             Ok(LOST)
         }
         // The backend tells about the time before, unless its answer came so late that the lock would
         // have been lost anyway: what happened after CMD's end does not concern CMD.
         (Ended::Exited(_), Err(error))
             if error.kind() == ErrorKind::LockLost
+                && !held_to_the_end
                 && deadline.is_none_or(|end| Instant::now() < end) =>
         {
-            let lost = format!("{what} was lost before {:?} ended", args.command[0]);
+            let lost = format!("{lost} was lost before {:?} ended", args.command[0]);
             output::problem(ErrorKind::LockLost, &lost);
             Ok(LOST)
         }
         (Ended::Exited(code), Ok(())) => Ok(code?),
         (Ended::Exited(code), Err(error)) if error.kind() == ErrorKind::LockLost => {
-            output::note(&format!("{what} was lost after {:?} had ended", args.command[0]));
+            output::note(&format!("{lost} was lost after {:?} had ended", args.command[0]));
             Ok(code?)
         }
         // The lock was held until CMD ended, so CMD's exit code counts.
@@ -126,4 +191,32 @@ async fn hold(
             Ok(code?)
         }
     }
+}
+
+/// Holds on for the rest of the time, unless that is lost or a signal asks for the end. Whether the
+/// backend says that all was held when CMD ended.
+async fn stay(rest: Duration, what: &str, held: &Held, signals: &mut Signals) -> bool {
+    if rest.is_zero() || signals.have_asked() {
+        return false;
+    }
+    let ownerships = held.ownerships();
+    let mut held_to_the_end = false;
+    let staying = async {
+        for ownership in &ownerships {
+            // If it is not ours, its release says so; if it cannot be told, we believe that it is.
+            if let Ok(false) = ownership.verify().await {
+                return;
+            }
+        }
+        held_to_the_end = ownerships.iter().all(|ownership| ownership.loss().is_none());
+        output::note(&format!("holds {what} for another {:.1} s", rest.as_secs_f64()));
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            _ = child::lost(&ownerships) => {}
+        }
+    };
+    if let Err(interrupted) = signals.interrupt(staying).await {
+        output::note(&format!("{interrupted}: releases {what} before the time is over"));
+    }
+    held_to_the_end
 }

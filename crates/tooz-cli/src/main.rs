@@ -13,6 +13,7 @@ mod elect;
 mod front;
 mod grammar;
 mod groups;
+mod held;
 mod join;
 mod lock;
 mod output;

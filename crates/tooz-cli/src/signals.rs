@@ -124,6 +124,11 @@ impl Signals {
         received
     }
 
+    /// Whether a signal has asked for the end.
+    pub(crate) fn have_asked(&self) -> bool {
+        self.asked
+    }
+
     /// Runs `work` until it is done or a signal ends it.
     pub(crate) async fn interrupt<T>(
         &mut self,

@@ -87,7 +87,7 @@ macro_rules! wait_for {
     };
 }
 
-/// Declares what a guard, a leadership and a partition have in common: see
+/// Declares what a guard, a leadership, a permit and a partition have in common: see
 /// [`Ownership`](crate::Ownership).
 macro_rules! ownership {
     ($($name:ident),+) => {
@@ -134,6 +134,12 @@ macro_rules! ownership {
                     block_on(self.0.lost())
                 }
 
+                /// Waits until its deadline is nearer than `time`, or it is lost: see
+                /// [`Ownership::expires_within`](crate::Ownership::expires_within).
+                pub fn expires_within(&self, time: Duration) {
+                    block_on(self.0.expires_within(time));
+                }
+
                 /// Runs `work` if it is held, and succeeds if it was held to the end. A thread
                 /// cannot be interrupted, so `work` continues after a loss: let it
                 /// [check](Self::check) between its steps, and send the
@@ -152,7 +158,12 @@ macro_rules! ownership {
     };
 }
 
-ownership!(LockGuard, Leadership, Partition);
+ownership!(LockGuard, Leadership, Partition, Permit);
+
+// Semaphores, and several locks at once.
+mod several;
+
+pub use several::{LockSet, LockSetGuard, Permit, Semaphore};
 
 impl Coordinator {
     /// Makes the coordinator that a builder describes, and starts it.
@@ -194,6 +205,19 @@ impl Coordinator {
     /// The lock of that name. Nothing is acquired yet.
     pub fn lock(&self, name: impl Into<LockName>) -> Result<Lock> {
         self.0.lock(name).map(Lock)
+    }
+
+    /// A semaphore of that name. Nothing is acquired yet.
+    pub fn semaphore(&self, name: impl Into<LockName>, permits: u32) -> Result<Semaphore> {
+        self.0.semaphore(name, permits).map(Semaphore)
+    }
+
+    /// Several locks, to be held together. Nothing is acquired yet.
+    pub fn lock_all<N: Into<LockName>>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<LockSet> {
+        self.0.lock_all(names).map(LockSet)
     }
 
     /// Campaigns until it leads.
@@ -247,9 +271,20 @@ impl Lock {
         break_lock() -> bool;
     }
 
+    /// The same lock, whose guards stay for `time` at least: see [`Lock::at_least`](crate::Lock::at_least).
+    #[must_use]
+    pub fn at_least(self, time: Duration) -> Self {
+        Self(self.0.at_least(time))
+    }
+
     /// Acquires it, and waits as long as it takes.
     pub fn acquire(&self) -> Result<LockGuard> {
         block_on(self.0.acquire()).map(LockGuard)
+    }
+
+    /// [`acquire`](Self::acquire) of a lock that stays [at least](Self::at_least) so long.
+    pub fn acquire_at_least(&self, time: Duration) -> Result<LockGuard> {
+        block_on(self.0.acquire_at_least(time)).map(LockGuard)
     }
 
     /// Acquires it if nobody holds it.

@@ -14,8 +14,8 @@ use crate::ownership::{Ownership, Target};
 use crate::supervisor::Supervisor;
 use crate::{
     Capabilities, Characteristics, Error, ErrorKind, Events, Feature, Features, GroupEvent,
-    GroupFeed, GroupId, LeaderFeed, Leadership, Lock, LockName, Member, MemberId, Mode, Result,
-    SessionEvent, Wait,
+    GroupFeed, GroupId, LeaderFeed, Leadership, Lock, LockName, LockSet, Member, MemberId, Mode,
+    Result, Semaphore, SessionEvent, Wait,
 };
 
 /// A member's access to a backend: locks, groups, elections.
@@ -213,6 +213,30 @@ impl Coordinator {
         self.0.needs(Feature::Locks, "lock")?;
         let name = name.into().checked().map_err(|e| e.during("lock"))?;
         Ok(Lock::new(self.0.clone(), name))
+    }
+
+    /// A semaphore of that name: a lock that `permits` holders have at once. Nothing is acquired yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for an empty name, for no permits, and for more than
+    /// [`Semaphore::MAX_PERMITS`]; [`ErrorKind::NotImplemented`].
+    pub fn semaphore(&self, name: impl Into<LockName>, permits: u32) -> Result<Semaphore> {
+        self.0.needs(Feature::Locks, "semaphore")?;
+        Semaphore::new(self.0.clone(), name.into(), permits).map_err(|e| e.during("semaphore"))
+    }
+
+    /// Several locks, to be held together. Nothing is acquired yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for no names, an empty name, and one that is named twice;
+    /// [`ErrorKind::NotImplemented`].
+    pub fn lock_all<N: Into<LockName>>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<LockSet> {
+        self.0.needs(Feature::Locks, "lock_all")?;
+        let names = names.into_iter().map(Into::into);
+        LockSet::new(self.0.clone(), names.collect()).map_err(|e| e.during("lock_all"))
     }
 
     /// Creates a group.

@@ -1,10 +1,12 @@
 //! What a coordinator, its locks and its guards share.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::supervisor::{Call, Supervisor};
+use crate::supervisor::{Call, Supervisor, stopped};
 use crate::{Error, Feature, Result};
 
 /// Counts the coordinators and guards that are left: when the last one is dropped, the coordinator
@@ -61,5 +63,22 @@ impl Handle {
             .run(work.instrument(span))
             .await
             .map_err(|e| supervisor.names(e.during(operation)))
+    }
+
+    /// Runs `work` on the engine, and drops it there when the caller no longer waits for it: for
+    /// what is made of public operations, each of which bears that. In a box, for it is large, and
+    /// on its way to the engine would be on the caller's stack several times.
+    pub(crate) async fn while_awaited<T: Send + 'static>(
+        &self,
+        work: Pin<Box<dyn Future<Output = Result<T>> + Send>>,
+    ) -> Result<T> {
+        let abandoned = CancellationToken::new();
+        let _abandon = abandoned.clone().drop_guard();
+        let engine = &self.supervisor.engine;
+        let work = async move {
+            // Of what was abandoned nobody sees the answer.
+            abandoned.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()))
+        };
+        engine.run(work).await
     }
 }

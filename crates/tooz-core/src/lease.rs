@@ -213,6 +213,22 @@ impl Lease {
         }
     }
 
+    /// Waits until its deadline is nearer than `time`, or it is lost. Inside the engine only.
+    pub(crate) async fn expires_within(&self, time: Duration) {
+        while let Some(deadline) = self.deadline() {
+            let near = deadline - time;
+            if near.has_passed() {
+                return;
+            }
+            tokio::select! {
+                _ = self.lost() => return,
+                // It may have been renewed meanwhile: look again.
+                () = near.wait() => {}
+            }
+        }
+        self.lost().await;
+    }
+
     async fn lost_alone(&self) -> Loss {
         let mut states = self.0.state.subscribe();
         match states.wait_for(|state| state.loss.is_some()).await {
@@ -301,6 +317,23 @@ mod tests {
         assert_eq!(lease.deadline(), Some(sent + usable(TTL)));
         assert!(lease.renewed(sent - TTL), "an older confirmation shortens nothing");
         assert_eq!(lease.deadline(), Some(sent + usable(TTL)));
+    }
+
+    #[tokio::test]
+    async fn its_end_is_near_when_no_renewal_moved_it_away() {
+        let sent = Moment::now();
+        let lease = Lease::timed(TTL * 2, sent);
+        let near = lease.expires_within(TTL);
+        assert!(lease.renewed(sent + TTL));
+        near.await;
+        assert!(sent.elapsed() >= usable(TTL * 2), "it was renewed meanwhile");
+        assert!(lease.is_held());
+        lease.expires_within(TTL * 10).await;
+        let untimed = Lease::untimed();
+        let waiting = tokio::time::timeout(TTL, untimed.expires_within(TTL)).await;
+        assert!(waiting.is_err(), "it has no end that could be near");
+        untimed.lose(Loss::Taken);
+        untimed.expires_within(TTL).await;
     }
 
     #[tokio::test]

@@ -24,16 +24,46 @@ use crate::{Feature, LockName, Mode, Result, Wait};
 pub struct Lock {
     handle: Arc<Handle>,
     name: LockName,
+    at_least: Duration,
 }
 
 impl Lock {
     pub(crate) fn new(handle: Arc<Handle>, name: LockName) -> Self {
-        Self { handle, name }
+        Self { handle, name, at_least: Duration::ZERO }
     }
 
     /// The lock's name.
     pub fn name(&self) -> &LockName {
         &self.name
+    }
+
+    /// The same lock, but held for at least `time` from each acquisition: an earlier release waits
+    /// for the rest of the time, and an earlier drop leaves the rest to the engine. It is for a job
+    /// that many hosts start at the same time of day: a host that comes a moment later, because its
+    /// clock is behind, finds the lock held even if the job took no time at all.
+    ///
+    /// Meanwhile this process holds and renews the lock. So the time is cut short by a loss, by the
+    /// end of the process, and by a [stop](crate::Coordinator::stop), which waits no longer than its
+    /// [grace](crate::Builder::stop_grace): a process that ends earlier must wait for
+    /// [`release`](LockGuard::release) first. A coordinator whose last handle was dropped lives on
+    /// until the time is over.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # tooz_core::blocking::block_on(async {
+    /// # let coordinator = tooz_memory::start("docs-at-least", "host-1").await?;
+    /// let nightly = coordinator.lock("nightly")?.at_least(Duration::from_millis(50));
+    /// if let Some(guard) = nightly.try_acquire().await? {
+    ///     drop(guard); // the job is done already
+    ///     assert!(nightly.try_acquire().await?.is_none());
+    /// }
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn at_least(mut self, time: Duration) -> Self {
+        self.at_least = time;
+        self
     }
 
     /// Acquires the lock, and waits as long as it takes.
@@ -84,6 +114,11 @@ impl Lock {
         self.acquire_with(Mode::Exclusive, Wait::For(time)).await
     }
 
+    /// [`acquire`](Self::acquire), holding the lock [at least](Self::at_least) that long.
+    pub async fn acquire_at_least(&self, time: Duration) -> Result<LockGuard> {
+        self.clone().at_least(time).acquire().await
+    }
+
     /// Acquires the lock together with other shared holders, and waits as long as it takes.
     ///
     /// ```
@@ -118,7 +153,7 @@ impl Lock {
         }
         let target = Target::Lock(self.name.clone());
         let acquired = Ownership::acquire(self.handle.clone(), "acquire", target, mode, wait);
-        Ok(acquired.await?.map(LockGuard))
+        Ok(acquired.await?.map(|ownership| LockGuard(ownership).stays_for(self.at_least)))
     }
 
     async fn forever(&self, mode: Mode) -> Result<LockGuard> {
@@ -168,7 +203,13 @@ impl fmt::Debug for Lock {
 pub struct LockGuard(Ownership);
 
 impl LockGuard {
-    /// Releases the lock, and waits until the release is confirmed or the lease has ended.
+    pub(crate) fn stays_for(mut self, time: Duration) -> Self {
+        self.0.stays_for(time);
+        self
+    }
+
+    /// Releases the lock, and waits until the release is confirmed or the lease has ended. A lock that
+    /// is to be held [at least](Lock::at_least) for a time is released when that time is over.
     ///
     /// # Errors
     /// - [`LockLost`](crate::ErrorKind::LockLost) if it was lost before: what was done under it may

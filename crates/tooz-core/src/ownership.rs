@@ -58,6 +58,8 @@ pub struct Ownership {
     lease: Lease,
     id: OperationId,
     target: Target,
+    /// It is not released before: see [`Lock::at_least`](crate::Lock::at_least).
+    stays_until: Option<Moment>,
     settled: bool,
 }
 
@@ -223,8 +225,9 @@ impl Ownership {
                     Ok(Some(Granted { id, hold, candidacy })) => {
                         let (handle, run) = (handle.clone(), run.clone());
                         let (target, lease) = (acquisition.target.clone(), hold.lease().child());
+                        let (stays_until, settled) = (None, false);
                         let ownership =
-                            Self { handle, run, hold, lease, id, target, settled: false };
+                            Self { handle, run, hold, lease, id, target, stays_until, settled };
                         let held = ownership.is_granted(candidacy).await;
                         // The wait may have outlived the lease: look before handing it out.
                         if held.is_ok() && ownership.lease.is_held() {
@@ -307,10 +310,10 @@ impl Ownership {
         FencingToken(self.hold.token().0.saturating_add(offset))
     }
 
-    /// What a resource needs to refuse those who held it before: which lock or term this is, and the
+    /// What a resource needs in order to refuse earlier holders: which lock or term this is, and the
     /// token. The crate `tooz-fence` has the check for databases, files and services.
     ///
-    /// It is for who holds exclusively: of several shared holders, each has a token of its own.
+    /// It is for exclusive holders: of several shared holders, each has a token of its own.
     ///
     /// ```
     /// # tooz_core::blocking::block_on(async {
@@ -368,6 +371,39 @@ impl Ownership {
         }
     }
 
+    /// Waits until its deadline is nearer than `time` and no renewal has moved it away, or until it is
+    /// lost: so that work can be wound down while it is still held. Returns at once if that is already
+    /// the case. Without a [`deadline`](Self::deadline) it returns only at the loss.
+    ///
+    /// Automatic heartbeats renew three times in each time to live. So with a `time` below half of
+    /// that, this returns after a renewal has failed; with a longer one it says nothing.
+    ///
+    /// # Cancellation
+    /// Dropping the future is safe. It runs on any runtime.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tooz_core::Heartbeat;
+    /// # tooz_core::blocking::block_on(async {
+    /// # let registry = tooz_core::Registry::new().with(tooz_memory::DRIVER)?;
+    /// # let builder = registry.builder("memory://docs-expires-within?timeout=1", "host-1")?;
+    /// # let coordinator = builder.heartbeat(Heartbeat::Manual).connect().await?;
+    /// let guard = coordinator.lock("inventory")?.acquire().await?;
+    /// guard.expires_within(Duration::from_millis(800)).await; // nobody has called heartbeat()
+    /// guard.check()?; // still held: time to write down what was done
+    /// # Ok::<(), tooz_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn expires_within(&self, time: Duration) {
+        let lease = self.lease.clone();
+        let waiting = Box::pin(async move {
+            lease.expires_within(time).await;
+            Ok(())
+        });
+        // An error is that of a fork, for which it is lost.
+        drop(self.handle.while_awaited(waiting).await);
+    }
+
     /// Asks the backend whether it is still ours. If not, it is lost from then on.
     ///
     /// # Errors
@@ -393,39 +429,53 @@ impl Ownership {
     /// # Errors
     /// Those of [`check`](Self::check), at the loss. What `work` has done by then stays done.
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output> {
-        let mut work = pin!(work);
-        let mut lost = pin!(self.lost());
-        std::future::poll_fn(|cx| {
-            if let Err(error) = self.check() {
-                return Poll::Ready(Err(error));
-            }
-            if let Poll::Ready(loss) = lost.as_mut().poll(cx) {
-                return Poll::Ready(Err(self.lost_error(loss)));
-            }
-            work.as_mut().poll(cx).map(Ok)
-        })
-        .await
+        let lost = async { self.lost_error(self.lost().await) };
+        run_while(|| self.check(), lost, work).await
+    }
+
+    /// From now on it is not released before that time.
+    pub(crate) fn stays_for(&mut self, time: Duration) {
+        self.stays_until = (!time.is_zero()).then(|| Moment::now() + time);
     }
 
     /// Releases it at once, and fails if it was lost before.
     pub(crate) async fn release(mut self, operation: &'static str) -> Result<()> {
         self.settled = true;
-        let lost_before = self.loss();
         let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
-        let (hold, id) = (self.hold.clone(), self.id);
+        let (hold, id, lease) = (self.hold.clone(), self.id, self.lease.clone());
         let (naming, target) = (supervisor.clone(), self.target.clone());
         let engine = supervisor.engine.clone();
         let span = supervisor.span(operation);
+        let stay = self.stay();
         let released = async move {
+            let stayed = stay.await;
+            let lost_before = lease.loss();
             let release = supervisor.release(&run, &*hold).await;
             run.forget(id);
-            release
+            // Whoever of a stop and of this has released it, its time was not over.
+            Ok((if stayed { release? } else { Release::WasLost }, lost_before))
         };
         let released = engine.run(released.instrument(span)).await;
         match released.map_err(|e| target.named_in(naming.names(e.during(operation))))? {
-            Release::Released => Ok(()),
-            Release::WasLost => {
+            (Release::Released, _) => Ok(()),
+            (Release::WasLost, lost_before) => {
                 Err(self.lost_error(lost_before.unwrap_or(Loss::Taken)).during(operation))
+            }
+        }
+    }
+
+    /// Waits until it may be released, or until it is lost, as it is by a stop of the coordinator after
+    /// its grace. Returns whether it was held that long.
+    fn stay(&self) -> impl Future<Output = bool> + Send + 'static {
+        // With the last handle the coordinator would be stopped.
+        let stays = self.stays_until.map(|until| (until, self.handle.clone()));
+        let lease = self.hold.lease().clone();
+        async move {
+            let Some((until, _handle)) = stays else { return true };
+            tokio::select! {
+                biased;
+                () = until.wait() => true,
+                _ = lease.lost() => false,
             }
         }
     }
@@ -435,7 +485,7 @@ impl Ownership {
         self.run.is_revocable(self.id);
     }
 
-    fn lost_error(&self, loss: Loss) -> Error {
+    pub(crate) fn lost_error(&self, loss: Loss) -> Error {
         let error = if loss == Loss::GivenUp && self.run.stopped.is_cancelled() {
             stopped()
         } else {
@@ -446,6 +496,25 @@ impl Ownership {
     }
 }
 
+/// Runs `work` while `check` succeeds, which is looked at before each poll; at the loss it is dropped.
+pub(crate) async fn run_while<F: Future>(
+    check: impl Fn() -> Result<()>,
+    lost: impl Future<Output = Error>,
+    work: F,
+) -> Result<F::Output> {
+    let (mut work, mut lost) = (pin!(work), pin!(lost));
+    std::future::poll_fn(|cx| {
+        if let Err(error) = check() {
+            return Poll::Ready(Err(error));
+        }
+        if let Poll::Ready(error) = lost.as_mut().poll(cx) {
+            return Poll::Ready(Err(error));
+        }
+        work.as_mut().poll(cx).map(Ok)
+    })
+    .await
+}
+
 impl Drop for Ownership {
     fn drop(&mut self) {
         if self.settled {
@@ -454,7 +523,9 @@ impl Drop for Ownership {
         let (supervisor, run) = (self.handle.supervisor.clone(), self.run.clone());
         let (hold, id) = (self.hold.clone(), self.id);
         let engine = supervisor.engine.clone();
+        let stay = self.stay();
         engine.spawn(async move {
+            stay.await;
             if let Err(error) = supervisor.release(&run, &*hold).await {
                 tracing::debug!(backend = supervisor.entry.name, %error, "not released");
             }

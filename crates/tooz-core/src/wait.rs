@@ -17,6 +17,21 @@ pub enum Wait {
     Forever,
 }
 
+impl Wait {
+    /// What is left of it, for who acquires one thing after the other within one wait.
+    pub(crate) fn left_since(self, began: Moment) -> Self {
+        match self {
+            Self::For(time) => Self::For(time.saturating_sub(began.elapsed())),
+            Self::Try | Self::Forever => self,
+        }
+    }
+
+    /// Whether it is one attempt.
+    pub(crate) fn is_attempt(self) -> bool {
+        matches!(self, Self::Try | Self::For(Duration::ZERO))
+    }
+}
+
 /// How long an acquisition waits: until the caller gives up, its time is over, or the session is
 /// lost.
 #[derive(Clone, Debug)]

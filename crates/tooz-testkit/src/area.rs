@@ -15,6 +15,10 @@ pub enum Area {
     SharedLocks,
     /// Taking a lock away.
     BreakLock,
+    /// Locks that several hold at once.
+    Semaphores,
+    /// Several locks that are held together.
+    Several,
     /// Groups and their members.
     Groups,
     /// What members publish.
@@ -37,11 +41,13 @@ pub enum Area {
 
 impl Area {
     /// All of them, in the order of the matrix.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Lifecycle,
         Self::Locks,
         Self::SharedLocks,
         Self::BreakLock,
+        Self::Semaphores,
+        Self::Several,
         Self::Groups,
         Self::Capabilities,
         Self::Events,
@@ -60,6 +66,8 @@ impl Area {
             Self::Locks => "locks",
             Self::SharedLocks => "shared-locks",
             Self::BreakLock => "break-lock",
+            Self::Semaphores => "semaphores",
+            Self::Several => "several",
             Self::Groups => "groups",
             Self::Capabilities => "capabilities",
             Self::Events => "events",
@@ -80,7 +88,7 @@ impl Area {
             | Self::Cancellation
             | Self::Processes
             | Self::Faults => Features::NONE,
-            Self::Locks => Features::of(&[Feature::Locks]),
+            Self::Locks | Self::Semaphores | Self::Several => Features::of(&[Feature::Locks]),
             Self::SharedLocks => Features::of(&[Feature::Locks, Feature::SharedLocks]),
             Self::BreakLock => Features::of(&[Feature::Locks, Feature::BreakLock]),
             Self::Groups => Features::of(&[Feature::Groups]),

@@ -47,11 +47,15 @@ enum Flaw {
 }
 
 /// Each area, with a flaw that must fail it.
-const FLAWS: [(Area, Flaw); 13] = [
+const FLAWS: [(Area, Flaw); 17] = [
     (Area::Lifecycle, Flaw::KeepsSessions),
     (Area::Locks, Flaw::GrantsHeldLocks),
     (Area::SharedLocks, Flaw::SharesNothing),
     (Area::BreakLock, Flaw::BreaksNothing),
+    (Area::Semaphores, Flaw::GrantsHeldLocks),
+    (Area::Semaphores, Flaw::LosesLateGrants),
+    (Area::Several, Flaw::GrantsHeldLocks),
+    (Area::Several, Flaw::LosesLateGrants),
     (Area::Groups, Flaw::NeverLeaves),
     (Area::Capabilities, Flaw::ForgetsUpdates),
     (Area::Events, Flaw::MissesChanges),

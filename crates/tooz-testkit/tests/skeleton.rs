@@ -60,9 +60,9 @@ impl World for SetupWorld {
 }
 
 const MATRIX: &str = "
-| setup | lifecycle | locks | shared-locks | break-lock | groups | capabilities | events | elections | sessions | fencing | cancellation | processes | faults |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
-| skeleton | yes | yes | no: exclusive only | no: left out | no: left out | no: left out | no: left out | no: left out | no: nothing ends one | yes | yes | no: in one process | no: has no connection |
+| setup | lifecycle | locks | shared-locks | break-lock | semaphores | several | groups | capabilities | events | elections | sessions | fencing | cancellation | processes | faults |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| skeleton | yes | yes | no: exclusive only | no: left out | yes | yes | no: left out | no: left out | no: left out | no: left out | no: nothing ends one | yes | yes | no: in one process | no: has no connection |
 ";
 
 fn main() -> ExitCode {

@@ -40,6 +40,21 @@
 //! # }).unwrap();
 //! ```
 //!
+//! A [`Semaphore`] is a lock that several hold at once, [`Coordinator::lock_all`] holds several locks
+//! together, and [`Lock::at_least`] is for jobs that are started at the same time of day everywhere.
+//!
+#![cfg_attr(feature = "memory", doc = "```")]
+#![cfg_attr(not(feature = "memory"), doc = "```ignore")]
+//! # tooz::blocking::block_on(async {
+//! # let coordinator = tooz::connect("memory://docs-locks", "host-1").await?;
+//! let permit = coordinator.semaphore("gpu", 4)?.acquire().await?;
+//! println!("works on GPU {}", permit.slot());
+//! let accounts = coordinator.lock_all(["account-7", "account-3"])?.acquire().await?;
+//! accounts.run(async { "moves money" }).await?;
+//! # Ok::<(), tooz::Error>(())
+//! # }).unwrap();
+//! ```
+//!
 //! # Groups
 //!
 //! A member publishes what it can do, and sees the others come and go. After a lost session it
@@ -153,9 +168,10 @@
 pub use tooz_core::{
     Builder, Capabilities, Characteristic, Characteristics, Coordinator, CoordinatorUrl,
     DriverEntry, Error, ErrorKind, Events, Feature, Features, Fence, FenceName, FencingToken,
-    GroupEvent, GroupId, HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, Loss,
-    Member, MemberId, Mode, Outcome, Ownership, Partition, PartitionedGroup, Partitioner,
-    Partitions, Registry, Result, RetryPolicy, Revocation, Secret, SessionEvent, Wait, hash_ring,
+    GroupEvent, GroupId, HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, LockSet,
+    LockSetGuard, Loss, Member, MemberId, Mode, Outcome, Ownership, Partition, PartitionedGroup,
+    Partitioner, Partitions, Permit, Registry, Result, RetryPolicy, Revocation, Secret, Semaphore,
+    SessionEvent, Wait, hash_ring,
 };
 
 /// The same API for code without async.

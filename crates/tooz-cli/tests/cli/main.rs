@@ -17,5 +17,6 @@ mod job;
 mod lock;
 mod messages;
 mod python;
+mod several;
 mod support;
 mod terminal;

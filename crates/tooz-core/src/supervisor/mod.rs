@@ -182,7 +182,7 @@ impl Supervisor {
 
 /// Runs all of them, but no more at once than a backend takes easily: one round trip after another
 /// would take too long. Results of those that panic are left out.
-async fn many_at_once<T: Send + 'static>(
+pub(crate) async fn many_at_once<T: Send + 'static>(
     work: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     let (mut running, mut done) = (JoinSet::new(), Vec::new());

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tooz_core::{ErrorKind, Result};
+use tooz_core::{ErrorKind, Heartbeat, Result};
 
 use super::{AT_ONCE, fails, is_free};
 use crate::case::{Case, case};
 use crate::context::Context;
-use crate::worker::Contention;
+use crate::worker::{Contention, Wanted};
 use crate::{Area, contention};
 
 const AREA: Area = Area::Locks;
@@ -33,6 +33,10 @@ pub(super) const CASES: &[Case] = &[
     case!(a_lock_is_held_as_long_as_its_guard).quiet(),
     case!(a_wait_longer_than_the_ttl_succeeds).quiet(),
     case!(work_runs_while_it_is_held),
+    case!(a_lock_stays_at_least_as_long_as_told).alone(),
+    case!(a_stop_does_not_wait_long_for_a_lock_that_stays),
+    case!(the_end_is_near_when_nothing_renews).quiet(),
+    case!(a_loss_is_an_end_that_is_near).with(&[Area::BreakLock]),
     case!(empty_names_are_refused),
     case!(odd_names_work_or_are_refused),
     case!(sixty_four_contenders_never_hold_it_together).alone(),
@@ -279,6 +283,73 @@ async fn work_runs_while_it_is_held(ctx: &Context) -> Result<()> {
     Ok(())
 }
 
+async fn a_lock_stays_at_least_as_long_as_told(ctx: &Context) -> Result<()> {
+    let (a, b) = (ctx.start("a").await?, ctx.start("b").await?);
+    let (stays, other) = (Duration::from_millis(200), b.lock("it")?);
+    let lock = a.lock("it")?.at_least(stays);
+    let start = Instant::now();
+    lock.acquire().await?.release().await?;
+    assert!(start.elapsed() >= stays, "the release waits");
+    other.try_acquire().await?.expect("released when its time was over").release().await?;
+    let start = Instant::now();
+    drop(lock.acquire().await?);
+    let next = ctx.within(stays + AT_ONCE, "the lock after its time", other.acquire()).await?;
+    assert!(start.elapsed() >= stays, "a dropped guard leaves it held");
+    next.release().await?;
+    // Longer than its time, it is held as any other.
+    let guard = a.lock("it")?.acquire_at_least(Duration::from_millis(1)).await?;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    guard.release().await?;
+    assert!(other.try_acquire().await?.is_some(), "free once the release has returned");
+    Ok(())
+}
+
+async fn a_stop_does_not_wait_long_for_a_lock_that_stays(ctx: &Context) -> Result<()> {
+    let (a, b) = (ctx.start("a").await?, ctx.start("b").await?);
+    drop(a.lock("it")?.acquire_at_least(Duration::from_secs(600)).await?);
+    assert!(b.lock("it")?.try_acquire().await?.is_none(), "its time is not over");
+    ctx.soon("the stop", a.stop()).await?;
+    assert!(is_free(&b, "it").await?, "the stop gives it back");
+    Ok(())
+}
+
+async fn the_end_is_near_when_nothing_renews(ctx: &Context) -> Result<()> {
+    // A server that has just been started may let the first one wait.
+    assert!(is_free(&ctx.start("first").await?, "it").await?);
+    let a = ctx.builder("a")?.heartbeat(Heartbeat::Manual).connect().await?;
+    ctx.keep(&a);
+    let guard = a.lock("it")?.acquire().await?;
+    a.heartbeat().await?;
+    let Some(ttl) = ctx.ttl() else {
+        let mut near = Box::pin(guard.expires_within(Duration::MAX));
+        ctx.pending_for(Duration::from_millis(100), "an end that no clock brings", &mut near).await;
+        drop(near);
+        return guard.release().await;
+    };
+    ctx.within(AT_ONCE, "an end that is near already", guard.expires_within(ttl)).await;
+    let mut near = Box::pin(guard.expires_within(ttl / 2));
+    // 0.9 of it is left at first, and again after this.
+    ctx.pending_for(ttl / 5, "an end that is far", &mut near).await;
+    a.heartbeat().await?;
+    ctx.pending_for(ttl / 4, "an end that a renewal moved away", &mut near).await;
+    ctx.within(ttl, "an end that is near", near).await;
+    guard.check()?;
+    let left = guard.deadline().map(|end| end.saturating_duration_since(Instant::now()));
+    assert!(left.is_some_and(|left| left <= ttl / 2 && !left.is_zero()), "{left:?} is left");
+    guard.release().await
+}
+
+async fn a_loss_is_an_end_that_is_near(ctx: &Context) -> Result<()> {
+    let (a, b) = (ctx.start("a").await?, ctx.start("b").await?);
+    let guard = a.lock("it")?.acquire().await?;
+    let mut near = Box::pin(guard.expires_within(Duration::from_millis(1)));
+    ctx.pending_for(Duration::from_millis(50), "an end that is far", &mut near).await;
+    b.lock("it")?.break_lock().await?;
+    ctx.within(ctx.death(), "the loss", near).await;
+    fails(ErrorKind::LockLost, guard.check());
+    Ok(())
+}
+
 async fn empty_names_are_refused(ctx: &Context) -> Result<()> {
     let a = ctx.start("a").await?;
     fails(ErrorKind::InvalidInput, a.lock(""));
@@ -308,7 +379,7 @@ async fn sixty_four_contenders_never_hold_it_together(ctx: &Context) -> Result<(
     for n in 0..8 {
         let coordinator = ctx.start(format!("contender-{n}")).await?;
         let contention = Contention {
-            name: "it".into(),
+            wanted: Wanted::Lock("it".into()),
             tasks: 8,
             time: Duration::from_secs(5),
             folder: folder.path().to_owned(),

@@ -11,7 +11,9 @@ mod groups;
 mod lifecycle;
 mod locks;
 mod processes;
+mod semaphores;
 mod sessions;
+mod several;
 mod shared_locks;
 
 use std::time::Duration;
@@ -27,6 +29,8 @@ pub(crate) const ALL: &[&[Case]] = &[
     locks::CASES,
     shared_locks::CASES,
     break_lock::CASES,
+    semaphores::CASES,
+    several::CASES,
     groups::CASES,
     capabilities::CASES,
     events::CASES,

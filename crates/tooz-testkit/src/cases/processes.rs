@@ -10,7 +10,7 @@ use super::groups::ids;
 use super::{AT_ONCE, next_within};
 use crate::case::{Case, case};
 use crate::context::Context;
-use crate::worker::{Contention, Pause, Worker};
+use crate::worker::{Contention, Pause, Wanted, Worker};
 use crate::{Area, contention};
 
 const AREA: Area = Area::Processes;
@@ -298,7 +298,7 @@ async fn sixty_four_contenders_in_eight_processes(ctx: &Context) -> Result<()> {
         workers.push(ctx.worker(&format!("contender-{n}")).await);
     }
     let contention = Contention {
-        name: "it".into(),
+        wanted: Wanted::Lock("it".into()),
         tasks: 8,
         time: Duration::from_secs(5),
         folder: folder.path().to_owned(),

@@ -15,7 +15,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::oneshot;
 use tooz_core::Mode;
 
-pub(crate) use protocol::{Call, Contention, Failure, Pause};
+pub(crate) use protocol::{Call, Contention, Failure, Pause, Wanted};
 use protocol::{Reply, Request};
 pub(crate) use serve::{is_worker, serve};
 
@@ -82,6 +82,17 @@ impl Worker {
     pub(crate) async fn lock(&self, name: &str) -> Result<u64, Failure> {
         let token = self.acquire(name, Mode::Exclusive, None).await?;
         Ok(token.expect("waiting forever ends with a guard"))
+    }
+
+    /// Acquires a permit of a semaphore and keeps it under its name: the slot, or `None` if it was
+    /// not had in `time`. `None` for the time waits forever.
+    pub(crate) async fn permit(
+        &self,
+        name: &str,
+        permits: u32,
+        time: Option<Duration>,
+    ) -> Result<Option<u32>, Failure> {
+        self.call(Call::Permit { name: name.into(), permits, time }).await
     }
 
     pub(crate) async fn campaign(

@@ -25,6 +25,7 @@ pub(crate) enum Call {
     Stop,
     Heartbeat,
     Acquire { name: String, shared: bool, time: Option<Duration> },
+    Permit { name: String, permits: u32, time: Option<Duration> },
     Campaign { group: String, time: Option<Duration> },
     Release { name: String },
     Check { name: String },
@@ -36,13 +37,20 @@ pub(crate) enum Call {
     Contend(Contention),
 }
 
-/// Many tasks that want one lock, and write down in a folder what happens while they hold it.
+/// Many tasks that want the same, and write down in a folder what happens while they hold it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Contention {
-    pub(crate) name: String,
+    pub(crate) wanted: Wanted,
     pub(crate) tasks: usize,
     pub(crate) time: Duration,
     pub(crate) folder: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Wanted {
+    Lock(String),
+    Permit(String, u32),
+    All(Vec<String>),
 }
 
 /// How a guard behaved when its process was stopped and continued.

@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tooz_core::{
-    Coordinator, DriverEntry, Error, ErrorKind, Leadership, LockGuard, Mode, Ownership, Registry,
-    Result, Wait,
+    Coordinator, DriverEntry, Error, ErrorKind, Leadership, LockGuard, Mode, Ownership, Permit,
+    Registry, Result, Wait,
 };
 
 use super::protocol::{Call, Failure, Pause, Reply, Request};
@@ -72,6 +72,7 @@ struct State {
 
 enum Held {
     Lock(LockGuard),
+    Permit(Permit),
     Term(Leadership),
 }
 
@@ -79,6 +80,7 @@ impl Held {
     fn ownership(&self) -> &Ownership {
         match self {
             Self::Lock(guard) => guard,
+            Self::Permit(permit) => permit,
             Self::Term(term) => term,
         }
     }
@@ -86,6 +88,7 @@ impl Held {
     async fn release(self) -> Result<()> {
         match self {
             Self::Lock(guard) => guard.release().await,
+            Self::Permit(permit) => permit.release().await,
             Self::Term(term) => term.resign().await,
         }
     }
@@ -111,6 +114,13 @@ impl State {
                 let lock = self.coordinator().lock(&name)?;
                 let guard = lock.acquire_with(mode, wait(time)).await?;
                 self.keep(name, guard.map(Held::Lock))
+            }
+            Call::Permit { name, permits, time } => {
+                let semaphore = self.coordinator().semaphore(&name, permits)?;
+                let permit = semaphore.acquire_with(wait(time)).await?;
+                let slot = permit.as_ref().map(Permit::slot);
+                self.keep(name, permit.map(Held::Permit))?;
+                value(slot)
             }
             Call::Campaign { group, time } => {
                 let term = self.coordinator().campaign_with(&group, wait(time)).await?;
