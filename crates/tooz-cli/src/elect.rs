@@ -19,8 +19,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Runs CMD only while leading a group
 ///
 /// Joins the group, which is created if it does not exist, and campaigns. While this member leads,
-/// CMD runs; it sees TOOZ_FENCING_TOKEN, which rises with every term, TOOZ_GROUP, TOOZ_URL and
-/// TOOZ_MEMBER_ID. When CMD ends by itself, the member resigns and leaves.
+/// CMD runs; it sees TOOZ_FENCING_TOKEN, which rises with every term, TOOZ_FENCE (see tooz lock),
+/// TOOZ_GROUP, TOOZ_URL and TOOZ_MEMBER_ID. When CMD ends by itself, the member resigns and leaves.
 ///
 /// Exit code: that of CMD; 76 if the term was lost, with --once; 126 or 127 if CMD cannot be run; 1
 /// for any other error. If a signal ended CMD, the same signal ends this command. Signals are passed
@@ -75,6 +75,7 @@ async fn rule(
         output::note(&format!("leading {group}, with the token {}", term.fencing_token()));
         let variables = [
             ("TOOZ_FENCING_TOKEN", term.fencing_token().to_string().into()),
+            ("TOOZ_FENCE", term.fence().to_string().into()),
             ("TOOZ_GROUP", args.group.clone()),
             ("TOOZ_URL", target.url_for_command(args.pass_url)?.into()),
             ("TOOZ_MEMBER_ID", connect::argument(coordinator.member_id())),

@@ -17,12 +17,13 @@ use crate::{LOST, NOT_HAD};
 /// Runs CMD while holding a lock
 ///
 /// CMD sees TOOZ_FENCING_TOKEN, a number that rises with every acquisition: let what the lock
-/// protects refuse a number lower than it has seen. CMD also sees TOOZ_LOCK, TOOZ_URL (without a
-/// password) and TOOZ_MEMBER_ID. Everything after NAME that is not an option is CMD.
+/// protects refuse a number lower than it has seen. TOOZ_FENCE is that number with the lock's name
+/// digested, as the crate tooz-fence reads it: curl -H "Tooz-Fencing-Token: $TOOZ_FENCE". CMD also
+/// sees TOOZ_LOCK, TOOZ_URL (without a password) and TOOZ_MEMBER_ID. Everything after NAME that is not an option is CMD.
 ///
-/// With --also, several locks are held together, and none before all are free: TOOZ_LOCK_1 and
-/// TOOZ_FENCING_TOKEN_1 are those of NAME, TOOZ_LOCK_2 and TOOZ_FENCING_TOKEN_2 those of the first
-/// --also, and so on. With --permits, up to that many commands run at once: TOOZ_SLOT is a number
+/// With --also, several locks are held together, and none before all are free: TOOZ_LOCK_1,
+/// TOOZ_FENCING_TOKEN_1 and TOOZ_FENCE_1 are those of NAME, TOOZ_LOCK_2 and so on those of the first
+/// --also. With --permits, up to that many commands run at once: TOOZ_SLOT is a number
 /// from 0 that none of the others has, and the token is that of the slot.
 ///
 /// Exit code: that of CMD; 75 if the lock was not acquired; 76 if it was lost before CMD ended; 126
@@ -92,17 +93,14 @@ impl Args {
 
     /// What CMD sees of what is held.
     fn variables(&self, held: &Held) -> Vec<(String, OsString)> {
-        let tokens: Vec<_> = held
-            .ownerships()
-            .into_iter()
-            .map(|ownership| OsString::from(ownership.fencing_token().to_string()))
-            .collect();
         let names = std::iter::once(&self.name).chain(&self.also);
         let mut variables = Vec::new();
-        for (place, (name, token)) in names.zip(tokens).enumerate() {
+        for (place, (name, ownership)) in names.zip(held.ownerships()).enumerate() {
+            let (token, fence) = (ownership.fencing_token().to_string(), ownership.fence());
             let mut add = |suffix: &str| {
                 variables.push((format!("TOOZ_LOCK{suffix}"), name.clone()));
-                variables.push((format!("TOOZ_FENCING_TOKEN{suffix}"), token.clone()));
+                variables.push((format!("TOOZ_FENCING_TOKEN{suffix}"), token.clone().into()));
+                variables.push((format!("TOOZ_FENCE{suffix}"), fence.to_string().into()));
             };
             if place == 0 {
                 add("");

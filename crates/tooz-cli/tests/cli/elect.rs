@@ -5,11 +5,14 @@ use crate::support::{Place, Running, until};
 
 /// The token in a line of [`LEAD`] for the group `g`.
 fn token(line: &str) -> u64 {
-    let token = line.strip_suffix(" g").unwrap_or_else(|| panic!("no line of a leader: {line}"));
+    let [token, fence, "g"] = line.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("no line of a leader: {line}");
+    };
+    assert_eq!(fence, format!("{}:{token}", tooz::FenceName::of_term("g")));
     token.parse().unwrap()
 }
 
-const LEAD: &str = "echo ready; echo $TOOZ_FENCING_TOKEN $TOOZ_GROUP; exec sleep 120";
+const LEAD: &str = "echo ready; echo $TOOZ_FENCING_TOKEN $TOOZ_FENCE $TOOZ_GROUP; exec sleep 120";
 
 #[test]
 fn the_exit_code_is_that_of_the_command_and_nothing_is_left() {

@@ -124,12 +124,13 @@ fn no_argument_of_a_process_has_the_url() {
 #[test]
 fn the_command_sees_what_it_needs() {
     let place = Place::new();
-    let script = "echo $TOOZ_FENCING_TOKEN $TOOZ_LOCK $TOOZ_MEMBER_ID $TOOZ_URL";
+    let script = "echo $TOOZ_FENCING_TOKEN $TOOZ_FENCE $TOOZ_LOCK $TOOZ_MEMBER_ID $TOOZ_URL";
+    let name = tooz::FenceName::of_lock("a");
     let mut last = 0;
     for _ in 0..3 {
         let done = place.run(["--member", "me", "lock", "a", "--", "sh", "-c", script]);
         let (token, rest) = done.out.split_once(' ').unwrap();
-        assert_eq!(rest, format!("a me {}\n", place.url()));
+        assert_eq!(rest, format!("{name}:{token} a me {}\n", place.url()));
         let token: u64 = token.parse().unwrap();
         assert!(token > last, "{token} after {last}");
         last = token;
