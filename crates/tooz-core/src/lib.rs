@@ -3,6 +3,7 @@
 //! Applications use the crate `tooz`, which is this one with drivers. To write a driver, start
 //! at [`driver`].
 
+pub mod assignment;
 mod builder;
 mod capabilities;
 mod characteristics;

@@ -70,12 +70,18 @@ pub async fn begin(
     fence: crate::Fence,
 ) -> Result<tokio_postgres::Transaction<'_>, crate::Error<tokio_postgres::Error>> {
     let transaction = client.transaction().await?;
-    raise(&transaction, fence).await?;
-    Ok(transaction)
+    match raise(&transaction, fence).await {
+        Ok(()) => Ok(transaction),
+        Err(error) => {
+            // The row is free when this returns.
+            let _ = transaction.rollback().await;
+            Err(error)
+        }
+    }
 }
 
-/// [`begin`] for a transaction that was begun: shows the fence to the database, and keeps its row locked until the transaction ends. Let it be the
-/// first statement of the transaction: see [the rule](crate#the-rule).
+/// [`begin`] for a transaction that was started in another way: shows the fence to the database, and
+/// keeps its row locked until the transaction ends. Make it the first statement of the transaction: see [the rule](crate#the-rule).
 ///
 /// # Errors
 /// [`Stale`](crate::Error::Stale) if a later holder was there. After any error, roll the transaction back.

@@ -30,12 +30,19 @@ pub async fn begin(
     fence: Fence,
 ) -> Result<Transaction<'static, MySql>, Error<sqlx::Error>> {
     let mut transaction = pool.begin().await?;
-    raise(&mut transaction, fence).await?;
-    Ok(transaction)
+    match raise(&mut transaction, fence).await {
+        Ok(()) => Ok(transaction),
+        Err(error) => {
+            // The row is free when this returns, and not only when the pool has looked at the connection.
+            let _ = transaction.rollback().await;
+            Err(error)
+        }
+    }
 }
 
-/// [`begin`] for a transaction that was begun: shows the fence to the database, and keeps its row locked until the transaction ends. It has to be
-/// the first statement of the transaction: under `REPEATABLE READ` what was read before stays old.
+/// [`begin`] for a transaction that was started in another way: shows the fence to the database, and
+/// keeps its row locked until the transaction ends. It must be the first statement of the transaction:
+/// under `REPEATABLE READ`, what was read before stays old.
 ///
 /// # Errors
 /// [`Error::Stale`] if a later holder was there. After any error, roll the transaction back.

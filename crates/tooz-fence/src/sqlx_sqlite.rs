@@ -35,12 +35,18 @@ pub async fn begin(
     fence: Fence,
 ) -> Result<Transaction<'static, Sqlite>, Error<sqlx::Error>> {
     let mut transaction = pool.begin().await?;
-    raise(&mut transaction, fence).await?;
-    Ok(transaction)
+    match raise(&mut transaction, fence).await {
+        Ok(()) => Ok(transaction),
+        Err(error) => {
+            // The database is free when this returns, and not only when the pool has looked at the connection.
+            let _ = transaction.rollback().await;
+            Err(error)
+        }
+    }
 }
 
-/// [`begin`] for a transaction that was begun: shows the fence to the database, whose only writer the transaction is from then on. Let it be the
-/// first statement of the transaction: see [the rule](crate#the-rule).
+/// [`begin`] for a transaction that was started in another way: shows the fence to the database, whose
+/// only writer the transaction is from then on. Make it the first statement of the transaction: see [the rule](crate#the-rule).
 ///
 /// # Errors
 /// [`Error::Stale`] if a later holder was there. After any error, roll the transaction back.

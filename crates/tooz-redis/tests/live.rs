@@ -156,6 +156,7 @@ async fn wait_replicas_refuses_what_is_not_replicated() -> Result<()> {
     {
         sleep(Duration::from_millis(20)).await;
     }
+    replica_follows(&mut client);
     a.lock("it")?.acquire().await?.release().await?;
     // A user who wants the order kept over a failover has to ask for the replicas.
     for (options, refused) in [("timeout=6", true), ("timeout=6&wait_replicas=1", false)] {
@@ -171,8 +172,17 @@ async fn wait_replicas_refuses_what_is_not_replicated() -> Result<()> {
     assert_eq!(error.kind(), ErrorKind::LockAcquireFailed, "{error}");
     let keys: Vec<String> = redis::cmd("KEYS").arg("*_lock").query(&mut client).unwrap();
     assert!(keys.is_empty(), "released: {keys:?}");
+    replica_follows(&mut client);
     a.lock("it")?.acquire().await?.release().await?;
     a.stop().await
+}
+
+/// Waits until the replica has all that was written: after a start or a stop it may be busy for longer
+/// than an acquisition waits for it.
+fn replica_follows(master: &mut redis::Connection) {
+    redis::cmd("SET").arg("written").arg(1).exec(master).unwrap();
+    let replicas: u32 = redis::cmd("WAIT").arg(1).arg(20_000).query(master).unwrap();
+    assert_eq!(replicas, 1);
 }
 
 #[tokio::test]

@@ -171,7 +171,7 @@ pub use tooz_core::{
     GroupEvent, GroupId, HashRing, Heartbeat, Host, Leadership, Lock, LockGuard, LockName, LockSet,
     LockSetGuard, Loss, Member, MemberId, Mode, Outcome, Ownership, Partition, PartitionedGroup,
     Partitioner, Partitions, Permit, Registry, Result, RetryPolicy, Revocation, Secret, Semaphore,
-    SessionEvent, Wait, hash_ring,
+    SessionEvent, Wait, assignment, hash_ring,
 };
 
 /// The same API for code without async.
