@@ -98,7 +98,7 @@ macro_rules! ownership {
                     self.0.fencing_token()
                 }
 
-                /// What a resource needs to refuse those who held it before.
+                /// What a resource needs in order to refuse earlier holders.
                 pub fn fence(&self) -> Fence {
                     self.0.fence()
                 }
@@ -271,7 +271,7 @@ impl Lock {
         break_lock() -> bool;
     }
 
-    /// The same lock, whose guards stay for `time` at least: see [`Lock::at_least`](crate::Lock::at_least).
+    /// The same lock, but held for at least `time`: see [`Lock::at_least`](crate::Lock::at_least).
     #[must_use]
     pub fn at_least(self, time: Duration) -> Self {
         Self(self.0.at_least(time))
@@ -282,7 +282,7 @@ impl Lock {
         block_on(self.0.acquire()).map(LockGuard)
     }
 
-    /// [`acquire`](Self::acquire) of a lock that stays [at least](Self::at_least) so long.
+    /// [`acquire`](Self::acquire), holding the lock [at least](Self::at_least) that long.
     pub fn acquire_at_least(&self, time: Duration) -> Result<LockGuard> {
         block_on(self.0.acquire_at_least(time)).map(LockGuard)
     }

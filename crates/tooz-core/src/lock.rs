@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::handle::Handle;
 use crate::ownership::{Ownership, Target};
+use crate::wait::until_granted;
 use crate::{Feature, LockName, Mode, Result, Wait};
 
 /// A lock, made by [`Coordinator::lock`](crate::Coordinator::lock).
@@ -157,12 +158,7 @@ impl Lock {
     }
 
     async fn forever(&self, mode: Mode) -> Result<LockGuard> {
-        loop {
-            // Forever ends with the lock or an error; None would mean that a driver gave up early.
-            if let Some(guard) = self.acquire_with(mode, Wait::Forever).await? {
-                return Ok(guard);
-            }
-        }
+        until_granted(|| self.acquire_with(mode, Wait::Forever)).await
     }
 
     /// Breaks the lock: whoever holds it loses it, and learns of it as soon as the backend can tell.

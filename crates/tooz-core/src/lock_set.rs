@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::handle::Handle;
 use crate::ownership::run_while;
 use crate::supervisor::many_at_once;
+use crate::wait::until_granted;
 use crate::{
     Error, ErrorKind, Feature, FencingToken, Lock, LockGuard, LockName, Loss, Mode, Moment, Result,
     Wait,
@@ -83,12 +84,7 @@ impl LockSet {
 
     /// Acquires all of them, and waits as long as it takes.
     pub async fn acquire(&self) -> Result<LockSetGuard> {
-        loop {
-            // Forever ends with the locks or an error; None would be a driver that gave up early.
-            if let Some(guard) = self.acquire_with(Mode::Exclusive, Wait::Forever).await? {
-                return Ok(guard);
-            }
-        }
+        until_granted(|| self.acquire_with(Mode::Exclusive, Wait::Forever)).await
     }
 
     /// Acquires all of them if nobody holds any of them. Otherwise those that were free are free again

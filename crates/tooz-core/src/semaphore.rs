@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use crate::handle::Handle;
+use crate::wait::until_granted;
 use crate::{
     Error, ErrorKind, Lock, LockGuard, LockName, Mode, Moment, OperationId, Ownership, Result, Wait,
 };
@@ -98,12 +99,7 @@ impl Semaphore {
 
     /// Acquires a permit, and waits as long as it takes.
     pub async fn acquire(&self) -> Result<Permit> {
-        loop {
-            // Forever ends with a permit or an error; None would be a driver that gave up early.
-            if let Some(permit) = self.acquire_with(Wait::Forever).await? {
-                return Ok(permit);
-            }
-        }
+        until_granted(|| self.acquire_with(Wait::Forever)).await
     }
 
     /// Acquires a permit if one is free. It does not wait, and may overtake the waiters.

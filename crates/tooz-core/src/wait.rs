@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::Moment;
+use crate::{Moment, Result};
 
 /// How long to wait for a lock or a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +15,19 @@ pub enum Wait {
     For(Duration),
     /// As long as it takes.
     Forever,
+}
+
+/// What an acquisition without a limit comes to: it ends with a grant or an error, since `None` would
+/// mean that a driver gave up early.
+pub(crate) async fn until_granted<T, A>(mut acquire: impl FnMut() -> A) -> Result<T>
+where
+    A: Future<Output = Result<Option<T>>>,
+{
+    loop {
+        if let Some(granted) = acquire().await? {
+            return Ok(granted);
+        }
+    }
 }
 
 impl Wait {

@@ -73,6 +73,8 @@ pub mod mysql;
 pub mod object_store;
 pub mod postgres;
 pub mod redis;
+#[cfg(any(feature = "sqlx-mysql", feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
+mod settled;
 pub mod sqlite;
 #[cfg(feature = "sqlx-mysql")]
 pub mod sqlx_mysql;

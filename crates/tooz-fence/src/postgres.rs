@@ -81,7 +81,8 @@ pub async fn begin(
 }
 
 /// [`begin`] for a transaction that was started in another way: shows the fence to the database, and
-/// keeps its row locked until the transaction ends. Make it the first statement of the transaction: see [the rule](crate#the-rule).
+/// keeps its row locked until the transaction ends. Make it the first statement of the transaction:
+/// see [the rule](crate#the-rule).
 ///
 /// # Errors
 /// [`Stale`](crate::Error::Stale) if a later holder was there. After any error, roll the transaction back.

@@ -4,6 +4,7 @@
 use sqlx::{MySql, Pool, Transaction};
 
 use crate::mysql::{HIGHEST, RAISE};
+use crate::settled::settled;
 use crate::{Error, Fence, Stale};
 
 /// Begins a transaction and shows the fence in it, so that nothing is read before. Its row is locked
@@ -30,14 +31,8 @@ pub async fn begin(
     fence: Fence,
 ) -> Result<Transaction<'static, MySql>, Error<sqlx::Error>> {
     let mut transaction = pool.begin().await?;
-    match raise(&mut transaction, fence).await {
-        Ok(()) => Ok(transaction),
-        Err(error) => {
-            // The row is free when this returns, and not only when the pool has looked at the connection.
-            let _ = transaction.rollback().await;
-            Err(error)
-        }
-    }
+    let raised = raise(&mut transaction, fence).await;
+    settled(transaction, raised).await
 }
 
 /// [`begin`] for a transaction that was started in another way: shows the fence to the database, and

@@ -3,6 +3,7 @@
 use sqlx::{Pool, Sqlite, Transaction};
 
 use crate::error::{signed, unsigned};
+use crate::settled::settled;
 use crate::sqlite::RAISE;
 use crate::{Error, Fence, Stale};
 
@@ -35,18 +36,13 @@ pub async fn begin(
     fence: Fence,
 ) -> Result<Transaction<'static, Sqlite>, Error<sqlx::Error>> {
     let mut transaction = pool.begin().await?;
-    match raise(&mut transaction, fence).await {
-        Ok(()) => Ok(transaction),
-        Err(error) => {
-            // The database is free when this returns, and not only when the pool has looked at the connection.
-            let _ = transaction.rollback().await;
-            Err(error)
-        }
-    }
+    let raised = raise(&mut transaction, fence).await;
+    settled(transaction, raised).await
 }
 
 /// [`begin`] for a transaction that was started in another way: shows the fence to the database, whose
-/// only writer the transaction is from then on. Make it the first statement of the transaction: see [the rule](crate#the-rule).
+/// only writer the transaction is from then on. Make it the first statement of the transaction: see
+/// [the rule](crate#the-rule).
 ///
 /// # Errors
 /// [`Error::Stale`] if a later holder was there. After any error, roll the transaction back.

@@ -1,11 +1,9 @@
 //! How large an answer may be. The client library has no limit of its own: it keeps what comes
 //! until the server says that the answer has ended.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::{fmt, io};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tooz_core::kit;
 
 /// How much memory the messages of one answer may take: more than any right answer takes, since a
 /// larger one costs the session, and no danger to a process.
@@ -30,15 +28,11 @@ const MESSAGE: usize = 128;
 const HEADER: usize = 5;
 
 /// A stream that breaks when an answer on it becomes too large, or is announced to.
-#[derive(Debug)]
-pub(crate) struct Bounded<S> {
-    stream: S,
-    answer: Answer,
-}
+pub(crate) type Bounded<S> = kit::Bounded<S, Answer>;
 
 /// The answer that is being read, and where in it the stream is.
 #[derive(Debug, Default)]
-struct Answer {
+pub(crate) struct Answer {
     /// What has come of a header.
     header: Vec<u8>,
     /// How many bytes of a message are still to come.
@@ -47,13 +41,7 @@ struct Answer {
     size: usize,
 }
 
-impl<S> Bounded<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, answer: Answer::default() }
-    }
-}
-
-impl Answer {
+impl kit::Follow for Answer {
     fn follow(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -75,7 +63,9 @@ impl Answer {
         }
         Ok(())
     }
+}
 
+impl Answer {
     fn announced(&mut self, kind: u8, length: u32) -> io::Result<()> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         // The client refuses what is shorter than its own length.
@@ -100,43 +90,9 @@ impl Answer {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let followed = self.answer.follow(&buffer.filled()[before..]);
-        if followed.is_err() {
-            buffer.set_filled(before);
-        }
-        Poll::Ready(followed)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tooz_core::kit::find_cause;
+    use tooz_core::kit::{Follow as _, find_cause};
 
     use super::*;
 

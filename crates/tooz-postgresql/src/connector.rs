@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_postgres::config::SslMode as Wanted;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, NoTls};
 use tokio_rustls::client::TlsStream;
@@ -77,7 +77,7 @@ pub(crate) async fn open(config: &Config, address: &Address, name: &str) -> Resu
             }
             _ => Either::Right(socket),
         };
-        settings.ssl_mode(Wanted::Disable);
+        settings.ssl_mode(SslMode::Disable);
         let (client, connection) =
             settings.connect_raw(Bounded::new(socket), NoTls).await.map_err(translate_opening)?;
         Ok(Opened { client, connection, local_port, handle })

@@ -3,10 +3,8 @@
 
 use std::io;
 use std::mem::size_of;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tooz_core::kit;
 
 /// How much memory the values of one answer may take: more than any proper answer takes
 /// (10,000 members with 6 KiB of capabilities each), and no danger to a process.
@@ -28,15 +26,11 @@ const VALUE: usize = size_of::<redis::Value>();
 const LONGEST_NUMBER: usize = 32;
 
 /// A stream that breaks when an answer on it becomes too large, or announces that it will.
-#[derive(Debug)]
-pub(crate) struct Bounded<S> {
-    stream: S,
-    answer: Answer,
-}
+pub(crate) type Bounded<S> = kit::Bounded<S, Answer>;
 
 /// The answer that is being read, and the stream's position in it.
 #[derive(Debug, Default)]
-struct Answer {
+pub(crate) struct Answer {
     at: At,
     /// How many of its values have not ended yet.
     open: usize,
@@ -57,13 +51,7 @@ enum At {
     Bytes(usize),
 }
 
-impl<S> Bounded<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, answer: Answer::default() }
-    }
-}
-
-impl Answer {
+impl kit::Follow for Answer {
     fn follow(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while let Some((&byte, rest)) = bytes.split_first() {
             let mut read = 1;
@@ -114,7 +102,9 @@ impl Answer {
         }
         Ok(())
     }
+}
 
+impl Answer {
     /// A value says how long it is, or how many values it contains.
     fn announced(&mut self, kind: u8, length: i64) -> io::Result<()> {
         let values = match (kind, usize::try_from(length)) {
@@ -160,42 +150,10 @@ fn refused(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, why)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let followed = self.answer.follow(&buffer.filled()[before..]);
-        if followed.is_err() {
-            buffer.set_filled(before);
-        }
-        Poll::Ready(followed)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tooz_core::kit::Follow as _;
+
     use super::*;
 
     /// One of each kind.

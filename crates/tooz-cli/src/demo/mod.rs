@@ -14,9 +14,9 @@ mod worker;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
-use tooz::{Characteristic, Coordinator, CoordinatorUrl, ErrorKind, Feature, Features, MemberId};
+use tooz::{Coordinator, CoordinatorUrl, ErrorKind, Feature, Features, MemberId};
 
 use self::cast::{Cast, Setting, State};
 use self::claims::{Claims, read_record};
@@ -198,18 +198,8 @@ fn suits(text: String) -> Result<Pace> {
         Feature::Elections,
     ]);
     let url: CoordinatorUrl = text.parse()?;
-    let driver = tooz::registry().driver(url.scheme())?;
-    if !driver.characteristics.contains(Characteristic::DistributedAcrossProcesses) {
-        bail!(
-            "{}:// lives within one process, but the demonstration's workers are several processes; \
-             choose another --url, or none",
-            url.scheme()
-        );
-    }
-    let missing = NEEDED.without(driver.features);
-    if !missing.is_empty() {
-        bail!("the driver {} lacks what the demonstration shows: {missing}", driver.name);
-    }
+    let driver = pace::driver(&url)?;
+    pace::needs(&driver, NEEDED)?;
     Ok(Pace::of(&driver, text, &url))
 }
 

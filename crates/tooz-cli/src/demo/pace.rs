@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tooz::{Characteristic, CoordinatorUrl, DriverEntry};
+use anyhow::{Result, bail};
+use tooz::{Characteristic, CoordinatorUrl, DriverEntry, Features};
 
 /// A time to live that is short to watch, and that every server grants by default.
 const TTL: u32 = 4;
@@ -16,6 +17,28 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 /// How long the next holder may need after the time to live: a server looks for expired entries only
 /// now and then, and the machine may be busy.
 const AFTERWARDS: Duration = Duration::from_secs(4);
+
+/// The driver of a backend that several processes can use, as the demonstrations' processes do.
+pub(super) fn driver(url: &CoordinatorUrl) -> Result<DriverEntry> {
+    let driver = tooz::registry().driver(url.scheme())?;
+    if !driver.characteristics.contains(Characteristic::DistributedAcrossProcesses) {
+        bail!(
+            "{}:// lives within one process, but the demonstration's workers are several processes; \
+             choose another URL, or none",
+            url.scheme()
+        );
+    }
+    Ok(driver)
+}
+
+/// Fails unless the driver has what is shown.
+pub(super) fn needs(driver: &DriverEntry, shown: Features) -> Result<()> {
+    let missing = shown.without(driver.features);
+    if !missing.is_empty() {
+        bail!("the driver {} lacks what the demonstration shows: {missing}", driver.name);
+    }
+    Ok(())
+}
 
 /// The pace on one backend.
 #[derive(Debug, PartialEq, Eq)]

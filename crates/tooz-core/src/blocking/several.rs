@@ -44,7 +44,7 @@ impl Semaphore {
         &self.0
     }
 
-    /// The same semaphore, whose permits stay for `time` at least: see
+    /// The same semaphore, but each permit is held for at least `time`: see
     /// [`Lock::at_least`](crate::Lock::at_least).
     #[must_use]
     pub fn at_least(self, time: Duration) -> Self {
@@ -93,7 +93,7 @@ impl LockSet {
         &self.0
     }
 
-    /// The same locks, which stay for `time` at least: see [`Lock::at_least`](crate::Lock::at_least).
+    /// The same locks, but held for at least `time`: see [`Lock::at_least`](crate::Lock::at_least).
     #[must_use]
     pub fn at_least(self, time: Duration) -> Self {
         Self(self.0.at_least(time))
@@ -109,7 +109,7 @@ impl LockSet {
         self.acquire_with(Mode::Exclusive, Wait::Try)
     }
 
-    /// Acquires all of them, or gives up after `time`, and has none then.
+    /// Acquires all of them, or gives up after `time` and holds none.
     pub fn try_acquire_for(&self, time: Duration) -> Result<Option<LockSetGuard>> {
         self.acquire_with(Mode::Exclusive, Wait::For(time))
     }

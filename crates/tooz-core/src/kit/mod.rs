@@ -5,6 +5,7 @@
 //! [`Lease`](crate::Lease), or a [child](crate::Lease::child) of one, which ends with the session by
 //! itself.
 
+mod bounded;
 mod cancel;
 mod cause;
 mod goodbye;
@@ -16,6 +17,7 @@ mod table;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use bounded::{Bounded, Follow};
 pub use cancel::cancel_until_gone;
 pub use cause::find_cause;
 pub use goodbye::goodbye;

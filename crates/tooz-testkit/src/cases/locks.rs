@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tooz_core::{ErrorKind, Heartbeat, Result};
 
-use super::{AT_ONCE, fails, is_free};
+use super::{AT_ONCE, contenders, fails, is_free};
 use crate::case::{Case, case};
 use crate::context::Context;
 use crate::worker::{Contention, Wanted};
@@ -375,22 +375,14 @@ async fn odd_names_work_or_are_refused(ctx: &Context) -> Result<()> {
 
 async fn sixty_four_contenders_never_hold_it_together(ctx: &Context) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder for the record");
-    let mut coordinators = JoinSet::new();
-    for n in 0..8 {
-        let coordinator = ctx.start(format!("contender-{n}")).await?;
-        let contention = Contention {
-            wanted: Wanted::Lock("it".into()),
-            tasks: 8,
-            time: Duration::from_secs(5),
-            folder: folder.path().to_owned(),
-        };
-        coordinators.spawn(async move { contention::contend(&coordinator, &contention).await });
-    }
-    let mut granted = Vec::new();
+    let contention = Contention {
+        wanted: Wanted::Lock("it".into()),
+        tasks: 8,
+        time: Duration::from_secs(5),
+        folder: folder.path().to_owned(),
+    };
     let bound = Duration::from_secs(20);
-    while let Some(count) = ctx.within(bound, "contenders", coordinators.join_next()).await {
-        granted.push(count.expect("no panic")?);
-    }
+    let granted = contenders::coordinators(ctx, 8, bound, |_| contention.clone()).await?;
     assert_eq!(contention::grants_in_order(folder.path())?, granted.iter().sum::<u64>());
     assert!(granted.iter().all(|count| *count > 0), "all get their turn: {granted:?}");
     Ok(())

@@ -3,6 +3,7 @@
 mod break_lock;
 mod cancellation;
 mod capabilities;
+mod contenders;
 mod elections;
 mod events;
 mod faults;

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tooz_core::{ErrorKind, GroupEvent, Mode, Result};
 
 use super::groups::ids;
-use super::{AT_ONCE, next_within};
+use super::{AT_ONCE, contenders, next_within};
 use crate::case::{Case, case};
 use crate::context::Context;
 use crate::worker::{Contention, Pause, Wanted, Worker};
@@ -293,30 +293,14 @@ async fn a_short_stop_loses_nothing(ctx: &Context) -> Result<()> {
 
 async fn sixty_four_contenders_in_eight_processes(ctx: &Context) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder for the record");
-    let mut workers = Vec::new();
-    for n in 0..8 {
-        workers.push(ctx.worker(&format!("contender-{n}")).await);
-    }
     let contention = Contention {
         wanted: Wanted::Lock("it".into()),
         tasks: 8,
         time: Duration::from_secs(5),
         folder: folder.path().to_owned(),
     };
-    let contending: Vec<_> = workers
-        .into_iter()
-        .map(|worker| {
-            let contention = contention.clone();
-            tokio::spawn(async move { (worker.contend(contention).await, worker) })
-        })
-        .collect();
-    let mut granted = Vec::new();
-    for process in contending {
-        let (count, worker) =
-            ctx.within(Duration::from_secs(20), "contenders", process).await.expect("no panic");
-        granted.push(count?);
-        worker.stop_coordinator().await?;
-    }
+    let bound = Duration::from_secs(20);
+    let granted = contenders::processes(ctx, 8, bound, |_| contention.clone()).await?;
     assert_eq!(contention::grants_in_order(folder.path())?, granted.iter().sum::<u64>());
     assert!(granted.iter().all(|count| *count > 0), "all get their turn: {granted:?}");
     Ok(())

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tooz_core::{Coordinator, ErrorKind, Permit, Result};
 
-use super::{AT_ONCE, fails};
+use super::{AT_ONCE, contenders, fails};
 use crate::case::{Case, case};
 use crate::context::Context;
 use crate::sweep::{Cut, sweep};
@@ -261,17 +261,8 @@ fn contention(folder: &tempfile::TempDir) -> Contention {
 
 async fn contenders_never_hold_more_than_the_permits(ctx: &Context) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder for the record");
-    let mut coordinators = JoinSet::new();
-    for n in 0..4 {
-        let coordinator = ctx.start(format!("contender-{n}")).await?;
-        let contention = contention(&folder);
-        coordinators.spawn(async move { contention::contend(&coordinator, &contention).await });
-    }
-    let mut granted = Vec::new();
     let bound = Duration::from_secs(15);
-    while let Some(count) = ctx.within(bound, "contenders", coordinators.join_next()).await {
-        granted.push(count.expect("no panic")?);
-    }
+    let granted = contenders::coordinators(ctx, 4, bound, |_| contention(&folder)).await?;
     assert_eq!(contention::grants_in_order(folder.path())?, granted.iter().sum::<u64>());
     assert!(granted.iter().all(|count| *count > 2), "all get their turn: {granted:?}");
     Ok(())
@@ -279,21 +270,8 @@ async fn contenders_never_hold_more_than_the_permits(ctx: &Context) -> Result<()
 
 async fn processes_never_hold_more_than_the_permits(ctx: &Context) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder for the record");
-    let mut contending = Vec::new();
-    for n in 0..4 {
-        let worker = ctx.worker(&format!("contender-{n}")).await;
-        contending.push((worker, contention(&folder)));
-    }
-    let contending = contending.into_iter().map(|(worker, contention)| {
-        tokio::spawn(async move { (worker.contend(contention).await, worker) })
-    });
-    let mut granted = Vec::new();
-    for process in contending.collect::<Vec<_>>() {
-        let (count, worker) =
-            ctx.within(Duration::from_secs(15), "contenders", process).await.expect("no panic");
-        granted.push(count?);
-        worker.stop_coordinator().await?;
-    }
+    let bound = Duration::from_secs(15);
+    let granted = contenders::processes(ctx, 4, bound, |_| contention(&folder)).await?;
     assert_eq!(contention::grants_in_order(folder.path())?, granted.iter().sum::<u64>());
     assert!(granted.iter().all(|count| *count > 2), "all get their turn: {granted:?}");
     Ok(())

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinSet;
 use tooz_core::{Coordinator, ErrorKind, Mode, Result, Wait};
 
-use super::{AT_ONCE, fails, is_free};
+use super::{AT_ONCE, contenders, fails, is_free};
 use crate::case::{Case, case};
 use crate::context::Context;
 use crate::sweep::{Cut, sweep};
@@ -231,36 +230,14 @@ fn judge(folder: &tempfile::TempDir, granted: &[u64]) -> Result<()> {
 
 async fn opposite_orders_never_wait_in_a_circle(ctx: &Context) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder for the record");
-    let mut coordinators = JoinSet::new();
-    for n in 0..4 {
-        let coordinator = ctx.start(format!("contender-{n}")).await?;
-        let contention = contention(n, &folder);
-        coordinators.spawn(async move { contention::contend(&coordinator, &contention).await });
-    }
-    let mut granted = Vec::new();
     let bound = Duration::from_secs(15);
-    while let Some(count) = ctx.within(bound, "contenders", coordinators.join_next()).await {
-        granted.push(count.expect("no panic")?);
-    }
+    let granted = contenders::coordinators(ctx, 4, bound, |n| contention(n, &folder)).await?;
     judge(&folder, &granted)
 }
 
 async fn processes_never_wait_in_a_circle(ctx: &Context) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder for the record");
-    let mut contending = Vec::new();
-    for n in 0..4 {
-        let worker = ctx.worker(&format!("contender-{n}")).await;
-        contending.push((worker, contention(n, &folder)));
-    }
-    let contending = contending.into_iter().map(|(worker, contention)| {
-        tokio::spawn(async move { (worker.contend(contention).await, worker) })
-    });
-    let mut granted = Vec::new();
-    for process in contending.collect::<Vec<_>>() {
-        let (count, worker) =
-            ctx.within(Duration::from_secs(15), "contenders", process).await.expect("no panic");
-        granted.push(count?);
-        worker.stop_coordinator().await?;
-    }
+    let bound = Duration::from_secs(15);
+    let granted = contenders::processes(ctx, 4, bound, |n| contention(n, &folder)).await?;
     judge(&folder, &granted)
 }

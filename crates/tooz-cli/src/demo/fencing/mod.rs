@@ -22,7 +22,7 @@ use tooz::{Characteristic, Coordinator, CoordinatorUrl, Feature, Features};
 
 use self::account::Account;
 use self::writer::{Report, Task, VARIABLE};
-use super::pace::Pace;
+use super::pace::{self, Pace};
 
 pub(crate) use self::writer::write;
 
@@ -48,19 +48,13 @@ pub(crate) async fn run(
     tell: Tell<'_>,
 ) -> Result<bool> {
     let parsed: CoordinatorUrl = url.parse()?;
-    let driver = tooz::registry().driver(parsed.scheme())?;
-    if !driver.characteristics.contains(Characteristic::DistributedAcrossProcesses) {
-        bail!("{}:// lives within one process; choose another URL, or none", parsed.scheme());
-    }
+    let driver = pace::driver(&parsed)?;
     let ends_by_time = !driver.characteristics.contains(Characteristic::NonTimeoutBased);
     let needed: &[_] = match ends_by_time {
         true => &[Feature::Locks, Feature::FencingTokens],
         false => &[Feature::Locks, Feature::FencingTokens, Feature::BreakLock],
     };
-    let missing = Features::of(needed).without(driver.features);
-    if !missing.is_empty() {
-        bail!("the driver {} cannot show: {missing}", driver.name);
-    }
+    pace::needs(&driver, Features::of(needed))?;
     let Pace { url, limit } = Pace::of(&driver, url, &parsed);
     let account = Account::new(resource, folder)?;
     let began = Instant::now();
